@@ -1,0 +1,1 @@
+"""Images in memory, and batches made of them on the device."""

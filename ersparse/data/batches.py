@@ -1,0 +1,127 @@
+"""Batches made on the device out of images in memory: no worker processes, no per-image Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random crop out of the image with a border of `padding` pixels, and a random flip, for each image on its own.
+
+    Attributes:
+        padding: width of the border; 0 is no crop.
+        mode: "zero" (black) or "reflect" (mirrored without the edge pixel).
+        flip: mirror half of the images.
+    """
+
+    padding: int = 0
+    mode: str = "zero"
+    flip: bool = False
+
+    def positions(self, count: int, side: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which row and column of the image each output pixel shows; -1 or `side` and beyond lie in the border.
+
+        Returns:
+            Rows [count, side] and columns [count, side], int64, on the CPU.
+        """
+        shift = torch.randint(0, 2 * self.padding + 1, (2, count, 1), generator=random) - self.padding
+        rows, columns = torch.arange(side) + shift
+        if self.flip:
+            mirrored = torch.rand(count, 1, generator=random) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        return self._inside(rows, side), self._inside(columns, side)
+
+    def _inside(self, positions: Tensor, side: int) -> Tensor:
+        if self.mode == "zero":
+            return positions
+        return (side - 1) - ((side - 1) - positions.abs()).abs()
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images as a table of pixels [N * side * side + 1, C], uint8, the last of which is black."""
+
+    pixels: Tensor
+    labels: Tensor
+    side: int
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, mean: list[float], std: list[float], device: torch.device) -> Images:
+        """Of uint8 images [N, side, side, C] and labels [N]; `mean` and `std` [C] are in units of the full range."""
+        channels = x.shape[3]
+        pixels = torch.cat([x.reshape(-1, channels), torch.zeros(1, channels, dtype=torch.uint8)])
+        scale = torch.tensor([mean, std], device=device) * 255
+        return cls(pixels.to(device), y.to(device), x.shape[1], scale[0], scale[1])
+
+    def batch(self, index: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images [B, C, side, side] in channels-last layout, and labels [B].
+
+        One gather does selection, crop, padding and flip: each output pixel is looked up in the table.
+        """
+        device = self.pixels.device
+        row, column = rows[:, :, None], columns[:, None, :]
+        where = (index[:, None, None] * self.side + row) * self.side + column
+        outside = (row < 0) | (row >= self.side) | (column < 0) | (column >= self.side)
+        where.masked_fill_(outside, len(self.pixels) - 1)
+        picked = self.pixels.index_select(0, where.reshape(-1).to(device)).reshape(*where.shape, -1)
+        images = (picked.float() - self.mean) / self.std
+        return images.permute(0, 3, 1, 2), self.labels[index.to(device)]
+
+
+class Batches:
+    """One pass over a part of the images, in an order that follows from (seed, epoch) alone.
+
+    Iterating yields (images, labels) on the device. Under several ranks each takes its share of every global batch, and
+    every image is seen once. A last batch of one image is joined to the one before: BatchNorm cannot train on one.
+
+    Args:
+        images: the table.
+        index: which images [n].
+        batch_size: of all ranks together.
+        seed: of order and augmentation; None keeps the order and changes nothing.
+        augmentation: for training.
+        epoch: tells the current epoch when a pass begins.
+        rank, world_size: of this process.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        index: Tensor,
+        batch_size: int,
+        seed: int | None = None,
+        augmentation: Augmentation = Augmentation(),
+        epoch: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images, self.index, self.batch_size = images, index, batch_size
+        self.seed, self.augmentation, self.epoch = seed, augmentation, epoch
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return len(self._chunks(self.index))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        random = torch.Generator()
+        order, augmentation = self.index, Augmentation()
+        if self.seed is not None:
+            random.manual_seed((self.seed * 1_000_003 + self.epoch()) % 2**63)
+            order, augmentation = order[torch.randperm(len(order), generator=random)], self.augmentation
+        for chunk in self._chunks(order):
+            rows, columns = augmentation.positions(len(chunk), self.images.side, random)
+            mine = slice(self.rank, None, self.world_size)
+            yield self.images.batch(chunk[mine], rows[mine], columns[mine])
+
+    def _chunks(self, order: Tensor) -> list[Tensor]:
+        chunks = list(order.split(self.batch_size))
+        if len(chunks) > 1 and len(chunks[-1]) == 1:
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        return chunks

@@ -1,0 +1,53 @@
+"""The LightningDataModule on top."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+
+from ersparse.data.arrays import Arrays
+from ersparse.data.batches import Augmentation, Batches, Images
+from ersparse.settings import Dataset
+
+
+class InMemory(pl.LightningDataModule):
+    """Training, test and (where asked for) validation images on the device of the trainer.
+
+    Lightning's validation loop evaluates the test images after every epoch, and the validation images if there are any.
+    `eval_names` says which comes when.
+    """
+
+    def __init__(self, arrays: Arrays, settings: Dataset, seed: int) -> None:
+        super().__init__()
+        self.arrays, self.settings, self.seed = arrays, settings, seed
+        self.eval_names = ["test", "val"] if settings.validation else ["test"]
+
+    def setup(self, stage: str) -> None:
+        s, arrays = self.settings, self.arrays
+        device = self.trainer.strategy.root_device
+        self.train_images = Images.of(arrays.x_train, arrays.y_train, s.mean, s.std, device)
+        self.test_images = Images.of(arrays.x_test, arrays.y_test, s.mean, s.std, device)
+        order = torch.randperm(len(arrays.y_train), generator=torch.Generator().manual_seed(self.seed))
+        held_out = round(s.validation * len(order))
+        self.val_index, self.train_index = order[:held_out], order[held_out:]
+
+    def train_dataloader(self) -> Batches:
+        s = self.settings
+        augmentation = Augmentation(s.crop_padding, s.padding_mode, s.flip) if s.augment else Augmentation()
+        return Batches(
+            self.train_images,
+            self.train_index,
+            s.batch_size,
+            seed=self.seed,
+            augmentation=augmentation,
+            epoch=lambda: self.trainer.current_epoch,
+            **self._ranks(),
+        )
+
+    def val_dataloader(self) -> list[Batches]:
+        test = Batches(self.test_images, torch.arange(len(self.arrays.y_test)), 500, **self._ranks())
+        val = Batches(self.train_images, self.val_index, 500, **self._ranks())
+        return [test, val][: len(self.eval_names)]
+
+    def _ranks(self) -> dict[str, int]:
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}

@@ -1,0 +1,114 @@
+"""Residual networks for small images (He et al. 2016): a 3x3 stem, no max-pool, projection shortcuts.
+
+In every block the shortcut convolution comes after the block's last one, which fixes the order of the layers.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, n_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(n_in, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
+        self.shortcut = shortcut(n_in, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, the last four times as wide, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, n_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        n_out = self.expansion * width
+        self.conv1, self.bn1 = conv(n_in, width, 1), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = conv(width, n_out, 1), nn.BatchNorm2d(n_out)
+        self.shortcut = shortcut(n_in, n_out, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + self.shortcut(x))
+
+
+def shortcut(n_in: int, n_out: int, stride: int) -> nn.Module:
+    if n_in == n_out and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(conv(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
+
+
+class ResNet(nn.Module):
+    """A stem, then stages of blocks; every stage after the first halves the image."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        depths: tuple[int, ...],
+        widths: tuple[int, ...],
+        num_classes: int,
+        channels: int,
+        width: float,
+        classifier_bias: bool,
+    ) -> None:
+        super().__init__()
+        self.shrinks_by = 2 ** (len(depths) - 1)
+        scaled = [max(1, round(plain_width * width)) for plain_width in widths]
+        self.conv1, self.bn1 = conv(channels, scaled[0], 3), nn.BatchNorm2d(scaled[0])
+        stages: list[nn.Module] = []
+        n_in = scaled[0]
+        for number, (depth, stage_width) in enumerate(zip(depths, scaled, strict=True)):
+            blocks = []
+            for position in range(depth):
+                blocks.append(block(n_in, stage_width, 2 if number and not position else 1))
+                n_in = stage_width * block.expansion
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(n_in, num_classes, bias=classifier_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.classifier(self.pool(self.stages(x)))
+
+
+def resnet18(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
+    return ResNet(BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), num_classes, channels, width, classifier_bias=False)
+
+
+def resnet50(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), num_classes, channels, width, classifier_bias=False)
+
+
+def resnet20(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
+    return kaiming(ResNet(BasicBlock, (3, 3, 3), (16, 32, 64), num_classes, channels, width, classifier_bias=True))
+
+
+def resnet110(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
+    return kaiming(ResNet(BasicBlock, (18, 18, 18), (16, 32, 64), num_classes, channels, width, classifier_bias=True))
+
+
+def kaiming(network: ResNet) -> ResNet:
+    """Kaiming-normal weights (fan-in) in convolutions and the classifier; ResNet18 and 50 keep PyTorch's default."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+    return network

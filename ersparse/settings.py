@@ -1,0 +1,254 @@
+"""What a run may be told: every key of conf/ with its type and its range. Imports no torch.
+
+A setting marked `NotIdentity` decides where or how a run happens, never what comes out of it, and stays out of the
+run's hash (`ersparse.runs.identity`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from ersparse.errors import UserError
+
+NotIdentity = Field(json_schema_extra={"identity": False})
+
+
+def Since(default: Any) -> Any:
+    """Marks a key that was added after runs had been hashed: at its default it stays out of the hash."""
+    return Field(json_schema_extra={"since": default})
+
+
+def In(interval: str) -> WrapValidator:
+    """A number inside `interval`, written as in mathematics: "[0, 1)". NaN lies in none."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            number = handler(value)
+        except ValidationError:
+            number = math.nan
+        above = number > low or (interval[0] == "[" and number == low)
+        below = number < high or (interval[-1] == "]" and number == high)
+        if not (above and below):
+            raise PydanticCustomError("interval", "must lie in {interval}", {"interval": interval})
+        return number
+
+    return WrapValidator(check)
+
+
+Fraction = Annotated[float, In("[0, 1)")]
+Positive = Annotated[float, In("(0, inf)")]
+NonNegative = Annotated[float, In("[0, inf)")]
+Count = Annotated[int, In("[1, inf)")]
+Seed = Annotated[int, In("[0, 9223372036854775807]")]
+
+
+class Group(BaseModel):
+    """A frozen set of keys; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+G = TypeVar("G", bound=Group)
+
+
+class Targeted(Group):
+    """A group whose option names the function or class that does the work, as `package.module.name`."""
+
+    target: str = Field(alias="_target_")
+    name: str
+
+    def resolve(self) -> Any:
+        return locate(self.target)
+
+
+class Model(Targeted):
+    width: Positive
+    init: Literal["default", "layer", "neuron"]
+    init_from: str | None
+    sync_batchnorm: Annotated[bool, NotIdentity]
+
+
+class Dataset(Targeted):
+    root: Annotated[str, NotIdentity]
+    download: Annotated[bool, NotIdentity]
+    augment: bool
+    validation: Fraction
+    num_classes: Annotated[int, In("[2, inf)")]
+    channels: Count
+    image_size: Count
+    batch_size: Annotated[int, In("[2, inf)")]
+    epochs: Annotated[int, In("[1, inf)"), NotIdentity]  # only the default of trainer.max_epochs
+    mean: list[float]
+    std: list[Positive]
+    crop_padding: Annotated[int, In("[0, inf)")]
+    padding_mode: Literal["zero", "reflect"]
+    flip: bool
+
+    @model_validator(mode="after")
+    def per_channel(self) -> Dataset:
+        for key in ("mean", "std"):
+            if len(getattr(self, key)) != self.channels:
+                raise UserError(
+                    f"dataset.{key}={getattr(self, key)}: must have one number for each of dataset.channels={self.channels}"
+                )
+        if self.padding_mode == "reflect" and self.crop_padding >= self.image_size:
+            raise UserError(
+                f"dataset.crop_padding={self.crop_padding}: reflection needs less than dataset.image_size={self.image_size}"
+            )
+        return self
+
+
+class Sparsity(Targeted):
+    level: Fraction
+    budget: Count | None
+    sampling: Literal["bernoulli", "exact"]
+    flow: Literal["none", "add", "move", "resample"]
+    floor: NonNegative
+    first_dense: bool
+    redistribute: Literal["exact", "none"]
+    file: str | None
+    control: Literal["none", "shuffle", "reinit"]
+
+    @model_validator(mode="after")
+    def compatible(self) -> Sparsity:
+        if self.flow == "resample" and self.sampling == "exact":
+            raise UserError(
+                "sparsity.sampling=exact: must be bernoulli with sparsity.flow=resample, which conditions independent draws"
+            )
+        if self.name == "file" and self.file is None:
+            raise UserError("sparsity.file=null: must name a file of layer densities or a run folder with sparsity=file")
+        return self
+
+
+class Optimizer(Group):
+    name: Literal["sgd", "adam"]
+    lr: Positive
+    momentum: Fraction
+    weight_decay: NonNegative
+    nesterov: bool
+    milestones: list[Annotated[float, In("(0, 1)")]]
+    gamma: Annotated[float, In("(0, 1]")]
+
+    @model_validator(mode="after")
+    def nesterov_needs_momentum(self) -> Optimizer:
+        if self.nesterov and self.momentum == 0:
+            raise UserError("optimizer.nesterov=true: needs optimizer.momentum above 0")
+        return self
+
+
+class Trainer(Group):
+    max_epochs: Count
+    accelerator: Annotated[Literal["auto", "cpu", "gpu"], NotIdentity]
+    devices: Annotated[int, In("[1, inf)"), NotIdentity]
+    num_nodes: Annotated[int, In("[1, inf)"), NotIdentity]
+    precision: Annotated[Literal["auto", "32-true", "bf16-mixed", "16-mixed"], NotIdentity]
+    execution: Annotated[Literal["auto", "masked"], NotIdentity]
+    detect_anomaly: Annotated[bool, NotIdentity]
+
+
+class Logger(Group):
+    name: Literal["csv", "tensorboard", "wandb"]
+    project: str | None = None
+    entity: str | None = None
+    mode: Literal["offline", "online"] = "offline"
+
+
+class Scale(Group):
+    name: Literal["full", "short", "smoke"]
+    epochs: Annotated[float, In("(0, 1]")]
+
+
+class Seeds(Group):
+    mask: Seed | None
+    init: Seed | None
+    data: Seed | None
+
+
+class Paths(Group):
+    root: str
+    cache: str
+
+
+class Settings(Group):
+    """One run, complete and checked. `method` stays a mapping here: `ersparse.methods` builds it."""
+
+    model: Model
+    dataset: Dataset
+    sparsity: Sparsity
+    method: dict[str, Any]
+    trainer: Trainer
+    logger: Annotated[Logger, NotIdentity]
+    optimizer: Optimizer
+    scale: Scale
+    variant: Literal["paper", "code"]
+    experiment: Annotated[str | None, NotIdentity]
+    seed: Annotated[Seed, NotIdentity]
+    seeds: Seeds
+    paths: Annotated[Paths, NotIdentity]
+    fresh: Annotated[bool, NotIdentity]
+    dry_run: Annotated[bool, NotIdentity]
+
+    def seed_of(self, what: Literal["mask", "init", "data"]) -> int:
+        """The seed of one kind of random choice: its own if it is set, else the run's."""
+        own: int | None = getattr(self.seeds, what)
+        return self.seed if own is None else own
+
+    def epochs(self) -> int:
+        """Epochs of a plain training run, at this scale; never less than one."""
+        return max(1, round(self.trainer.max_epochs * self.scale.epochs))
+
+
+def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
+    """Checks `values` against `group`.
+
+    Raises:
+        UserError: one line with the first offending key, its value, and what is allowed.
+    """
+    try:
+        return group.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        words = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+        key = prefix + ".".join(words)
+        raise UserError(_explain(key, first)) from None
+
+
+def _explain(key: str, error: Any) -> str:
+    value = error["input"]
+    if error["type"] == "missing":
+        return f"{key}: is missing; conf/ gives it in the option of its group"
+    if error["type"] == "extra_forbidden":
+        return f"{key}={_shown(value)}: no such key"
+    if error["type"] == "literal_error":
+        allowed = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        return f"{key}={_shown(value)}: must be one of {allowed}"
+    if error["type"] == "value_error":  # a UserError raised by a validator across keys
+        return str(error["ctx"]["error"])
+    return f"{key}={_shown(value)}: {error['msg'].replace('Input should be', 'must be')}"
+
+
+def _shown(value: Any) -> str:
+    """As YAML and the command line write it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def locate(target: str) -> Any:
+    """The object that `package.module.name` names. The one place where a config names code.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"_target_={target}: cannot be imported ({error})") from None

@@ -1,0 +1,25 @@
+"""Initial weights that know how sparse they are (Evci et al. 2022, *Gradient flow in sparse neural networks*)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def scaled_weight(mask: Tensor, mode: str, random: np.random.Generator) -> Tensor:
+    """Normal weights with variance 2 / fan-in, the fan-in counting kept weights only.
+
+    Args:
+        mask: [n_out, n_in / groups, *kernel].
+        mode: "layer" takes the layer's mean fan-in, n p_l; "neuron" each output channel's own (a channel without
+            any weight counts as having one).
+
+    Returns:
+        float32 weights in the shape of `mask`, 0 where it removes.
+    """
+    fan_in = mask.flatten(1).sum(1).double()
+    if mode == "layer":
+        fan_in = fan_in.mean().expand_as(fan_in)
+    std = (2 / fan_in.clamp(min=1)).sqrt().reshape(-1, *[1] * (mask.dim() - 1))
+    return (torch.from_numpy(random.standard_normal(mask.shape)) * std * mask).float()

@@ -1,0 +1,60 @@
+"""Which parameters are prunable, and in which order."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable weight tensor.
+
+    Attributes:
+        name: of the parameter, as in `named_parameters()`: "features.0.weight".
+        shape: (output channels, input channels / groups, *kernel); a linear layer has no kernel.
+        groups: of a grouped convolution, else 1.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    groups: int = 1
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def n_out(self) -> int:
+        return self.shape[0]
+
+    @property
+    def n_in(self) -> int:
+        """Input channels, of all groups together."""
+        return self.shape[1] * self.groups
+
+    @property
+    def fan_in(self) -> int:
+        """Weights into one output channel."""
+        return self.size // self.n_out
+
+
+def prunable_modules(module: nn.Module) -> dict[str, nn.Module]:
+    """Parameter name -> the module that holds it, in `named_modules()` order: every convolution and linear layer."""
+    found = {}
+    for name, child in module.named_modules():
+        if isinstance(child, PRUNABLE):
+            found[f"{name}.weight" if name else "weight"] = child
+    return found
+
+
+def prunable_layers(module: nn.Module) -> list[Layer]:
+    """The layers l = 1..L of `module`; biases and normalisation are never among them."""
+    return [
+        Layer(name, tuple(child.weight.shape), getattr(child, "groups", 1))
+        for name, child in prunable_modules(module).items()
+    ]

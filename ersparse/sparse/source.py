@@ -1,0 +1,107 @@
+"""The source network: layer densities in, repaired masks and what was counted out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from ersparse.sparse import flow, mask
+from ersparse.sparse.flow import Counts
+from ersparse.sparse.layers import Layer
+from ersparse.sparse.mask import Masks
+
+Repair = Callable[[Tensor, Layer, float, np.random.Generator], tuple[Tensor, Counts]]
+REPAIRS: dict[str, Repair] = {"none": flow.none, "add": flow.add, "move": flow.move, "resample": flow.resample}
+SAMPLERS = {"bernoulli": mask.draw_bernoulli, "exact": mask.draw_exact}
+
+
+class Source(Protocol):
+    """Where a run's masks come from.
+
+    Attributes:
+        layers: the prunable layers.
+        densities: asked for each of them, before drawing and repair.
+        nominal: the global density asked for.
+    """
+
+    layers: list[Layer]
+    densities: list[float]
+    nominal: float
+
+    def draw(self) -> Masks: ...
+
+    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]: ...
+
+
+@dataclass(frozen=True)
+class ERSource:
+    """An Erdős–Rényi network (section 2): every layer drawn at its density, then repaired (A.1).
+
+    Each layer has random numbers of its own, so that its mask depends on (seed, its name) and nothing else.
+    """
+
+    layers: list[Layer]
+    densities: list[float]
+    nominal: float
+    seed: int
+    sampling: str = "bernoulli"
+    flow: str = "move"
+
+    def draw(self) -> Masks:
+        """The masks as drawn.
+
+        Raises:
+            FlowError: flow="resample" cannot meet a layer's density.
+        """
+        sample = SAMPLERS[self.sampling]
+        return {
+            layer.name: sample(layer, self._drawing_density(layer, p), mask.generator(self.seed, layer.name))
+            for layer, p in zip(self.layers, self.densities, strict=True)
+        }
+
+    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
+        """Masks in which, unless flow="none", every channel has an edge, and the counts of each layer."""
+        repaired, counts = {}, {}
+        for layer, p in zip(self.layers, self.densities, strict=True):
+            random = mask.generator(self.seed, layer.name, "repair")
+            repaired[layer.name], counts[layer.name] = REPAIRS[self.flow](
+                masks[layer.name], layer, self._drawing_density(layer, p), random
+            )
+        return repaired, counts
+
+    def _drawing_density(self, layer: Layer, density: float) -> float:
+        return flow.conditioned_density(layer, density) if self.flow == "resample" else density
+
+
+@dataclass(frozen=True)
+class TicketSource:
+    """The masks of an earlier run, as they are; `control="shuffle"` moves each layer's weights to random places."""
+
+    layers: list[Layer]
+    masks: Masks
+    seed: int
+    control: str = "none"
+
+    @property
+    def densities(self) -> list[float]:
+        return [mask.density_of({layer.name: self.masks[layer.name]}) for layer in self.layers]
+
+    @property
+    def nominal(self) -> float:
+        return mask.density_of(self.masks)
+
+    def draw(self) -> Masks:
+        if self.control != "shuffle":
+            return dict(self.masks)
+        return {name: mask.shuffled(m, mask.generator(self.seed, name, "shuffle")) for name, m in self.masks.items()}
+
+    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
+        """Nothing is repaired; the counts say what a repair would have found."""
+        random = mask.generator(self.seed)
+        return dict(masks), {
+            layer.name: flow.none(masks[layer.name], layer, 1.0, random)[1] for layer in self.layers
+        }
