@@ -79,7 +79,8 @@ class Batches:
     """One pass over a part of the images, in an order that follows from (seed, epoch) alone.
 
     Iterating yields (images, labels) on the device. Under several ranks each takes its share of every global batch, and
-    every image is seen once. A last batch of one image is joined to the one before: BatchNorm cannot train on one.
+    every image is seen once. A last batch that would leave a rank fewer than two images is joined to the one before:
+    BatchNorm cannot train on one.
 
     Args:
         images: the table.
@@ -122,6 +123,6 @@ class Batches:
 
     def _chunks(self, order: Tensor) -> list[Tensor]:
         chunks = list(order.split(self.batch_size))
-        if len(chunks) > 1 and len(chunks[-1]) == 1:
+        if len(chunks) > 1 and len(chunks[-1]) < 2 * self.world_size:
             chunks[-2:] = [torch.cat(chunks[-2:])]
         return chunks

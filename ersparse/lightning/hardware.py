@@ -1,0 +1,48 @@
+"""What `auto` means on this machine. It follows from the processor and the settings, never from a timing."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from ersparse.errors import UserError
+from ersparse.settings import Trainer
+
+
+def resolve(settings: Trainer) -> dict[str, Any]:
+    """accelerator, precision and execution with every `auto` decided.
+
+    On a GPU bfloat16 where it is native (compute capability 8 or more). On a CPU bfloat16 where there are instructions
+    for it (AVX512-BF16 or AMX): there it took between a sixth (resnet20 on digits) and a half (vgg16) off a training
+    step, and made none slower (benchmarks/README.md); elsewhere it is emulated, and slow.
+
+    Raises:
+        UserError: more devices are asked for than there are, or a GPU where there is none.
+    """
+    gpus = torch.cuda.device_count()
+    accelerator = settings.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "cpu"
+    if accelerator == "gpu" and not gpus:
+        raise UserError("trainer.accelerator=gpu: there is no GPU here; must be auto or cpu")
+    there = gpus if accelerator == "gpu" else os.cpu_count() or 1
+    if settings.devices > there:
+        kind = "GPUs" if accelerator == "gpu" else "cores, one for each rank"
+        raise UserError(f"trainer.devices={settings.devices}: must lie in [1, {there}], this machine has {there} {kind}")
+    precision = settings.precision
+    if precision == "auto":
+        native = _gpu_has_bfloat16() if accelerator == "gpu" else _cpu_has_bfloat16()
+        precision = "bf16-mixed" if native else "32-true"
+    execution = "masked" if settings.execution == "auto" else settings.execution
+    return {"accelerator": accelerator, "precision": precision, "execution": execution}
+
+
+def _gpu_has_bfloat16() -> bool:
+    return torch.cuda.get_device_capability()[0] >= 8
+
+
+def _cpu_has_bfloat16() -> bool:
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)

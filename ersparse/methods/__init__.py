@@ -1,0 +1,1 @@
+"""Methods: what happens to a source network once it is drawn. One file each; its option in conf/method names it."""

@@ -1,0 +1,34 @@
+"""What a method may decide. A new one is a subclass in a file of its own, with its keys as fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ersparse.settings import Settings, Targeted, build, locate
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+class Method(Targeted):
+    """Settings of a method, and what it adds to a training run.
+
+    Attributes:
+        trains: False stops after the source network is recorded; no data is read, and Lightning is not imported.
+    """
+
+    trains: ClassVar[bool] = True
+
+    def callbacks(self) -> list[pl.Callback]:
+        """Callbacks that act on the masks, after the source network has been drawn and repaired."""
+        return []
+
+
+def method_of(settings: Settings) -> Method:
+    """The method that the settings name, its keys checked.
+
+    Raises:
+        UserError: a key is unknown or out of range, or `_target_` names no method.
+    """
+    kind = locate(str(settings.method.get("_target_")))
+    return build(kind, settings.method, "method.")

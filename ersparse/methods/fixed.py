@@ -1,0 +1,19 @@
+"""Training with the mask fixed: weak lottery tickets (section 3, Tables 2, 3, 7-10, 16, 18, 19)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ersparse.methods.base import Method
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+class Fixed(Method):
+    """Every kept weight is trained; every removed one stays zero."""
+
+    def callbacks(self) -> list[pl.Callback]:
+        from ersparse.lightning.callbacks import FixedMask
+
+        return [FixedMask()]

@@ -1,0 +1,171 @@
+"""From settings to a plan: everything about a run that is known, and checked, before anything is created."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ersparse.errors import UserError
+from ersparse.methods.base import Method, method_of
+from ersparse.runs.folder import network_masks, read_densities, read_network
+from ersparse.runs.identity import applicable, describe, run_hash, takes_density
+from ersparse.settings import Settings
+from ersparse.sparse.density import DensityError, expected_density
+from ersparse.sparse.graph import GraphError, Step, trace
+from ersparse.sparse.layers import Layer, prunable_layers
+from ersparse.sparse.mask import generator
+from ersparse.sparse.source import ERSource, Source, TicketSource
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be started.
+
+    Attributes:
+        hash: of its identity.
+        folder: where it leaves its results.
+        layers: prunable layers of the network.
+        steps: the network's channel graph; None where it cannot be followed.
+        source: of the masks; None is a dense network.
+        init_from: weights (and masks) to start from; None draws them.
+    """
+
+    settings: Settings
+    method: Method
+    hash: str
+    folder: Path
+    layers: list[Layer]
+    steps: list[Step] | None
+    source: Source | None
+    init_from: dict[str, Tensor] | None
+
+    @property
+    def nominal(self) -> float:
+        """The global density asked for."""
+        return self.source.nominal if self.source else 1.0
+
+    @property
+    def expected(self) -> float:
+        """The global density that the layer densities add up to."""
+        return expected_density(self.layers, self.source.densities) if self.source else 1.0
+
+    def network(self) -> nn.Module:
+        """The network with its initial weights, on the CPU."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator(self.settings.seed_of("init"), "weights").integers(2**62)))
+            network = _build(self.settings)
+        if self.init_from is not None and self.settings.sparsity.control != "reinit":
+            weights = {key: value for key, value in self.init_from.items() if value.dtype != torch.bool}
+            network.load_state_dict(weights)
+        return network.to(memory_format=torch.channels_last)
+
+
+def plan(settings: Settings) -> Plan:
+    """Checks what can be checked without data, and works out layers, densities, identity and folder.
+
+    Raises:
+        UserError: one line, naming the key.
+    """
+    method = method_of(settings)
+    with torch.device("meta"):
+        network = _build(settings)
+    if settings.dataset.image_size < network.shrinks_by:
+        raise UserError(
+            f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "
+            f"must lie in [{network.shrinks_by}, inf)"
+        )
+    layers = prunable_layers(network)
+    init_from, contents = _read_files(settings)
+    if init_from is not None:
+        _same_architecture(settings, network, init_from)
+    source = _source(settings, layers, init_from, contents["densities"])
+    contents["kind"] = "ticket" if isinstance(source, TicketSource) else "er"
+    run = run_hash(describe(settings, method, contents))
+    folder = Path(settings.paths.root) / (settings.experiment or "runs") / _name(settings, source, run)
+    try:
+        steps = trace(network)
+    except GraphError:
+        steps = None
+    return Plan(settings, method, run, folder / f"s{settings.seed}", layers, steps, source, init_from)
+
+
+def _build(settings: Settings) -> nn.Module:
+    model, dataset = settings.model, settings.dataset
+    network = model.resolve()(dataset.num_classes, channels=dataset.channels, width=model.width)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
+    """The network of `model.init_from`, and hashes of what the settings' files hold."""
+    contents: dict[str, Any] = {"init_from": None, "file": None, "densities": None}
+    state = None
+    if settings.model.init_from is not None:
+        state, data = read_network(Path(settings.model.init_from))
+        contents["init_from"] = hashlib.sha256(data).hexdigest()
+    if settings.sparsity.name == "file":
+        contents["densities"] = read_densities(Path(str(settings.sparsity.file)))
+        contents["file"] = hashlib.sha256(json.dumps(contents["densities"], sort_keys=True).encode()).hexdigest()
+    return state, contents
+
+
+def _same_architecture(settings: Settings, network: nn.Module, state: dict[str, Tensor]) -> None:
+    for name, tensor in network.state_dict().items():
+        found = list(state[name].shape) if name in state else "missing"
+        if found != list(tensor.shape):
+            raise UserError(
+                f"model.init_from={settings.model.init_from}: its {name} is {found}, "
+                f"model={settings.model.name} has {list(tensor.shape)}"
+            )
+
+
+def _source(
+    settings: Settings, layers: list[Layer], init_from: dict[str, Tensor] | None, densities: dict[str, float] | None
+) -> Source | None:
+    sparsity, seed = settings.sparsity, settings.seed_of("mask")
+    if init_from is not None and (masks := network_masks(init_from)):
+        return TicketSource(layers, masks, seed, sparsity.control)
+    if sparsity.control != "none":
+        raise UserError(f"sparsity.control={sparsity.control}: must be none, unless model.init_from gives a ticket to control")
+    arguments = {
+        key: densities if key == "file" else getattr(sparsity, key)
+        for key in applicable(sparsity)
+        if key not in ("sampling", "flow")
+    }
+    total = sum(layer.size for layer in layers)
+    try:
+        if not takes_density(sparsity):
+            by_layer = sparsity.resolve()(layers, **arguments)
+            nominal = expected_density(layers, by_layer)
+        else:
+            if sparsity.budget is not None and not len(layers) <= sparsity.budget <= total:
+                raise UserError(
+                    f"sparsity.budget={sparsity.budget}: must lie in [{len(layers)}, {total}], "
+                    "from one weight a layer to all"
+                )
+            nominal = 1 - sparsity.level if sparsity.budget is None else sparsity.budget / total
+            by_layer = sparsity.resolve()(layers, nominal, **arguments)
+    except DensityError as error:
+        key = f"sparsity.file={sparsity.file}" if sparsity.name == "file" else f"sparsity={sparsity.name}"
+        raise UserError(f"{key}: {error}") from None
+    if sparsity.name == "dense":
+        return None
+    return ERSource(layers, by_layer, nominal, seed, sparsity.sampling, sparsity.flow)
+
+
+def _name(settings: Settings, source: Source | None, run: str) -> str:
+    """<model>-<dataset>-<sparsity><level>-<method>-<hash8>."""
+    sparsity = settings.sparsity
+    asked = f"{sparsity.level:g}" if sparsity.budget is None else f"{sparsity.budget}w"
+    if isinstance(source, TicketSource):
+        option = "ticket"
+    else:
+        option = sparsity.name + (asked if takes_density(sparsity) else "")
+    method = settings.method["name"]
+    return f"{settings.model.name}-{settings.dataset.name}-{option}-{method}-{run[:8]}"
