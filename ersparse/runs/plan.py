@@ -17,6 +17,7 @@ from ersparse.runs.folder import network_masks, read_densities, read_network
 from ersparse.runs.identity import applicable, describe, run_hash, takes_density
 from ersparse.settings import Settings
 from ersparse.sparse.density import DensityError, expected_density
+from ersparse.sparse.flow import FlowError
 from ersparse.sparse.graph import GraphError, Step, trace
 from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.mask import generator
@@ -156,7 +157,12 @@ def _source(
         raise UserError(f"{key}: {error}") from None
     if sparsity.name == "dense":
         return None
-    return ERSource(layers, by_layer, nominal, seed, sparsity.sampling, sparsity.flow)
+    source = ERSource(layers, by_layer, nominal, seed, sparsity.sampling, sparsity.flow)
+    try:
+        source.drawing_densities()
+    except FlowError as error:
+        raise UserError(f"sparsity.flow={sparsity.flow}: {error}") from None
+    return source
 
 
 def _name(settings: Settings, source: Source | None, run: str) -> str:

@@ -76,7 +76,7 @@ def masked_weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
 def enforce(module: nn.Module) -> None:
     """Sets every removed weight to exactly 0.0: not -0.0, and not NaN where a weight is."""
     for weight, mask in masked_weights(module):
-        torch.where(mask, weight, 0.0, out=weight)
+        torch.where(mask, weight, weight.new_zeros(()), out=weight)
 
 
 def density_of(masks: Mapping[str, Tensor]) -> float:

@@ -52,29 +52,30 @@ class ERSource:
     flow: str = "move"
 
     def draw(self) -> Masks:
-        """The masks as drawn.
-
-        Raises:
-            FlowError: flow="resample" cannot meet a layer's density.
-        """
+        """The masks as drawn."""
         sample = SAMPLERS[self.sampling]
         return {
-            layer.name: sample(layer, self._drawing_density(layer, p), mask.generator(self.seed, layer.name))
-            for layer, p in zip(self.layers, self.densities, strict=True)
+            layer.name: sample(layer, p, mask.generator(self.seed, layer.name))
+            for layer, p in zip(self.layers, self.drawing_densities(), strict=True)
         }
 
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
         """Masks in which, unless flow="none", every channel has an edge, and the counts of each layer."""
         repaired, counts = {}, {}
-        for layer, p in zip(self.layers, self.densities, strict=True):
+        for layer, p in zip(self.layers, self.drawing_densities(), strict=True):
             random = mask.generator(self.seed, layer.name, "repair")
-            repaired[layer.name], counts[layer.name] = REPAIRS[self.flow](
-                masks[layer.name], layer, self._drawing_density(layer, p), random
-            )
+            repaired[layer.name], counts[layer.name] = REPAIRS[self.flow](masks[layer.name], layer, p, random)
         return repaired, counts
 
-    def _drawing_density(self, layer: Layer, density: float) -> float:
-        return flow.conditioned_density(layer, density) if self.flow == "resample" else density
+    def drawing_densities(self) -> list[float]:
+        """What each layer is drawn at: the densities asked for, lower where resample will add.
+
+        Raises:
+            FlowError: flow="resample" cannot meet a layer's density.
+        """
+        if self.flow != "resample":
+            return self.densities
+        return [flow.conditioned_density(layer, p) for layer, p in zip(self.layers, self.densities, strict=True)]
 
 
 @dataclass(frozen=True)

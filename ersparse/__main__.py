@@ -1,0 +1,7 @@
+"""python -m ersparse"""
+
+import sys
+
+from ersparse.cli import main
+
+sys.exit(main())

@@ -1,0 +1,127 @@
+"""From the command line to a run: Hydra composes, `ersparse.run` runs, errors become one line and a status.
+
+Status 0: done. 1: failed. 2: bad input. 130: interrupted, and can be resumed. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # read at import: Hydra then lets errors through, for us to explain
+
+import hydra  # noqa: E402
+from hydra.errors import HydraException  # noqa: E402
+from omegaconf import DictConfig, OmegaConf  # noqa: E402
+from omegaconf.errors import OmegaConfBaseException  # noqa: E402
+
+from ersparse.errors import UserError  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # installed, or in a checkout
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _task(config: DictConfig) -> None:
+    """Exits here where it can: Hydra announces every exception that passes through it."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    try:
+        _known(values)
+        from ersparse import run
+
+        run({str(key): value for key, value in values.items()})
+    except UserError as error:
+        sys.exit(_refuse(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def launch() -> int:
+    """Runs the command line in sys.argv, and returns the exit status."""
+    try:
+        _task()
+    except (HydraException, OmegaConfBaseException) as error:
+        return _refuse(_explain(error))
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def main() -> int:
+    """The `ersparse` command: `ersparse run ...` is `python launch.py ...` from anywhere."""
+    commands = {"run": launch}
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("ersparse run [group=option ...] [key=value ...]   draw, train and record a sparse network (--help for more)")
+        return 0
+    if name not in commands:
+        return _refuse(f"ersparse {name}: no such command; must be one of {', '.join(commands)}")
+    del sys.argv[1]
+    return commands[name]()
+
+
+def _refuse(line: str) -> int:
+    print(line, file=sys.stderr)
+    return 2
+
+
+def _explain(error: Exception) -> str:
+    """One line for what Hydra says in several."""
+    text = str(error)
+    if match := re.search(r"Could not (?:override|append to config\b.*?) '([^']+)'", text):
+        return _no_such_key(match[1], _all_keys())
+    if match := re.search(r"Could not find '([^']+)'\s+Available options in '[^']+':\s*([\s\S]*?)(?:\nConfig search|$)", text):
+        group, _, option = match[1].rpartition("/")
+        options = ", ".join(line.strip() for line in match[2].splitlines() if line.strip())
+        return f"{group}={option}: no such option; must be one of {options}"
+    if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
+        return _no_such_key(match[2], _all_keys())
+    return " ".join(text.split())
+
+
+def _no_such_key(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, 1, 0.5)
+    if not near:  # perhaps the right name in the wrong place
+        near = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    hint = f"did you mean {near[0]}?" if near else "--help lists the keys"
+    return f"{key}: no such key; {hint}"
+
+
+def _all_keys() -> list[str]:
+    """Every key of every option of every group, and the groups, as the command line writes them."""
+    keys = set()
+    for path in CONF.rglob("*.yaml"):
+        group = path.parent.relative_to(CONF)
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        if isinstance(content, dict) and "hydra" not in group.parts:
+            globally = path.read_text().startswith("# @package _global_")
+            keys.update(_flat(content, "" if globally or not group.parts else f"{group.parts[0]}."))
+            keys.update(group.parts[:1])
+    return sorted(keys)
+
+
+def _flat(content: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+    for key, value in content.items():
+        if key in ("defaults", "hydra"):
+            continue
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+
+
+def _known(values: Mapping[str, Any]) -> None:
+    """Refuses keys that were added with `+`.
+
+    Raises:
+        UserError: the key, and the nearest one that there is.
+    """
+    known = set(_all_keys())
+    for key in _flat(values, ""):
+        if key not in known:
+            raise UserError(_no_such_key(key, sorted(known)))

@@ -1,0 +1,108 @@
+"""What the person at the keyboard sees."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ersparse.runs.plan import Plan
+
+log = logging.getLogger("ersparse")
+ROWS = 60  # of a table on a terminal; run.json has every layer
+
+
+def make_console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def layer_table(record: dict[str, Any]) -> Table:
+    """Layers with size, density asked for, kept weights, and what flow repair did."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("layer", "shape", "size", "density", "non-zeros", "kept", "no edge in/out", "moved", "added"):
+        table.add_column(column, justify="left" if column in ("layer", "shape") else "right", no_wrap=True)
+    layers = record["layers"]
+    hidden = len(layers) - ROWS
+    for number, layer in enumerate(layers):
+        if hidden > 0 and ROWS // 2 <= number < ROWS // 2 + hidden:
+            if number == ROWS // 2:
+                table.add_row(f"… {hidden} more, all in run.json")
+            continue
+        zero, moved, added = layer["zero_degree"], layer["edges_moved"], layer["edges_added"]
+        table.add_row(
+            layer["name"].removesuffix(".weight"),
+            "×".join(map(str, layer["shape"])),
+            f"{layer['size']:,}",
+            f"{layer['density']:.4g}",
+            f"{layer['nonzero']:,}",
+            f"{layer['nonzero'] / layer['size']:.4f}",
+            f"{zero['in']}/{zero['out']}",
+            str(moved["in"] + moved["out"]),
+            str(added["in"] + added["out"]),
+        )
+    size, kept = sum(layer["size"] for layer in layers), sum(layer["nonzero"] for layer in layers)
+    total = sum(layer["size"] * layer["density"] for layer in layers) / size
+    table.add_section()
+    table.add_row("all", "", f"{size:,}", f"{total:.4g}", f"{kept:,}", f"{kept / size:.4f}", style="bold")
+    return table
+
+
+def title(plan: Plan) -> str:
+    """The run in one line."""
+    s = plan.settings
+    return (
+        f"{s.model.name} on {s.dataset.name}, sparsity {s.sparsity.name}, method {plan.method.name}, seed {s.seed}: "
+        f"{plan.folder}"
+    )
+
+
+def outcome(record: dict[str, Any], folder: Path) -> str:
+    """The last line of a run."""
+    sparsity, metrics = record["sparsity"], record["metrics"]
+    figures = [f"test accuracy {metrics['test/acc']:.4f}"] if metrics.get("test/acc") is not None else []
+    figures.append(f"realised sparsity {sparsity['realised']:.4f}")
+    if sparsity["effective"] is not None and round(sparsity["effective"], 4) != round(sparsity["realised"], 4):
+        figures.append(f"effective {sparsity['effective']:.4f}")
+    return f"{', '.join(figures)}: {folder}"
+
+
+def quiet_lightning() -> None:
+    """Lightning's advice (more workers, other loggers) stays off the screen; its errors are exceptions anyway."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
+
+
+@contextmanager
+def logging_to(path: Path | None, console: Console) -> Iterator[None]:
+    """Our messages to the console, and with their times to `path`."""
+    log.setLevel(logging.DEBUG)
+    handlers: list[logging.Handler] = [_ToConsole(console)]
+    if path:
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers.append(file)
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+class _ToConsole(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = {"WARNING": "yellow", "ERROR": "red"}.get(record.levelname)
+        self.console.print(record.getMessage(), style=style, markup=False)

@@ -1,0 +1,116 @@
+"""One training run: the Trainer, its callbacks, and the network that comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+
+from ersparse.data.arrays import Arrays
+from ersparse.data.module import InMemory
+from ersparse.lightning.callbacks import Checkpoints, EpochBar, ERInit, FlowRepair, History, Recorder, SparseInit
+from ersparse.lightning.classifier import Classifier
+from ersparse.runs.checkpoints import CheckpointFiles, VerifiedCheckpointIO
+from ersparse.runs.console import layer_table, quiet_lightning
+from ersparse.runs.folder import RunFolder
+from ersparse.runs.plan import Plan
+from ersparse.runs.record import Record
+from ersparse.settings import Trainer
+from ersparse.sparse.mask import masks_of
+
+
+def train(
+    plan: Plan,
+    trainer_settings: Trainer,
+    arrays: Arrays,
+    folder: RunFolder,
+    files: CheckpointFiles,
+    record: Record | None,
+    resume: Path | None,
+    console: Console,
+) -> None:
+    """Trains to the end, from `resume` if it is given; `record` is None on all ranks but the first."""
+    quiet_lightning()
+    s = plan.settings
+    torch.set_float32_matmul_precision("high")
+    data = InMemory(arrays, s.dataset, s.seed_of("data"))
+    module = Classifier(plan.network(), s.dataset.num_classes, s.optimizer, s.epochs(), data.eval_names)
+    masking: list[pl.Callback] = []
+    repair = FlowRepair(plan.source) if plan.source else None
+    if plan.source and repair:
+        masking = [ERInit(plan.source), repair]
+        masking += [SparseInit(s.model.init, s.seed_of("init"))] if s.model.init != "default" else []
+
+    def started() -> None:
+        if record:
+            record.describe_source(masks_of(module.network), repair.counts if repair else {})
+            record.save()
+            if console.is_terminal:
+                console.print(layer_table(record.content))
+
+    def update(epoch: int) -> None:
+        if record:
+            record.save(progress={"epoch": epoch, "epochs": s.epochs()})
+
+    history, recorder = History(folder.metrics if record else None), Recorder(started, update)
+    trainer = pl.Trainer(
+        accelerator=trainer_settings.accelerator,
+        devices=trainer_settings.devices,
+        num_nodes=trainer_settings.num_nodes,
+        strategy="ddp" if trainer_settings.devices * trainer_settings.num_nodes > 1 else "auto",
+        precision=trainer_settings.precision,  # type: ignore[arg-type]
+        sync_batchnorm=s.model.sync_batchnorm,
+        detect_anomaly=trainer_settings.detect_anomaly,
+        max_epochs=s.epochs(),
+        logger=_logger(plan, folder, record),
+        callbacks=[
+            *masking,
+            *plan.method.callbacks(),
+            EpochBar(console),
+            history,
+            recorder,
+            Checkpoints(files.intended),
+        ],
+        plugins=[VerifiedCheckpointIO(files)],
+        benchmark=True,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder.path,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    if record:
+        record.describe_masks({name: mask.cpu() for name, mask in masks_of(module.network).items()})
+        folder.write_network(module.network.state_dict())
+        timing = {"fit_s": recorder.fit_s, "epochs": len(history.rows), "images_per_s": recorder.images_per_s()}
+        record.save(state="done", metrics=history.summary(), timing=timing)
+        files.keep(1)
+
+
+def _logger(plan: Plan, folder: RunFolder, record: Record | None) -> Any:
+    """The logger asked for, beside metrics.csv and run.json, which every run writes."""
+    settings = plan.settings.logger
+    if record is None or settings.name == "csv":
+        return False
+    if settings.name == "tensorboard":
+        return pl.loggers.TensorBoardLogger(folder.path, name="", version="tensorboard")
+    import wandb
+
+    record.save(wandb_id=record.content["wandb_id"] or wandb.util.generate_id())
+    chosen = ("model", "dataset", "sparsity", "method", "optimizer", "seed")
+    config = {key: value for key, value in record.content["config"].items() if key in chosen}
+    config["dataset"] = {key: value for key, value in config["dataset"].items() if key != "root"}
+    return pl.loggers.WandbLogger(
+        name=f"{plan.folder.parent.name}/s{plan.settings.seed}",
+        save_dir=folder.path,
+        id=record.content["wandb_id"],
+        resume="allow",
+        offline=settings.mode == "offline",
+        project=settings.project,
+        entity=settings.entity,
+        config=config,
+    )
