@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,20 @@ from omegaconf import DictConfig, OmegaConf  # noqa: E402
 from omegaconf.errors import OmegaConfBaseException  # noqa: E402
 
 from ersparse.errors import UserError  # noqa: E402
+
+HELP_HEAD = """\
+ersparse: draw a sparse Erdős–Rényi network, repair its flow, train it, and leave a run folder that explains itself.
+
+Examples
+  python launch.py                                          digits, resnet20, balanced at 0.9, in about a minute
+  python launch.py model=vgg16 dataset=cifar10 sparsity=erk sparsity.level=0.99 seed=1
+  python launch.py method=draw model=vgg19 dataset=cifar100 sparsity=pyramidal sparsity.level=0.999
+  python launch.py model=resnet18 sparsity.budget=100000 dry_run=true      says what would run, and creates nothing
+
+Groups and their options (group=option)"""
+HELP_FOOT = """
+The same command again resumes: finished runs are skipped, interrupted ones go on. README.md explains the keys;
+--hydra-help lists Hydra's own flags."""
 
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # installed, or in a checkout
@@ -44,6 +59,9 @@ def _task(config: DictConfig) -> None:
 
 def launch() -> int:
     """Runs the command line in sys.argv, and returns the exit status."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text())
+        return 0
     try:
         _task()
     except (HydraException, OmegaConfBaseException) as error:
@@ -51,6 +69,38 @@ def launch() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def help_text() -> str:
+    """Groups with their options, each with the first line of its file, then the keys of the default run."""
+    lines = [HELP_HEAD]
+    for group in sorted(path.name for path in CONF.iterdir() if path.is_dir() and options_of(path.name)):
+        lines.append(f"  {group}")
+        for option in options_of(group):
+            text = (CONF / group / f"{option}.yaml").read_text().splitlines()
+            comment = next((line[2:] for line in text if line.startswith("# ") and "@package" not in line), "")
+            lines.append(f"    {option:14}{comment}")
+    lines.append("\nKeys and their defaults (key=value)")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(hydra.compose("config"), resolve=False)
+    assert isinstance(config, dict)
+    for key, value in sorted(config.items(), key=lambda item: isinstance(item[1], dict)):
+        if not isinstance(value, dict):
+            lines.append(f"  {key} ({_plain(value)})")
+            continue
+        pairs = [f"{name} ({_plain(item)})" for name, item in value.items() if name not in ("_target_", "name")]
+        if pairs:
+            lines += textwrap.wrap(f"{key}. {', '.join(pairs)}", 112, initial_indent="  ", subsequent_indent="      ")
+    return "\n".join([*lines, HELP_FOOT])
+
+
+def options_of(group: str) -> list[str]:
+    """The options of a group of conf/, by file name."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_"))
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def main() -> int:
@@ -76,17 +126,16 @@ def _explain(error: Exception) -> str:
     text = str(error)
     if match := re.search(r"Could not (?:override|append to config\b.*?) '([^']+)'", text):
         return _no_such_key(match[1], _all_keys())
-    if match := re.search(r"Could not find '([^']+)'\s+Available options in '[^']+':\s*([\s\S]*?)(?:\nConfig search|$)", text):
+    if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
-        options = ", ".join(line.strip() for line in match[2].splitlines() if line.strip())
-        return f"{group}={option}: no such option; must be one of {options}"
+        return f"{group}={option}: no such option; must be one of {', '.join(options_of(group)) or 'none'}"
     if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
         return _no_such_key(match[2], _all_keys())
     return " ".join(text.split())
 
 
 def _no_such_key(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, 1, 0.5)
+    near = difflib.get_close_matches(key, known, 1, 0.7)
     if not near:  # perhaps the right name in the wrong place
         near = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     hint = f"did you mean {near[0]}?" if near else "--help lists the keys"
@@ -107,6 +156,7 @@ def _all_keys() -> list[str]:
 
 
 def _flat(content: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+    """Keys and the keys below them, with dots."""
     for key, value in content.items():
         if key in ("defaults", "hydra"):
             continue

@@ -173,7 +173,6 @@ class Seeds(Group):
 
 class Paths(Group):
     root: str
-    cache: str
 
 
 class Settings(Group):
