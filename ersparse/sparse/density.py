@@ -116,7 +116,7 @@ def fill(raw: Array, layers: Sequence[Layer], density: float, least: Array) -> l
     corners = np.unique(np.concatenate([[0.0], start, end]))
     spent = np.clip(corners[:, None] * raw, least, 1) @ sizes
     budget = density * sizes.sum()
-    t = corners[np.searchsorted(spent, budget, side="right") - 1]
+    t = corners[max(0, np.searchsorted(spent, budget, side="right") - 1)]  # rounding may put the budget just below
     moving = (start <= t) & (t < end)
     if moving.any():
         fixed = np.where(t < start, least, 1.0)[~moving] @ sizes[~moving]

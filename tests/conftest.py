@@ -1,0 +1,64 @@
+"""What the tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from ersparse import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["model.width=0.25", "trainer.max_epochs=1", "dataset.batch_size=256"]  # a run of about a second
+
+
+@pytest.fixture
+def launch(monkeypatch, tmp_path, capsys):
+    """Runs a command line in this process: (status, what it printed on both streams)."""
+
+    def run(*words: str) -> tuple[int, str]:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["launch.py", f"paths.root={tmp_path}/outputs", *words])
+        try:
+            status = cli.launch()
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def only_run(tmp_path):
+    """The one run folder under this test's outputs."""
+
+    def find() -> Path:
+        (record,) = (tmp_path / "outputs").rglob("run.json")
+        return record.parent
+
+    return find
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Starts `python launch.py ...` as a process of its own, its outputs in this test's folder."""
+
+    def start(*words: str, **options) -> subprocess.Popen:
+        command = [sys.executable, str(ROOT / "launch.py"), f"paths.root={tmp_path}/outputs", *words]
+        environment = os.environ | options.pop("env", {})
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, env=environment, cwd=tmp_path, **(pipes | options))
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def cifar_root():
+    """The folder with the CIFAR files; tests that need it are skipped where there is none."""
+    root = Path(os.environ.get("ERSPARSE_DATA", "data"))
+    if not (root / "cifar10.npz").exists():
+        pytest.skip("ERSPARSE_DATA names no folder with cifar10.npz")
+    return root

@@ -1,0 +1,115 @@
+"""Drawing against the binomial distribution. Bounds fail by chance once in 10^6, split over what a test compares."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from ersparse import models
+from ersparse.sparse import mask as M
+from ersparse.sparse.density import erk, pyramidal
+from ersparse.sparse.layers import Layer, prunable_layers
+from ersparse.sparse.source import ERSource
+
+ODDS = 1e-6
+
+
+def two_sided(probability_below: float) -> float:
+    """The odds of a value at least so extreme, from P(X <= value) of a continuous distribution."""
+    return 2 * min(probability_below, 1 - probability_below)
+
+
+def binomial_odds(count: int, n: int, p: float) -> float:
+    distribution = stats.binom(n, p)
+    return 2 * min(distribution.cdf(count), distribution.sf(count - 1))
+
+
+@pytest.mark.parametrize("rule, p", [(erk, 0.01), (pyramidal, 0.1)])
+def test_bernoulli_counts_of_every_layer(rule, p):
+    layers = prunable_layers(models.vgg16(10))
+    densities = rule(layers, p)
+    masks = ERSource(layers, densities, p, seed=np.random.randint(10**9)).draw()
+    for layer, density in zip(layers, densities, strict=True):
+        assert binomial_odds(int(masks[layer.name].sum()), layer.size, density) > ODDS / len(layers)
+
+
+def variance_odds(draw) -> float:
+    """The odds of the variance of 500 counts, if they were binomial; (n-1) s^2 / var is nearly chi-squared."""
+    layer, p, draws = Layer("l", (64, 32, 3, 3)), 0.3, 500
+    start = np.random.randint(10**9)
+    counts = [int(draw(layer, p, M.generator(start + i, "l")).sum()) for i in range(draws)]
+    statistic = (draws - 1) * np.var(counts, ddof=1) / (layer.size * p * (1 - p))
+    return two_sided(stats.chi2.cdf(statistic, draws - 1))
+
+
+def test_bernoulli_variance():
+    assert variance_odds(M.draw_bernoulli) > ODDS
+
+
+def test_the_variance_test_catches_exact_counts():
+    assert variance_odds(M.draw_exact) < ODDS
+
+
+@pytest.mark.parametrize("draw", [M.draw_bernoulli, M.draw_exact])
+def test_every_position_is_equally_likely(draw):
+    """How often each of 60 weights was kept in 4000 draws at 0.25."""
+    layer, draws, start = Layer("l", (5, 4, 3)), 4000, np.random.randint(10**9)
+    kept = sum(draw(layer, 0.25, M.generator(start + i)).double() for i in range(draws)).flatten().numpy()
+    for count in kept:
+        assert binomial_odds(int(count), draws, 0.25) > ODDS / layer.size
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-4, 0.1234, 0.5, 1.0])
+def test_exact_draws_the_rounded_count(p):
+    layer = Layer("l", (17, 13, 3, 3))
+    assert int(M.draw_exact(layer, p, M.generator(3)).sum()) == round(p * layer.size)
+
+
+def test_a_layer_depends_on_seed_and_name_only():
+    layers = [Layer("a", (8, 8)), Layer("b", (8, 8))]
+    both = ERSource(layers, [0.5, 0.5], 0.5, seed=1).draw()
+    alone = ERSource(layers[1:], [0.5], 0.5, seed=1).draw()
+    assert both["b"].equal(alone["b"])
+    assert not both["a"].equal(both["b"])
+    assert not ERSource(layers, [0.5, 0.5], 0.5, seed=2).draw()["b"].equal(both["b"])
+
+
+def test_masks_are_buffers_updated_in_place():
+    module = nn.Sequential(nn.Linear(4, 3))
+    M.attach(module, {"0.weight": torch.ones(3, 4, dtype=torch.bool)})
+    buffer = module[0].weight_mask
+    M.attach(module, {"0.weight": torch.eye(3, 4, dtype=torch.bool)})
+    assert module[0].weight_mask is buffer and int(buffer.sum()) == 3
+    assert "0.weight_mask" in module.state_dict()
+    assert M.masks_of(module)["0.weight"] is buffer
+
+
+def test_enforce_leaves_exact_zeros():
+    module = nn.Linear(4, 3)
+    M.attach(module, {"weight": torch.eye(3, 4, dtype=torch.bool)})
+    with torch.no_grad():
+        module.weight.fill_(-1.0)
+        module.weight[0, 1] = float("nan")
+    M.enforce(module)
+    removed = module.weight.detach()[~module.weight_mask]
+    assert removed.eq(0).all() and not removed.signbit().any()
+    assert module.weight.detach()[module.weight_mask].eq(-1).all()
+
+
+def test_shuffled_keeps_the_count():
+    before = M.draw_exact(Layer("l", (9, 8, 3)), 0.3, M.generator(0))
+    after = M.shuffled(before, M.generator(1))
+    assert after.shape == before.shape and after.sum() == before.sum() and not after.equal(before)
+
+
+def test_digest_tells_masks_apart():
+    one = {"a": torch.tensor([True, False]), "b": torch.tensor([True])}
+    assert M.digest(one) == M.digest(dict(reversed(one.items())))
+    assert M.digest(one) != M.digest({"a": torch.tensor([True, True]), "b": torch.tensor([True])})
+    assert M.digest(one) != M.digest({"a": torch.tensor([[True, False]]), "b": torch.tensor([True])})
+
+
+def test_density_of():
+    assert M.density_of({"a": torch.tensor([True, False]), "b": torch.tensor([False, False])}) == 0.25
+    assert M.density_of({}) == 1.0
