@@ -79,8 +79,8 @@ class Batches:
     """One pass over a part of the images, in an order that follows from (seed, epoch) alone.
 
     Iterating yields (images, labels) on the device. Under several ranks each takes its share of every global batch, and
-    every image is seen once. A last batch that would leave a rank fewer than two images is joined to the one before:
-    BatchNorm cannot train on one.
+    every image is seen once. A last batch of less than an eighth is joined to the one before: BatchNorm cannot train on
+    one image, and global batches must not depend on how many ranks there are.
 
     Args:
         images: the table.
@@ -123,6 +123,6 @@ class Batches:
 
     def _chunks(self, order: Tensor) -> list[Tensor]:
         chunks = list(order.split(self.batch_size))
-        if len(chunks) > 1 and len(chunks[-1]) < 2 * self.world_size:
+        if len(chunks) > 1 and len(chunks[-1]) < max(2, self.batch_size // 8):
             chunks[-2:] = [torch.cat(chunks[-2:])]
         return chunks

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from ersparse.lightning.hardware import memory_format
 from ersparse.settings import Optimizer
 
 
@@ -34,7 +35,8 @@ class Classifier(pl.LightningModule):
         eval_names: list[str],
     ) -> None:
         super().__init__()
-        self.network = network
+        self.memory_format = memory_format(network)
+        self.network = network.to(memory_format=self.memory_format)
         self.optimizer_settings, self.epochs, self.eval_names = optimizer, epochs, eval_names
         names = ["train", *eval_names]
         self.accuracy = nn.ModuleDict({f"{name}_": MulticlassAccuracy(num_classes, average="micro") for name in names})
@@ -51,7 +53,7 @@ class Classifier(pl.LightningModule):
 
     def _step(self, name: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
-        logits = self.network(x)
+        logits = self.network(x.contiguous(memory_format=self.memory_format))
         loss = F.cross_entropy(logits, y)
         self.loss[f"{name}_"].update(loss.detach(), len(y))
         self.accuracy[f"{name}_"].update(logits.detach(), y)

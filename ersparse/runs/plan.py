@@ -64,7 +64,7 @@ class Plan:
         if self.init_from is not None and self.settings.sparsity.control != "reinit":
             weights = {key: value for key, value in self.init_from.items() if value.dtype != torch.bool}
             network.load_state_dict(weights)
-        return network.to(memory_format=torch.channels_last)
+        return network
 
 
 def plan(settings: Settings) -> Plan:

@@ -58,7 +58,7 @@ def attach(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
         if hasattr(holder, BUFFER):
             getattr(holder, BUFFER).copy_(mask)
         else:
-            holder.register_buffer(BUFFER, mask.to(holder.weight.device).clone())
+            holder.register_buffer(BUFFER, torch.empty_like(holder.weight, dtype=torch.bool).copy_(mask))
     enforce(module)
 
 

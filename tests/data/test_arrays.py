@@ -1,0 +1,109 @@
+"""Data sets: what is promised of them, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from ersparse.data import cifar, digits, tiny_imagenet
+from ersparse.data.arrays import read_npz
+from ersparse.errors import UserError
+
+
+def arrays(**changes):
+    made = {
+        "x_train": np.zeros((20, 32, 32, 3), np.uint8),
+        "y_train": np.arange(20) % 10,
+        "x_test": np.zeros((5, 32, 32, 3), np.uint8),
+        "y_test": np.arange(5),
+    }
+    return {key: value for key, value in (made | changes).items() if value is not None}
+
+
+def save(folder, **changes):
+    np.savez(folder / "cifar10.npz", **arrays(**changes))
+    return folder
+
+
+def load(folder, classes=10):
+    return cifar.load_cifar10(folder, False).check("dataset=cifar10", classes, 3)
+
+
+def test_digits():
+    data = digits.load(None, True)
+    assert (len(data.y_train), len(data.y_test)) == (1437, 360)
+    assert data.x_train.dtype == torch.uint8 and data.x_train.shape[1:] == (8, 8, 1)
+    assert data.x_train.max() == 255 and set(data.y_test.tolist()) == set(range(10))
+    larger = data.resized(16).check("digits", 10, 1)
+    assert larger.x_train.shape == (1437, 16, 16, 1)
+    mean, std = (larger.x_train.float() / 255).mean().item(), (larger.x_train.float() / 255).std().item()
+    assert (round(mean, 4), round(std, 4)) == (0.3053, 0.3191)  # conf/dataset/digits.yaml
+
+
+def test_an_npz_is_used_as_it_is(tmp_path):
+    data = load(save(tmp_path, y_train=(np.arange(20) % 10).astype(np.uint8)))
+    assert data.y_train.dtype == torch.int64 and data.x_test.shape == (5, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"x_test": None}, "has no x_test"),
+        ({"x_train": np.zeros((20, 32, 32, 3), np.float32)}, "x_train is torch.float32"),
+        ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, "must be uint8"),
+        ({"x_train": np.zeros((0, 32, 32, 3), np.uint8), "y_train": np.zeros(0, int)}, "must be uint8"),
+        ({"y_train": np.arange(19) % 10}, r"must be int64 \[20\]"),
+        ({"y_test": np.arange(5) + 8}, r"labels 8..12, must lie in \[0, 10\)"),
+        ({"y_test": np.linspace(0, 1, 5)}, "y_test is torch.float64"),
+        ({"y_test": np.array(list("abcde"))}, "must be numbers"),
+        ({"y_test": np.array([None] * 5)}, "damaged or not an npz"),
+    ],
+)
+def test_other_arrays_than_promised(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        load(save(tmp_path, **changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, -100])
+def test_a_truncated_npz(tmp_path, size):
+    path = save(tmp_path) / "cifar10.npz"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match="damaged or not an npz file"):
+        read_npz(path)
+
+
+def test_a_missing_folder_says_where_it_looked_and_both_ways_out(tmp_path):
+    with pytest.raises(UserError) as error:
+        cifar.load_cifar10(tmp_path / "nowhere", False)
+    for words in (f"{tmp_path}/nowhere/cifar10.npz", "put cifar10.npz there", "dataset.download=true"):
+        assert words in str(error.value)
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(UserError, match="no .*tiny_imagenet.npz"):
+        tiny_imagenet.load(tmp_path, True)
+
+
+def test_a_download_is_written_once_and_whole(tmp_path, monkeypatch):
+    """torchvision's part is replaced: what it would have fetched is the four arrays."""
+    from torchvision import datasets
+
+    class Fetched:
+        calls = 0
+
+        def __init__(self, root, train, download):
+            assert download
+            Fetched.calls += 1
+            part = "train" if train else "test"
+            self.data, self.targets = arrays()[f"x_{part}"], arrays()[f"y_{part}"].tolist()
+
+    monkeypatch.setattr(datasets, "CIFAR10", Fetched)
+    for _ in range(2):
+        data = cifar.load_cifar10(tmp_path / "data", True)
+        assert data.x_train.shape == (20, 32, 32, 3) and Fetched.calls == 2
+    assert [path.name for path in (tmp_path / "data").glob("*.npz")] == ["cifar10.npz"]
+
+
+def test_the_real_cifar10(cifar_root):
+    data = load(cifar_root)
+    assert (len(data.y_train), len(data.y_test)) == (50_000, 10_000)
+    mean = data.x_train.double().mean((0, 1, 2)) / 255
+    np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=5e-5)

@@ -1,0 +1,74 @@
+"""Checkpoints that are damaged in every way, and what is used instead."""
+
+import logging
+
+import pytest
+import torch
+
+from ersparse.runs.checkpoints import CheckpointFiles
+
+
+@pytest.fixture
+def files(tmp_path):
+    files = CheckpointFiles(tmp_path / "checkpoints", "hash/0")
+    for epoch in (1, 2, 3):
+        files.write({"epoch": epoch, "weights": torch.arange(1000.0)}, files.intended(epoch))
+    return files
+
+
+def newest(files):
+    return sorted(files.folder.glob("*.ckpt"))[-1]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def swap(path):
+    """For the same epoch of another run, which is whole."""
+    other = CheckpointFiles(path.parent / "other", "hash/1")
+    other.write({"epoch": 3}, other.intended(3))
+    newest(other).rename(path.with_name(newest(other).name))
+    path.unlink()
+
+
+def test_the_last_two_are_kept(files):
+    assert [path.name[:10] for path in sorted(files.folder.iterdir())] == ["epoch00002", "epoch00003"]
+    epoch, path = files.latest()
+    assert epoch == 3 and torch.load(path, weights_only=True)["epoch"] == 3
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, zero, empty, swap])
+def test_a_damaged_one_is_named_and_the_one_before_used(files, damage, caplog):
+    damage(newest(files))
+    with caplog.at_level(logging.WARNING):
+        epoch, path = files.latest()
+    assert epoch == 2 and torch.load(path, weights_only=True)["epoch"] == 2
+    assert newest(files).name in caplog.text
+
+
+def test_none_left(files):
+    for path in files.folder.glob("*.ckpt"):
+        truncate(path)
+    assert files.latest() is None
+
+
+def test_what_was_left_half_written_is_no_checkpoint(files):
+    (files.folder / "epoch00004.partial").write_bytes(b"half")
+    assert files.latest()[0] == 3
+    files.keep(1)
+    assert [path.name[:10] for path in files.folder.iterdir()] == ["epoch00003"]

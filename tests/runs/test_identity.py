@@ -1,0 +1,134 @@
+"""What makes two runs the same."""
+
+import hashlib
+import json
+from typing import Annotated
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from ersparse.cli import CONF
+from ersparse.runs.identity import identity_fields, run_hash
+from ersparse.runs.plan import plan
+from ersparse.settings import Group, NotIdentity, Settings, Since, build
+
+
+def planned(*words: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", list(words)), resolve=True)
+    return plan(build(Settings, config))
+
+
+def test_the_hash_of_the_default_run_from_its_canonical_form():
+    """Written by hand: what decides the default run, and nothing else."""
+    description = {
+        "model": {"name": "resnet20", "width": 1.0, "init": "default", "init_from": None},
+        "dataset": {
+            "name": "digits", "augment": True, "validation": 0.0, "num_classes": 10, "channels": 1, "image_size": 16,
+            "batch_size": 64, "mean": [0.3053], "std": [0.3191], "crop_padding": 1, "padding_mode": "zero", "flip": False,
+        },
+        "sparsity": {
+            "name": "balanced", "level": 0.9, "floor": 0.0, "redistribute": "exact", "sampling": "bernoulli", "flow": "move",
+        },
+        "method": {"name": "fixed"},
+        "optimizer": {
+            "name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0005, "nesterov": False,
+            "milestones": [0.5, 0.75], "gamma": 0.1,
+        },
+        "epochs": 30,
+        "variant": "paper",
+        "seeds": {},
+    }  # fmt: skip
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    assert planned().hash == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+GOLDEN = {  # never to change: they are the names of people's runs
+    "": "e81c9efb",
+    "model=vgg16 dataset=cifar10": "f1d45c6f",
+    "model=vgg19 dataset=cifar100 sparsity=erk sparsity.level=0.99": "9a038d37",
+    "model=resnet18 dataset=cifar10 sparsity=pyramidal sparsity.flow=add": "bf1582a3",
+    "model=resnet50 dataset=cifar100 sparsity=uniform sparsity.first_dense=true": "9bea9f5b",
+    "model=resnet110 sparsity=er sparsity.budget=20000": "42fffe2b",
+    "sparsity=dense": "abd894d2",
+    "method=draw model=vgg19 dataset=tiny_imagenet sparsity.redistribute=none": "e1ffb8e0",
+    "variant=code dataset=cifar10": "4dca9391",
+    "scale=smoke seeds.mask=3 model.width=2": "f319f204",
+}
+
+
+@pytest.mark.parametrize("command", GOLDEN)
+def test_golden(command):
+    assert planned(*command.split()).hash[:8] == GOLDEN[command]
+
+
+SAME = [
+    "seed=7",
+    "paths.root=elsewhere",
+    "dataset.root=elsewhere dataset.download=false",
+    "trainer=cpu trainer.precision=32-true",
+    "trainer.devices=2 trainer.num_nodes=3",
+    "logger=wandb logger.project=x",
+    "fresh=true dry_run=true",
+    "model.sync_batchnorm=true",
+    "sparsity.first_dense=true",  # balanced does not take it
+    "sparsity.file=nowhere",
+    "trainer.max_epochs=300 scale=short",  # a tenth of 300 is the default's 30
+]
+OTHER = [
+    "sparsity.level=0.91",
+    "sparsity.budget=27061",
+    "sparsity.flow=add",
+    "sparsity=erk",
+    "sparsity=uniform sparsity.first_dense=true",
+    "seeds.mask=0",
+    "trainer.max_epochs=31",
+    "method=draw",
+    "optimizer.lr=0.2",
+    "variant=code",
+    "dataset.batch_size=32",
+    "model.width=2",
+    "scale=short",
+]
+
+
+@pytest.mark.parametrize("words", SAME)
+def test_what_does_not_count(words):
+    assert planned(*words.split()).hash == planned().hash
+
+
+def test_what_counts():
+    hashes = [planned(*words.split()).hash for words in ["", *OTHER]]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_folder_names(tmp_path):
+    assert planned(f"paths.root={tmp_path}", "seed=3").folder.parts[-3:-1] == ("runs", f"resnet20-digits-balanced0.9-fixed-{planned().hash[:8]}")
+    assert planned("seed=3").folder.name == "s3"
+    assert "-erk1000w-draw-" in str(planned("sparsity=erk", "sparsity.budget=1000", "method=draw").folder)
+    assert "-dense-fixed-" in str(planned("sparsity=dense").folder)
+
+
+def test_a_file_enters_by_content(tmp_path):
+    names = [layer.name for layer in planned().layers]
+    for name, density in (("a", 0.5), ("b", 0.5), ("c", 0.25)):
+        (tmp_path / name).write_text(json.dumps({"densities": dict.fromkeys(names, density)}))
+    a, b, c = (planned("sparsity=file", f"sparsity.file={tmp_path}/{name}") for name in "abc")
+    assert a.hash == b.hash != c.hash
+    assert a.nominal == pytest.approx(0.5)
+
+
+def test_marks():
+    class Marked(Group):
+        target: str
+        plain: int
+        where: Annotated[str, NotIdentity]
+        later: Annotated[int, Since(3)]
+
+    assert identity_fields(Marked(target="t", plain=1, where="w", later=3)) == {"plain": 1}
+    assert identity_fields(Marked(target="t", plain=1, where="w", later=4)) == {"plain": 1, "later": 4}
+
+
+def test_run_hash_is_blind_to_order():
+    assert run_hash({"a": 1, "b": 2.0}) == run_hash({"b": 2.0, "a": 1})

@@ -1,0 +1,241 @@
+"""Whole runs: what they leave, and what a second command does."""
+
+import csv
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from conftest import TINY
+from ersparse.runs.folder import RunFolder
+
+KILLED = ["model.width=0.25", "trainer.max_epochs=8", "dataset.batch_size=128"]
+
+
+def read(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def rows(folder):
+    return list(csv.DictReader((folder / "metrics.csv").open()))
+
+
+def test_what_a_run_leaves(launch, only_run):
+    status, printed = launch(*TINY, "trainer.max_epochs=2", "dataset.validation=0.2", "seed=4")
+    assert status == 0
+    folder, record = only_run(), read(only_run())
+    assert folder.name == "s4"
+    assert {path.name for path in folder.iterdir()} >= {
+        "run.json", "metrics.csv", "config.yaml", "checkpoints", "network.safetensors", "run.log",
+    }  # fmt: skip
+    assert set(record) == {
+        "schema", "state", "hash", "seed", "command", "host", "config", "progress", "updated", "wandb_id", "sparsity",
+        "layers", "mask_sha256", "source_mask_sha256", "metrics", "timing", "versions", "git", "error",
+    }  # fmt: skip
+    assert (record["schema"], record["state"], record["seed"], record["error"]) == (1, "done", 4, None)
+    assert record["progress"] == {"epoch": 2, "epochs": 2}
+    assert folder.parent.name.endswith(record["hash"][:8])
+    assert record["config"]["trainer"]["precision"] != "auto"
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == record["config"]
+    assert set(record["layers"][0]) == {
+        "name", "shape", "size", "density", "drawn", "zero_degree", "edges_added", "edges_moved", "nonzero",
+    }  # fmt: skip
+    assert [row["epoch"] for row in rows(folder)] == ["0", "1"]
+    assert float(rows(folder)[-1]["test/acc"]) == record["metrics"]["test/acc"]
+    assert record["metrics"]["test/acc_best"] == max(float(row["test/acc"]) for row in rows(folder))
+    best = max(rows(folder), key=lambda row: float(row["val/acc"]))
+    assert record["metrics"]["test/acc_at_best_val"] == float(best["test/acc"])
+    assert record["timing"]["epochs"] == 2 and record["timing"]["images_per_s"] > 0
+    last = printed.strip().splitlines()[-1]
+    assert "test accuracy" in last and "realised sparsity" in last and str(folder) in last
+
+
+def test_the_record_is_true_of_the_network(launch, only_run):
+    launch(*TINY)
+    record, state = read(only_run()), load_file(only_run() / "network.safetensors")
+    kept = total = 0
+    for layer in record["layers"]:
+        mask, weight = state[layer["name"] + "_mask"], state[layer["name"]]
+        assert list(weight.shape) == layer["shape"] and mask.dtype == torch.bool
+        assert weight[~mask].eq(0).all() and not weight[~mask].signbit().any()
+        assert int(mask.sum()) == layer["nonzero"]
+        added = sum(layer["edges_added"].values())
+        assert layer["nonzero"] == layer["drawn"] + added
+        kept, total = kept + layer["nonzero"], total + layer["size"]
+    assert record["sparsity"]["realised"] == pytest.approx(1 - kept / total, abs=1e-12)
+    assert record["sparsity"]["nominal"] == record["sparsity"]["expected"] == 0.9
+    assert record["mask_sha256"] == record["source_mask_sha256"]
+
+
+def test_a_finished_run_is_left_alone(launch, only_run):
+    launch(*TINY)
+    before = {path: path.stat().st_mtime_ns for path in only_run().rglob("*")}
+    status, printed = launch(*TINY)
+    assert status == 0 and printed.startswith("already done: test accuracy")
+    assert {path: path.stat().st_mtime_ns for path in only_run().rglob("*")} == before
+
+
+def test_fresh_starts_over(launch, only_run):
+    launch(*TINY)
+    (only_run() / "stray").write_text("")
+    status, _ = launch(*TINY, "fresh=true")
+    assert status == 0 and read(only_run())["state"] == "done" and not (only_run() / "stray").exists()
+
+
+def test_draw_reads_no_data_and_imports_no_lightning(process, only_run):
+    run = process("method=draw", "dataset=cifar10", "dataset.root=/nowhere", "model=vgg19", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 0 and "pytorch_lightning" not in printed and "sklearn" not in printed
+    record = read(only_run())
+    assert record["state"] == "done" and record["metrics"] == {} and len(record["layers"]) == 17
+
+
+def test_dense_has_no_masks(launch, only_run):
+    launch(*TINY, "sparsity=dense")
+    record, state = read(only_run()), load_file(only_run() / "network.safetensors")
+    assert record["sparsity"] == {"nominal": 0.0, "expected": 0.0, "realised": 0.0, "effective": 0.0}
+    assert record["mask_sha256"] is None and not any(key.endswith("_mask") for key in state)
+    assert all(layer["nonzero"] == layer["size"] for layer in record["layers"])
+
+
+def test_masks_do_not_depend_on_how_a_run_is_done(launch, tmp_path):
+    for number, words in enumerate(([], ["trainer.precision=32-true"], ["dataset.batch_size=64"], ["method=draw"])):
+        assert launch(*TINY, *words, f"paths.root={tmp_path}/outputs/{number}")[0] == 0
+    hashes = {read(path.parent)["source_mask_sha256"] for path in (tmp_path / "outputs").rglob("run.json")}
+    assert len(list((tmp_path / "outputs").rglob("run.json"))) == 4 and len(hashes) == 1
+
+
+def test_dry_run_creates_nothing(launch, tmp_path):
+    status, printed = launch("dry_run=true", "sparsity=erk")
+    assert status == 0 and "state: new, 30 epochs" in printed and "expected 0.1" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_refused(launch, only_run):
+    launch(*TINY, "trainer.max_epochs=1")
+    folder = RunFolder(only_run())
+    record = folder.read()
+    folder.write(record | {"state": "running"})
+    with folder.acquire():
+        status, printed = launch(*TINY, "trainer.max_epochs=1")
+    assert status == 2 and "in use by another process" in printed and printed.count("\n") == 1
+
+
+def test_a_ticket_and_its_controls(launch, tmp_path):
+    """The masks of a run are the source of the next, as they are or shuffled, and its weights are kept or not."""
+    launch(*TINY, f"paths.root={tmp_path}/first")
+    (first,) = [path.parent for path in (tmp_path / "first").rglob("run.json")]
+    before = load_file(first / "network.safetensors")
+    for control in ("none", "shuffle", "reinit"):
+        root = tmp_path / control
+        status, _ = launch(*TINY, f"model.init_from={first}", f"sparsity.control={control}", f"paths.root={root}", "optimizer.lr=1e-12")
+        (folder,) = [path.parent for path in root.rglob("run.json")]
+        record, after = read(folder), load_file(folder / "network.safetensors")
+        assert status == 0 and "-ticket-" in str(folder)
+        assert [layer["nonzero"] for layer in record["layers"]] == [layer["nonzero"] for layer in read(first)["layers"]]
+        assert (record["mask_sha256"] == read(first)["mask_sha256"]) == (control != "shuffle")
+        name = "conv1.weight"
+        both = before[name + "_mask"] & after[name + "_mask"]
+        assert torch.allclose(before[name][both], after[name][both], atol=1e-6) == (control != "reinit")
+
+
+def test_a_ticket_of_another_architecture_names_the_tensor(launch, tmp_path):
+    launch(*TINY, f"paths.root={tmp_path}/first")
+    (first,) = [path.parent for path in (tmp_path / "first").rglob("run.json")]
+    status, printed = launch(f"model.init_from={first}")
+    assert status == 2 and "its conv1.weight is [4, 1, 3, 3], model=resnet20 has [16, 1, 3, 3]" in printed
+
+
+def test_densities_from_another_run(launch, tmp_path):
+    launch("method=draw", "sparsity=erk", f"paths.root={tmp_path}/first")
+    (first,) = [path.parent for path in (tmp_path / "first").rglob("run.json")]
+    launch("method=draw", "sparsity=file", f"sparsity.file={first}", f"paths.root={tmp_path}/second")
+    (second,) = [path.parent for path in (tmp_path / "second").rglob("run.json")]
+    kept = [layer["nonzero"] / layer["size"] for layer in read(first)["layers"]]
+    assert [layer["density"] for layer in read(second)["layers"]] == kept
+
+
+@pytest.mark.parametrize("init", ["layer", "neuron"])
+def test_sparse_initialisation(launch, only_run, init):
+    status, _ = launch(*TINY, f"model.init={init}", "model=vgg16", "model.width=0.5", "optimizer.lr=1e-12")
+    weight = load_file(only_run() / "network.safetensors")["features.24.weight"]
+    kept = weight[weight != 0]
+    assert status == 0
+    assert kept.std().item() == pytest.approx((2 / (len(kept) / weight.shape[0])) ** 0.5, rel=0.15)
+
+
+# ---- Interrupted runs ---------------------------------------------------------------------------------------------
+
+
+def outcome(folder):
+    """What must not depend on interruptions: weights, masks, every epoch's figures."""
+    record = read(folder)
+    assert record["state"] == "done"
+    network = (folder / "network.safetensors").read_bytes()
+    return network, (folder / "metrics.csv").read_text(), record["metrics"], record["mask_sha256"], record["layers"]
+
+
+def run_through(process, root, *words):
+    run = process(*KILLED, f"paths.root={root}", *words)
+    printed, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, printed
+    (record,) = root.rglob("run.json")
+    return record.parent
+
+
+def test_killed_and_resumed_is_undisturbed(process, tmp_path):
+    """SIGKILL at random moments of the run, start-up included; ERSPARSE_KILLS=20 for more of them."""
+    began = time.time()
+    undisturbed = run_through(process, tmp_path / "undisturbed")
+    lasts = time.time() - began
+    for _ in range(int(os.environ.get("ERSPARSE_KILLS", "3"))):
+        run = process(*KILLED, f"paths.root={tmp_path}/killed")
+        time.sleep(random.uniform(0.3, 0.9) * lasts)
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+    assert outcome(run_through(process, tmp_path / "killed")) == outcome(undisturbed)
+
+
+def test_killed_right_after_each_checkpoint(process, tmp_path):
+    """The tightest place: just when a checkpoint has appeared, and once more in the epoch after."""
+    for epoch in (1, 3):
+        run = process(*KILLED, f"paths.root={tmp_path}/killed")
+        while not list(tmp_path.glob(f"killed/runs/*/s0/checkpoints/epoch{epoch:05d}*")) and run.poll() is None:
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+    killed = run_through(process, tmp_path / "killed")
+    assert "resuming after epoch" in (killed / "run.log").read_text()
+    assert outcome(killed) == outcome(run_through(process, tmp_path / "undisturbed"))
+
+
+def test_ctrl_c_leaves_a_resumable_run(process, tmp_path):
+    run = process(*KILLED, f"paths.root={tmp_path}/killed")
+    while not list(tmp_path.glob("killed/runs/*/s0/checkpoints/epoch00002*")) and run.poll() is None:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    printed, _ = run.communicate(timeout=60)
+    assert run.returncode == 130 and "interrupted" in printed and "Traceback" not in printed
+    (record,) = (tmp_path / "killed").rglob("run.json")
+    assert read(record.parent)["state"] == "preempted"
+    assert outcome(run_through(process, tmp_path / "killed")) == outcome(run_through(process, tmp_path / "undisturbed"))
+
+
+def test_a_failure_is_recorded(launch, only_run, monkeypatch):
+    from ersparse.lightning.classifier import Classifier
+
+    def broken(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Classifier, "training_step", broken)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        launch(*TINY)
+    record = read(only_run())
+    assert record["state"] == "failed" and record["error"] == "RuntimeError: out of luck"
+    assert "Traceback" in (only_run() / "run.log").read_text()

@@ -1,0 +1,100 @@
+"""The command line: what it refuses, in one line and before anything is created, and what it teaches."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+REFUSED = [
+    (["sparsity.level=1.2"], "sparsity.level=1.2: must lie in [0, 1)"),
+    (["sparsity.level=1"], "sparsity.level=1: must lie in [0, 1)"),
+    (["sparsity.level=-0.1"], "sparsity.level=-0.1: must lie in [0, 1)"),
+    (["sparsity.level=abc"], "sparsity.level=abc: must lie in [0, 1)"),
+    (["sparsity.level=nan"], "sparsity.level=nan: must lie in [0, 1)"),
+    (["sparsity.level=null"], "sparsity.level=null: must lie in [0, 1)"),
+    (["sparsity.budget=21"], "sparsity.budget=21: must lie in [22, 270608], from one weight a layer to all"),
+    (["sparsity.budget=270609"], "sparsity.budget=270609: must lie in [22, 270608], from one weight a layer to all"),
+    (["sparsity.budget=0.5"], "sparsity.budget=0.5: must lie in [1, inf)"),
+    (["sparsity.flow=maybe"], "sparsity.flow=maybe: must be one of none, add, move, resample"),
+    (["sparsity.flow=resample", "sparsity.level=0.999"], "sparsity.flow=resample: layer conv1.weight: resample needs"),
+    (["sparsity.flow=resample", "sparsity.sampling=exact"], "sparsity.sampling=exact: must be bernoulli with"),
+    (["sparsity.floor=40", "sparsity.level=0.99"], "sparsity=balanced: 2706 weights cannot be spread"),
+    (["sparsity.control=shuffle"], "sparsity.control=shuffle: must be none, unless model.init_from"),
+    (["sparsity=file"], "sparsity.file=null: must name a file of layer densities or a run folder"),
+    (["sparsity=file", "sparsity.file=/nowhere"], "sparsity.file=/nowhere: cannot be read"),
+    (["sead=3"], "sead: no such key; did you mean seed?"),
+    (["+sead=3"], "sead: no such key; did you mean seed?"),
+    (["sparsity.lvl=0.5"], "sparsity.lvl: no such key; did you mean sparsity.level?"),
+    (["level=0.5"], "level: no such key; did you mean sparsity.level?"),
+    (["model=vgg17"], "model=vgg17: no such option; must be one of resnet110, resnet18, resnet20, resnet50, vgg16, vgg19"),
+    (["seed=-1"], "seed=-1: must lie in [0, 9223372036854775807]"),
+    (["seed=1.5"], "seed=1.5: must lie in"),
+    (["trainer.max_epochs=0"], "trainer.max_epochs=0: must lie in [1, inf)"),
+    (["trainer.devices=1000"], "trainer.devices=1000: must lie in [1, "),
+    (["trainer.precision=8"], "trainer.precision=8: must be one of auto, 32-true, bf16-mixed, 16-mixed"),
+    (["model=vgg16", "dataset.image_size=8"], "dataset.image_size=8: too small for model=vgg16, must lie in [16, inf)"),
+    (["model.width=0"], "model.width=0: must lie in (0, inf)"),
+    (["model.init_from=/nowhere"], "model.init_from=/nowhere: has no network.safetensors"),
+    (["optimizer.milestones=[0.5,2]"], "optimizer.milestones.1=2: must lie in (0, 1)"),
+    (["optimizer.nesterov=true", "optimizer.momentum=0"], "optimizer.nesterov=true: needs optimizer.momentum above 0"),
+    (["optimizer.lr=inf"], "optimizer.lr=inf: must lie in (0, inf)"),
+    (["dataset.mean=[0.1,0.2]"], "dataset.mean=[0.1, 0.2]: must have one number for each of dataset.channels=1"),
+    (["dataset.validation=0.0001"], "dataset.validation=0.0001: leaves 1437 training and 0 validation images"),
+    (["dataset.flip=3"], "dataset.flip=3: must be a valid boolean"),
+    (["dataset=cifar10", "dataset.root=/nowhere", "dataset.download=false"], "dataset.root=/nowhere: no /nowhere/cifar10.npz"),
+]
+
+
+@pytest.mark.parametrize("words, line", REFUSED, ids=[" ".join(words) for words, _ in REFUSED])
+def test_refused(launch, tmp_path, words, line):
+    status, printed = launch(*words)
+    assert status == 2
+    assert printed.startswith(line) and printed.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_npz_is_refused(launch, tmp_path):
+    (tmp_path / "cifar10.npz").write_bytes(b"PK\x03\x04 not really")
+    status, printed = launch("dataset=cifar10", f"dataset.root={tmp_path}")
+    assert status == 2 and "cifar10.npz: damaged" in printed and printed.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar10.npz"]
+
+
+def test_an_output_folder_that_cannot_be_written(process, tmp_path):
+    (tmp_path / "outputs").write_text("a file where a folder should be")
+    run = process("method=draw")
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 2 and "cannot be written" in printed and printed.count("\n") == 1
+
+
+@pytest.mark.skipif(os.environ.get("USER") == "root" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_output_folder(launch, tmp_path):
+    (tmp_path / "outputs").mkdir(mode=0o500)
+    status, printed = launch("method=draw")
+    assert status == 2 and "cannot be written" in printed
+
+
+def test_help_teaches_without_importing_torch():
+    code = "import sys; sys.argv = ['launch.py', '--help']; from ersparse.cli import launch; launch(); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    for word in ("Examples", "resnet110", "pyramidal", "tiny_imagenet", "sampling (bernoulli)", "seed (0)", "resumes"):
+        assert word in done.stdout
+    assert done.stdout.count("python launch.py") == 4
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+
+def test_a_bare_import_is_cheap():
+    code = "import sys, ersparse; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_ersparse_command(launch, monkeypatch, capsys):
+    from ersparse import cli
+
+    monkeypatch.setattr(sys, "argv", ["ersparse", "nonsense"])
+    assert cli.main() == 2 and "must be one of" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["ersparse"])
+    assert cli.main() == 0 and "ersparse run" in capsys.readouterr().out
