@@ -24,7 +24,7 @@ def test_plans(launch, group, option):
 
 @pytest.mark.parametrize(
     "words",
-    ["logger=tensorboard", "logger=wandb", "trainer=cpu", "trainer=debug", "scale=smoke dataset=cifar10", "variant=code", "optimizer.name=adam"],
+    ["logger=tensorboard", "logger=wandb", "trainer=cpu", "trainer=debug", "scale=smoke", "variant=code", "optimizer.name=adam"],
 )
 def test_runs(launch, only_run, words):
     tiny = TINY if words != "trainer=debug" else [word for word in TINY if "epochs" not in word]

@@ -43,7 +43,10 @@ class Classifier(pl.LightningModule):
         self.loss = nn.ModuleDict({f"{name}_": MeanMetric() for name in names})
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
+        if self.memory_format == torch.channels_last:
+            return self.network(x.contiguous(memory_format=torch.channels_last))
+        # A copy: with one channel `contiguous` leaves strides that convolutions take for channels-last.
+        return self.network(x.clone(memory_format=torch.contiguous_format))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         return self._step("train", batch)
@@ -53,7 +56,7 @@ class Classifier(pl.LightningModule):
 
     def _step(self, name: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
-        logits = self.network(x.contiguous(memory_format=self.memory_format))
+        logits = self(x)
         loss = F.cross_entropy(logits, y)
         self.loss[f"{name}_"].update(loss.detach(), len(y))
         self.accuracy[f"{name}_"].update(logits.detach(), y)

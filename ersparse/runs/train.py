@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,11 @@ def train(
         enable_model_summary=False,
         default_root_dir=folder.path,
     )
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    finally:
+        if isinstance(trainer.logger, pl.loggers.WandbLogger):
+            trainer.logger.experiment.finish()  # or the next run of this process would write into this one
     if record:
         record.describe_masks({name: mask.cpu() for name, mask in masks_of(module.network).items()})
         folder.write_network(module.network.state_dict())
@@ -98,9 +103,9 @@ def _logger(plan: Plan, folder: RunFolder, record: Record | None) -> Any:
         return False
     if settings.name == "tensorboard":
         return pl.loggers.TensorBoardLogger(folder.path, name="", version="tensorboard")
-    import wandb
+    import wandb  # heavy, and only where it was chosen
 
-    record.save(wandb_id=record.content["wandb_id"] or wandb.util.generate_id())
+    record.save(wandb_id=record.content["wandb_id"] or secrets.token_hex(4))
     chosen = ("model", "dataset", "sparsity", "method", "optimizer", "seed")
     config = {key: value for key, value in record.content["config"].items() if key in chosen}
     config["dataset"] = {key: value for key, value in config["dataset"].items() if key != "root"}
@@ -113,4 +118,5 @@ def _logger(plan: Plan, folder: RunFolder, record: Record | None) -> Any:
         project=settings.project,
         entity=settings.entity,
         config=config,
+        settings=wandb.Settings(silent=True),
     )

@@ -19,12 +19,15 @@ AUTO = Trainer(
 NARROW = """
 import torch
 from ersparse import models
-from ersparse.lightning.hardware import memory_format
-network = models.resnet20(10, channels=1, width=0.25)
-layout = memory_format(network)
-network = network.to(memory_format=layout)
-for count in [256, 157, 64, 29, 360, 128] * 4:
-    network(torch.randn(count, 1, 16, 16).contiguous(memory_format=layout)).sum().backward()
+from ersparse.lightning.classifier import Classifier
+from ersparse.settings import Optimizer
+settings = Optimizer(
+    name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, nesterov=False, milestones=[0.5], gamma=0.1
+)
+for channels in (1, 3):
+    module = Classifier(models.resnet20(10, channels=channels, width=0.25), 10, settings, 1, ["test"])
+    for count in [256, 157, 64, 29, 360, 128] * 4:
+        module(torch.randn(count, 16, 16, channels).permute(0, 3, 1, 2)).sum().backward()
 """
 
 
