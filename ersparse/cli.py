@@ -16,12 +16,12 @@ from typing import Any
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # read at import: Hydra then lets errors through, for us to explain
 
-import hydra  # noqa: E402
-from hydra.errors import HydraException  # noqa: E402
-from omegaconf import DictConfig, OmegaConf  # noqa: E402
-from omegaconf.errors import OmegaConfBaseException  # noqa: E402
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from ersparse.errors import UserError  # noqa: E402
+from ersparse.errors import UserError
 
 HELP_HEAD = """\
 ersparse: draw a sparse Erdős–Rényi network, repair its flow, train it, and leave a run folder that explains itself.
@@ -37,6 +37,12 @@ HELP_FOOT = """
 The same command again resumes: finished runs are skipped, interrupted ones go on. README.md explains the keys;
 --hydra-help lists Hydra's own flags."""
 
+COMMANDS = """\
+ersparse run [group=option ...] [key=value ...]
+    draw, train and record a sparse network: python launch.py from anywhere (--help for more)
+ersparse density [group=option ...] [key=value ...] [sparsity=erk,balanced,...] [out=densities.png]
+    layer densities of one or more options, printed and plotted"""
+
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # installed, or in a checkout
 
@@ -44,13 +50,11 @@ CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _task(config: DictConfig) -> None:
     """Exits here where it can: Hydra announces every exception that passes through it."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
     try:
-        _known(values)
+        values = _values(config)
         from ersparse import run
 
-        run({str(key): value for key, value in values.items()})
+        run(values)
     except UserError as error:
         sys.exit(_refuse(str(error)))
     except KeyboardInterrupt:
@@ -105,15 +109,59 @@ def _plain(value: Any) -> str:
 
 def main() -> int:
     """The `ersparse` command: `ersparse run ...` is `python launch.py ...` from anywhere."""
-    commands = {"run": launch}
+    commands = {"run": launch, "density": density}
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("ersparse run [group=option ...] [key=value ...]   draw, train and record a sparse network (--help for more)")
+        print(COMMANDS)
         return 0
     if name not in commands:
         return _refuse(f"ersparse {name}: no such command; must be one of {', '.join(commands)}")
     del sys.argv[1]
     return commands[name]()
+
+
+def density() -> int:
+    """`ersparse density model=vgg19 sparsity=erk,balanced ...`: layer densities as a table and a PNG."""
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    options, out = words.pop("sparsity", "balanced").split(","), Path(words.pop("out", "densities.png"))
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            configs = [
+                hydra.compose("config", [f"{key}={value}" for key, value in words.items()] + [f"sparsity={option}"])
+                for option in options
+            ]
+        from ersparse.report.density import plot_densities
+        from ersparse.runs.plan import plan
+        from ersparse.settings import Settings, build
+
+        plans = [plan(build(Settings, _values(config))) for config in configs]
+    except UserError as error:
+        return _refuse(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        return _refuse(_explain(error))
+    layers, settings = plans[0].layers, plans[0].settings
+    found = {
+        name: planned.source.densities if planned.source else [1.0] * len(layers)
+        for name, planned in zip(options, plans, strict=True)
+    }
+    print(f"{'layer':36}{'size':>11}" + "".join(f"{name:>12}" for name in found))
+    for number, layer in enumerate(layers):
+        print(f"{layer.name:36}{layer.size:>11,}" + "".join(f"{values[number]:>12.5g}" for values in found.values()))
+    print(f"{'expected':36}{'':>11}" + "".join(f"{planned.expected:>12.5g}" for planned in plans))
+    sparsity = settings.sparsity.level if settings.sparsity.budget is None else 1 - plans[0].nominal
+    title = f"{settings.model.name}, {settings.dataset.num_classes} classes, sparsity {sparsity:g}"
+    plot_densities(layers, found, title, out)
+    print(out)
+    return 0
+
+
+def _values(config: DictConfig) -> dict[str, Any]:
+    """The composed config as plain values, every key of it known."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    plain = {str(key): value for key, value in values.items()}
+    _known(plain)
+    return plain
 
 
 def _refuse(line: str) -> int:
@@ -144,7 +192,7 @@ def _no_such_key(key: str, known: list[str]) -> str:
 
 def _all_keys() -> list[str]:
     """Every key of every option of every group, and the groups, as the command line writes them."""
-    keys = set()
+    keys: set[str] = set()
     for path in CONF.rglob("*.yaml"):
         group = path.parent.relative_to(CONF)
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)

@@ -96,11 +96,13 @@ class Dataset(Targeted):
         for key in ("mean", "std"):
             if len(getattr(self, key)) != self.channels:
                 raise UserError(
-                    f"dataset.{key}={getattr(self, key)}: must have one number for each of dataset.channels={self.channels}"
+                    f"dataset.{key}={getattr(self, key)}: must have one number for each of "
+                    f"dataset.channels={self.channels}"
                 )
         if self.padding_mode == "reflect" and self.crop_padding >= self.image_size:
             raise UserError(
-                f"dataset.crop_padding={self.crop_padding}: reflection needs less than dataset.image_size={self.image_size}"
+                f"dataset.crop_padding={self.crop_padding}: reflection needs less than "
+                f"dataset.image_size={self.image_size}"
             )
         return self
 
@@ -120,10 +122,13 @@ class Sparsity(Targeted):
     def compatible(self) -> Sparsity:
         if self.flow == "resample" and self.sampling == "exact":
             raise UserError(
-                "sparsity.sampling=exact: must be bernoulli with sparsity.flow=resample, which conditions independent draws"
+                "sparsity.sampling=exact: must be bernoulli with sparsity.flow=resample, "
+                "which conditions independent draws"
             )
         if self.name == "file" and self.file is None:
-            raise UserError("sparsity.file=null: must name a file of layer densities or a run folder with sparsity=file")
+            raise UserError(
+                "sparsity.file=null: must name a file of layer densities or a run folder with sparsity=file"
+            )
         return self
 
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT
 
 REFUSED = [
@@ -29,7 +28,10 @@ REFUSED = [
     (["+sead=3"], "sead: no such key; did you mean seed?"),
     (["sparsity.lvl=0.5"], "sparsity.lvl: no such key; did you mean sparsity.level?"),
     (["level=0.5"], "level: no such key; did you mean sparsity.level?"),
-    (["model=vgg17"], "model=vgg17: no such option; must be one of resnet110, resnet18, resnet20, resnet50, vgg16, vgg19"),
+    (
+        ["model=vgg17"],
+        "model=vgg17: no such option; must be one of resnet110, resnet18, resnet20, resnet50, vgg16, vgg19",
+    ),
     (["seed=-1"], "seed=-1: must lie in [0, 9223372036854775807]"),
     (["seed=1.5"], "seed=1.5: must lie in"),
     (["trainer.max_epochs=0"], "trainer.max_epochs=0: must lie in [1, inf)"),
@@ -44,7 +46,10 @@ REFUSED = [
     (["dataset.mean=[0.1,0.2]"], "dataset.mean=[0.1, 0.2]: must have one number for each of dataset.channels=1"),
     (["dataset.validation=0.0001"], "dataset.validation=0.0001: leaves 1437 training and 0 validation images"),
     (["dataset.flip=3"], "dataset.flip=3: must be a valid boolean"),
-    (["dataset=cifar10", "dataset.root=/nowhere", "dataset.download=false"], "dataset.root=/nowhere: no /nowhere/cifar10.npz"),
+    (
+        ["dataset=cifar10", "dataset.root=/nowhere", "dataset.download=false"],
+        "dataset.root=/nowhere: no /nowhere/cifar10.npz",
+    ),
 ]
 
 
@@ -78,7 +83,8 @@ def test_a_read_only_output_folder(launch, tmp_path):
 
 
 def test_help_teaches_without_importing_torch():
-    code = "import sys; sys.argv = ['launch.py', '--help']; from ersparse.cli import launch; launch(); assert 'torch' not in sys.modules"
+    code = "import sys; sys.argv[1:] = ['--help']; from ersparse.cli import launch; launch(); "
+    code += "assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     for word in ("Examples", "resnet110", "pyramidal", "tiny_imagenet", "sampling (bernoulli)", "seed (0)", "resumes"):
         assert word in done.stdout
@@ -98,3 +104,29 @@ def test_the_ersparse_command(launch, monkeypatch, capsys):
     assert cli.main() == 2 and "must be one of" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["ersparse"])
     assert cli.main() == 0 and "ersparse run" in capsys.readouterr().out
+
+
+def test_density_prints_and_plots(monkeypatch, capsys, tmp_path):
+    from ersparse import cli
+
+    out = tmp_path / "figure.png"
+    monkeypatch.setattr(
+        sys, "argv", ["ersparse", "density", "model=vgg19", "dataset=cifar100", "sparsity=erk,uniform", f"out={out}"]
+    )
+    assert cli.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["features.0.weight", "1,728", "1", "0.1"]
+    assert len(lines) == 1 + 17 + 2 and lines[-2].split() == ["expected", "0.1", "0.1"]
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_density_refuses(monkeypatch, capsys):
+    from ersparse import cli
+
+    for word, line in (
+        ("sparsity=erq", "sparsity=erq: no such option"),
+        ("sead=3", "sead: no such key"),
+        ("seed=-1", "seed=-1"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["ersparse", "density", word])
+        assert cli.main() == 2 and capsys.readouterr().err.startswith(line)

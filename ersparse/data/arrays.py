@@ -35,7 +35,13 @@ class Arrays:
         """
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            if x.dtype != torch.uint8 or x.dim() != 4 or x.shape[3] != channels or x.shape[1] != x.shape[2] or not len(x):
+            if (
+                x.dtype != torch.uint8
+                or x.dim() != 4
+                or x.shape[3] != channels
+                or x.shape[1] != x.shape[2]
+                or not len(x)
+            ):
                 raise UserError(
                     f"{where}: x_{part} is {x.dtype} {list(x.shape)}, must be uint8 [N, side, side, {channels}]"
                 )
@@ -54,7 +60,7 @@ def read_npz(path: Path) -> Arrays:
     """
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if missing := [name for name in names if name not in file]:
                 raise UserError(f"{path}: has no {missing[0]}; must hold {', '.join(names)}")
             read = [np.ascontiguousarray(file[name]) for name in names]

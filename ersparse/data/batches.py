@@ -122,7 +122,7 @@ class Batches:
             yield self.images.batch(chunk[mine], rows[mine], columns[mine])
 
     def _chunks(self, order: Tensor) -> list[Tensor]:
-        chunks = list(order.split(self.batch_size))
+        chunks = list(torch.split(order, self.batch_size))
         if len(chunks) > 1 and len(chunks[-1]) < max(2, self.batch_size // 8):
             chunks[-2:] = [torch.cat(chunks[-2:])]
         return chunks

@@ -27,7 +27,10 @@ def _load(name: str, torchvision_name: str, root: Path, download: bool) -> Array
     """
     path = root / f"{name}.npz"
     if not path.exists():
-        ways = f"put {name}.npz there (or set ERSPARSE_DATA to where it is), or run once with a network and dataset.download=true"
+        ways = (
+            f"put {name}.npz there (or set ERSPARSE_DATA to where it is), "
+            "or run once with a network and dataset.download=true"
+        )
         if not download:
             raise UserError(f"dataset.root={root}: no {path.absolute()}; {ways}")
         try:
@@ -44,7 +47,9 @@ def _load(name: str, torchvision_name: str, root: Path, download: bool) -> Array
 def _make(path: Path, torchvision_name: str) -> None:
     from torchvision import datasets
 
-    parts = [getattr(datasets, torchvision_name)(str(path.parent), train=train, download=True) for train in (True, False)]
+    parts = [
+        getattr(datasets, torchvision_name)(str(path.parent), train=train, download=True) for train in (True, False)
+    ]
     arrays = {
         "x_train": parts[0].data,
         "y_train": np.array(parts[0].targets, np.int64),

@@ -24,7 +24,7 @@ class InMemory(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         s, arrays = self.settings, self.arrays
-        device = self.trainer.strategy.root_device
+        device = self._trainer().strategy.root_device
         self.train_images = Images.of(arrays.x_train, arrays.y_train, s.mean, s.std, device)
         self.test_images = Images.of(arrays.x_test, arrays.y_test, s.mean, s.std, device)
         order = torch.randperm(len(arrays.y_train), generator=torch.Generator().manual_seed(self.seed))
@@ -34,20 +34,28 @@ class InMemory(pl.LightningDataModule):
     def train_dataloader(self) -> Batches:
         s = self.settings
         augmentation = Augmentation(s.crop_padding, s.padding_mode, s.flip) if s.augment else Augmentation()
+        rank, ranks = self._ranks()
         return Batches(
             self.train_images,
             self.train_index,
             s.batch_size,
             seed=self.seed,
             augmentation=augmentation,
-            epoch=lambda: self.trainer.current_epoch,
-            **self._ranks(),
+            epoch=lambda: self._trainer().current_epoch,
+            rank=rank,
+            world_size=ranks,
         )
 
     def val_dataloader(self) -> list[Batches]:
-        test = Batches(self.test_images, torch.arange(len(self.arrays.y_test)), 500, **self._ranks())
-        val = Batches(self.train_images, self.val_index, 500, **self._ranks())
-        return [test, val][: len(self.eval_names)]
+        rank, ranks = self._ranks()
+        parts = [(self.test_images, torch.arange(len(self.arrays.y_test))), (self.train_images, self.val_index)]
+        wanted = parts[: len(self.eval_names)]
+        return [Batches(images, index, 500, rank=rank, world_size=ranks) for images, index in wanted]
 
-    def _ranks(self) -> dict[str, int]:
-        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self._trainer()
+        return trainer.global_rank, trainer.world_size
+
+    def _trainer(self) -> pl.Trainer:
+        assert self.trainer is not None, "the data belong to a Trainer"
+        return self.trainer

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from ersparse.lightning.hardware import memory_format
@@ -38,15 +38,18 @@ class Classifier(pl.LightningModule):
         self.memory_format = memory_format(network)
         self.network = network.to(memory_format=self.memory_format)
         self.optimizer_settings, self.epochs, self.eval_names = optimizer, epochs, eval_names
-        names = ["train", *eval_names]
-        self.accuracy = nn.ModuleDict({f"{name}_": MulticlassAccuracy(num_classes, average="micro") for name in names})
-        self.loss = nn.ModuleDict({f"{name}_": MeanMetric() for name in names})
+        self.metrics = nn.ModuleDict()
+        for name in ["train", *eval_names]:
+            self.metrics[f"{name}/acc"] = MulticlassAccuracy(num_classes, average="micro")
+            self.metrics[f"{name}/loss"] = MeanMetric()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.memory_format == torch.channels_last:
-            return self.network(x.contiguous(memory_format=torch.channels_last))
-        # A copy: with one channel `contiguous` leaves strides that convolutions take for channels-last.
-        return self.network(x.clone(memory_format=torch.contiguous_format))
+            x = x.contiguous(memory_format=torch.channels_last)
+        else:  # a copy: with one channel `contiguous` leaves strides that convolutions take for channels-last
+            x = x.clone(memory_format=torch.contiguous_format)
+        logits: Tensor = self.network(x)
+        return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         return self._step("train", batch)
@@ -58,25 +61,32 @@ class Classifier(pl.LightningModule):
         x, y = batch
         logits = self(x)
         loss = F.cross_entropy(logits, y)
-        self.loss[f"{name}_"].update(loss.detach(), len(y))
-        self.accuracy[f"{name}_"].update(logits.detach(), y)
+        self._metric(f"{name}/loss").update(loss.detach(), len(y))
+        self._metric(f"{name}/acc").update(logits.detach(), y)
         return loss
 
     def on_validation_epoch_end(self) -> None:
         """Logs everything that this epoch measured: Lightning evaluates at the end of each training epoch."""
-        for name in self._names():
-            for kind, metrics in (("loss", self.loss), ("acc", self.accuracy)):
-                self.log(f"{name}/{kind}", metrics[f"{name}_"].compute())
-                metrics[f"{name}_"].reset()
+        for name in self.metrics:
+            metric = self._metric(name)
+            self.log(name, metric.compute())
+            metric.reset()
 
-    def _names(self) -> list[str]:
-        return ["train", *self.eval_names]
+    def _metric(self, name: str) -> Metric:
+        metric = self.metrics[name]
+        assert isinstance(metric, Metric)
+        return metric
 
     def configure_optimizers(self) -> Any:
         s = self.optimizer_settings
         kinds: dict[str, Any] = {
             "sgd": lambda: torch.optim.SGD(
-                self.network.parameters(), s.lr, s.momentum, weight_decay=s.weight_decay, nesterov=s.nesterov, fused=True
+                self.network.parameters(),
+                s.lr,
+                s.momentum,
+                weight_decay=s.weight_decay,
+                nesterov=s.nesterov,
+                fused=True,
             ),
             "adam": lambda: torch.optim.Adam(self.network.parameters(), s.lr, weight_decay=s.weight_decay, fused=True),
         }

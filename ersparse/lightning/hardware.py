@@ -31,7 +31,9 @@ def resolve(settings: Trainer) -> dict[str, Any]:
     there = gpus if accelerator == "gpu" else os.cpu_count() or 1
     if settings.devices > there:
         kind = "GPUs" if accelerator == "gpu" else "cores, one for each rank"
-        raise UserError(f"trainer.devices={settings.devices}: must lie in [1, {there}], this machine has {there} {kind}")
+        raise UserError(
+            f"trainer.devices={settings.devices}: must lie in [1, {there}], this machine has {there} {kind}"
+        )
     precision = settings.precision
     if precision == "auto":
         native = _gpu_has_bfloat16() if accelerator == "gpu" else _cpu_has_bfloat16()
@@ -46,10 +48,9 @@ def memory_format(network: nn.Module) -> torch.memory_format:
     On x86 with AVX-512, oneDNN (torch 2.15) writes past its buffers in a strided 1x1 convolution of fewer than 16 input
     channels in that layout: found as crashes of narrow residual networks, whose shortcuts are such.
     """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1} and max(module.stride) > 1:
-            if module.in_channels < 16:
-                return torch.contiguous_format
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    if any(set(c.kernel_size) == {1} and max(c.stride) > 1 and c.in_channels < 16 for c in convolutions):
+        return torch.contiguous_format
     return torch.channels_last
 
 

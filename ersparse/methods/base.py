@@ -30,5 +30,5 @@ def method_of(settings: Settings) -> Method:
     Raises:
         UserError: a key is unknown or out of range, or `_target_` names no method.
     """
-    kind = locate(str(settings.method.get("_target_")))
+    kind: type[Method] = locate(str(settings.method.get("_target_")))
     return build(kind, settings.method, "method.")

@@ -87,7 +87,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
-        return self.classifier(self.pool(self.stages(x)))
+        logits: Tensor = self.classifier(self.pool(self.stages(x)))
+        return logits
 
 
 def resnet18(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:

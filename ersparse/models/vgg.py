@@ -33,7 +33,8 @@ class VGG(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x))
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
 
 
 def vgg16(num_classes: int, channels: int = 3, width: float = 1.0) -> VGG:

@@ -59,7 +59,9 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         if record.get("schema", 0) > SCHEMA:
-            raise UserError(f"{self.path}/run.json: schema {record['schema']}, must be {SCHEMA} or less; update ersparse")
+            raise UserError(
+                f"{self.path}/run.json: schema {record['schema']}, must be {SCHEMA} or less; update ersparse"
+            )
         return dict(record)
 
     def write(self, record: dict[str, Any]) -> None:
@@ -85,7 +87,9 @@ def read_network(folder: Path) -> tuple[dict[str, Tensor], bytes]:
         data = path.read_bytes()
         return load(data), data
     except OSError:
-        raise UserError(f"model.init_from={folder}: has no network.safetensors; must be the folder of a finished run") from None
+        raise UserError(
+            f"model.init_from={folder}: has no network.safetensors; must be the folder of a finished run"
+        ) from None
     except SafetensorError as error:
         raise UserError(f"model.init_from={folder}: network.safetensors is damaged ({error})") from None
 

@@ -76,10 +76,11 @@ def plan(settings: Settings) -> Plan:
     method = method_of(settings)
     with torch.device("meta"):
         network = _build(settings)
-    if settings.dataset.image_size < network.shrinks_by:
+    smallest = int(network.shrinks_by)  # type: ignore[arg-type]
+    if settings.dataset.image_size < smallest:
         raise UserError(
             f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "
-            f"must lie in [{network.shrinks_by}, inf)"
+            f"must lie in [{smallest}, inf)"
         )
     layers = prunable_layers(network)
     init_from, contents = _read_files(settings)
@@ -133,7 +134,9 @@ def _source(
     if init_from is not None and (masks := network_masks(init_from)):
         return TicketSource(layers, masks, seed, sparsity.control)
     if sparsity.control != "none":
-        raise UserError(f"sparsity.control={sparsity.control}: must be none, unless model.init_from gives a ticket to control")
+        raise UserError(
+            f"sparsity.control={sparsity.control}: must be none, unless model.init_from gives a ticket to control"
+        )
     arguments = {
         key: densities if key == "file" else getattr(sparsity, key)
         for key in applicable(sparsity)

@@ -36,7 +36,9 @@ def run(config: Mapping[str, Any]) -> Path:
     """
     settings = build(Settings, config)
     planned = plan(settings)
-    trainer = settings.trainer.model_copy(update=resolve(settings.trainer)) if planned.method.trains else settings.trainer
+    trainer = (
+        settings.trainer.model_copy(update=resolve(settings.trainer)) if planned.method.trains else settings.trainer
+    )
     if RANK_ZERO in os.environ:
         return _other_rank(planned)
     if settings.dry_run:
@@ -149,10 +151,8 @@ def _other_rank(planned: Plan) -> Path:
 
 def _draw(planned: Plan, record: Record, console: Any) -> None:
     """Draws and repairs the source network, and records it."""
-    masks, counts = ({}, {})
-    if planned.source:
-        masks, counts = planned.source.repair(planned.source.draw())
-    record.describe_source(masks, counts)
+    drawn = planned.source.repair(planned.source.draw()) if planned.source else ({}, {})
+    record.describe_source(*drawn)
     if console.is_terminal:
         console.print(screen.layer_table(record.content))
     record.save(state="done")

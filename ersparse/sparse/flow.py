@@ -152,7 +152,7 @@ def resample(mask: Tensor, layer: Layer, density: float, random: Random) -> tupl
         kernels.kept[row] = _given_one(kernels.kept[row].shape, density, random)
     after_rows = Kernels(kernels.mask(layer), layer)
     added_in = int(after_rows.kept.sum()) - counts.drawn
-    for column in np.flatnonzero(after_rows.column_degree == 0):
+    for column in np.flatnonzero(after_rows.column_degree == 0).tolist():
         rows, i = after_rows.rows_of(column), column % layer.shape[1]
         after_rows.kept[rows, i] = _given_one(after_rows.kept[rows, i].shape, density, random)
     added_out = int(after_rows.kept.sum()) - counts.drawn - added_in
@@ -210,17 +210,17 @@ def _fill_rows(kernels: Kernels, random: Random) -> int:
     empty = np.flatnonzero(kernels.row_degree == 0)
     for row in empty:
         _, columns, k = kernels.kept.shape
-        kernels.set(row, random.integers(columns), random.integers(k), True)
+        kernels.set(int(row), int(random.integers(columns)), int(random.integers(k)), True)
     return len(empty)
 
 
 def _fill_columns(kernels: Kernels, random: Random) -> int:
     """One random weight into each empty column; returns how many."""
     empty = np.flatnonzero(kernels.column_degree == 0)
-    for column in empty:
+    for column in empty.tolist():
         rows = kernels.rows_of(column)
-        row = random.integers(rows.start, rows.stop)
-        kernels.set(row, column % kernels.columns_per_group, random.integers(kernels.kept.shape[2]), True)
+        row, k = int(random.integers(rows.start, rows.stop)), int(random.integers(kernels.kept.shape[2]))
+        kernels.set(row, column % kernels.columns_per_group, k, True)
     return len(empty)
 
 
@@ -266,4 +266,4 @@ def _merge(kernels: Kernels, row: int, i: int, rows: np.ndarray, random: Random)
     leaf_row = random.choice(rows[kernels.weights[rows, i] > 0])
     kernels.set(row, leaf_i, int(kernels.kept[row, leaf_i].argmax()), False)
     kernels.set(leaf_row, i, int(kernels.kept[leaf_row, i].argmax()), False)
-    kernels.set(leaf_row, leaf_i, random.integers(kernels.kept.shape[2]), True)
+    kernels.set(leaf_row, leaf_i, int(random.integers(kernels.kept.shape[2])), True)

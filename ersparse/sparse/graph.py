@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from ersparse.sparse.layers import Layer, prunable_modules
 
 SAME_MODULES = (
-    nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.Identity, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d, nn.Flatten,
+    nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.Identity, nn.Dropout, nn.MaxPool2d,
+    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
 )  # fmt: skip
 SAME_FUNCTIONS = (
     F.relu, F.relu6, torch.relu, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, torch.flatten,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Layer:
         return self.size // self.n_out
 
 
-def prunable_modules(module: nn.Module) -> dict[str, nn.Module]:
+def prunable_modules(module: nn.Module) -> dict[str, Prunable]:
     """Parameter name -> the module that holds it, in `named_modules()` order: every convolution and linear layer."""
-    found = {}
+    found: dict[str, Prunable] = {}
     for name, child in module.named_modules():
-        if isinstance(child, PRUNABLE):
+        if isinstance(child, Prunable):
             found[f"{name}.weight" if name else "weight"] = child
     return found
 

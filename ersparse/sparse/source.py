@@ -28,9 +28,14 @@ class Source(Protocol):
         nominal: the global density asked for.
     """
 
-    layers: list[Layer]
-    densities: list[float]
-    nominal: float
+    @property
+    def layers(self) -> list[Layer]: ...
+
+    @property
+    def densities(self) -> list[float]: ...
+
+    @property
+    def nominal(self) -> float: ...
 
     def draw(self) -> Masks: ...
 
@@ -103,6 +108,4 @@ class TicketSource:
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
         """Nothing is repaired; the counts say what a repair would have found."""
         random = mask.generator(self.seed)
-        return dict(masks), {
-            layer.name: flow.none(masks[layer.name], layer, 1.0, random)[1] for layer in self.layers
-        }
+        return dict(masks), {layer.name: flow.none(masks[layer.name], layer, 1.0, random)[1] for layer in self.layers}

@@ -33,7 +33,9 @@ def test_crop_and_flip_against_padding_and_slicing(mode, numpy_mode):
     padded = np.pad(x.numpy(), ((0, 0), (4, 4), (4, 4), (0, 0)), mode=numpy_mode)
     seen = set()
     for epoch in range(40):
-        batches = Batches(table, torch.arange(50), 50, seed=3, augmentation=Augmentation(4, mode, True), epoch=lambda e=epoch: e)
+        batches = Batches(
+            table, torch.arange(50), 50, seed=3, augmentation=Augmentation(4, mode, True), epoch=lambda e=epoch: e
+        )
         ((batch, labels),) = batches
         order = torch.randperm(50, generator=torch.Generator().manual_seed(3 * 1_000_003 + epoch))
         assert labels.equal(y[order])

@@ -16,9 +16,7 @@ from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import masked_weights
 from ersparse.sparse.source import ERSource
 
-SGD = Optimizer(
-    name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[0.5, 0.75], gamma=0.1
-)
+SGD = Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[0.5, 0.75], gamma=0.1)
 
 
 def batches(count=256, size=64):
@@ -89,5 +87,9 @@ def test_figures_are_those_of_a_plain_loop():
     with torch.no_grad():
         results = [(module(x), y) for x, y in batches(200, 64)]
     logits, labels = torch.cat([r for r, _ in results]), torch.cat([y for _, y in results])
-    assert fitted.callback_metrics["test/acc"].item() == pytest.approx((logits.argmax(1) == labels).double().mean().item())
-    assert fitted.callback_metrics["test/loss"].item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert fitted.callback_metrics["test/acc"].item() == pytest.approx(
+        (logits.argmax(1) == labels).double().mean().item()
+    )
+    assert fitted.callback_metrics["test/loss"].item() == pytest.approx(
+        F.cross_entropy(logits, labels).item(), rel=1e-5
+    )

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-
 from conftest import ROOT
+
 from ersparse import models
 from ersparse.errors import UserError
 from ersparse.lightning import hardware

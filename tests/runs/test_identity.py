@@ -26,10 +26,12 @@ def test_the_hash_of_the_default_run_from_its_canonical_form():
         "model": {"name": "resnet20", "width": 1.0, "init": "default", "init_from": None},
         "dataset": {
             "name": "digits", "augment": True, "validation": 0.0, "num_classes": 10, "channels": 1, "image_size": 16,
-            "batch_size": 64, "mean": [0.3053], "std": [0.3191], "crop_padding": 1, "padding_mode": "zero", "flip": False,
+            "batch_size": 64, "mean": [0.3053], "std": [0.3191], "crop_padding": 1, "padding_mode": "zero",
+            "flip": False,
         },
         "sparsity": {
-            "name": "balanced", "level": 0.9, "floor": 0.0, "redistribute": "exact", "sampling": "bernoulli", "flow": "move",
+            "name": "balanced", "level": 0.9, "floor": 0.0, "redistribute": "exact", "sampling": "bernoulli",
+            "flow": "move",
         },
         "method": {"name": "fixed"},
         "optimizer": {
@@ -104,7 +106,10 @@ def test_what_counts():
 
 
 def test_folder_names(tmp_path):
-    assert planned(f"paths.root={tmp_path}", "seed=3").folder.parts[-3:-1] == ("runs", f"resnet20-digits-balanced0.9-fixed-{planned().hash[:8]}")
+    assert planned(f"paths.root={tmp_path}", "seed=3").folder.parts[-3:-1] == (
+        "runs",
+        f"resnet20-digits-balanced0.9-fixed-{planned().hash[:8]}",
+    )
     assert planned("seed=3").folder.name == "s3"
     assert "-erk1000w-draw-" in str(planned("sparsity=erk", "sparsity.budget=1000", "method=draw").folder)
     assert "-dense-fixed-" in str(planned("sparsity=dense").folder)

@@ -10,9 +10,9 @@ import time
 import pytest
 import torch
 import yaml
+from conftest import TINY
 from safetensors.torch import load_file
 
-from conftest import TINY
 from ersparse.runs.folder import RunFolder
 
 KILLED = ["model.width=0.25", "trainer.max_epochs=8", "dataset.batch_size=128"]
@@ -23,7 +23,7 @@ def read(folder):
 
 
 def rows(folder):
-    return list(csv.DictReader((folder / "metrics.csv").open()))
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
 
 
 def test_what_a_run_leaves(launch, only_run):
@@ -89,7 +89,9 @@ def test_fresh_starts_over(launch, only_run):
 
 
 def test_draw_reads_no_data_and_imports_no_lightning(process, only_run):
-    run = process("method=draw", "dataset=cifar10", "dataset.root=/nowhere", "model=vgg19", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    run = process(
+        "method=draw", "dataset=cifar10", "dataset.root=/nowhere", "model=vgg19", env={"PYTHONPROFILEIMPORTTIME": "1"}
+    )
     printed, _ = run.communicate(timeout=120)
     assert run.returncode == 0 and "pytorch_lightning" not in printed and "sklearn" not in printed
     record = read(only_run())
@@ -134,7 +136,9 @@ def test_a_ticket_and_its_controls(launch, tmp_path):
     before = load_file(first / "network.safetensors")
     for control in ("none", "shuffle", "reinit"):
         root = tmp_path / control
-        status, _ = launch(*TINY, f"model.init_from={first}", f"sparsity.control={control}", f"paths.root={root}", "optimizer.lr=1e-12")
+        status, _ = launch(
+            *TINY, f"model.init_from={first}", f"sparsity.control={control}", f"paths.root={root}", "optimizer.lr=1e-12"
+        )
         (folder,) = [path.parent for path in root.rglob("run.json")]
         record, after = read(folder), load_file(folder / "network.safetensors")
         assert status == 0 and "-ticket-" in str(folder)

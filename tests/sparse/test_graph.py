@@ -30,7 +30,9 @@ def test_agrees_with_gradients(name, density):
     layers = prunable_layers(network)
     random = torch.Generator().manual_seed(int(density * 100))
     masks = {
-        layer.name: (torch.rand(layer.shape[:2] + (1,) * (len(layer.shape) - 2), generator=random) < density).expand(layer.shape)
+        layer.name: (torch.rand(layer.shape[:2] + (1,) * (len(layer.shape) - 2), generator=random) < density).expand(
+            layer.shape
+        )
         for layer in layers
     }
     steps = G.trace(network)

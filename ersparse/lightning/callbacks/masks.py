@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ersparse.sparse import mask
@@ -14,6 +15,13 @@ from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.source import Source
 
 
+def network_of(module: pl.LightningModule) -> nn.Module:
+    """What is masked: the module's `network`, or, where it has none, the module itself."""
+    network = getattr(module, "network", module)
+    assert isinstance(network, nn.Module)
+    return network
+
+
 class ERInit(pl.Callback):
     """Draws the source network's masks before training; a resumed run then gets its own from the checkpoint."""
 
@@ -21,7 +29,7 @@ class ERInit(pl.Callback):
         self.source = source
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        mask.attach(pl_module.network, self.source.draw())
+        mask.attach(network_of(pl_module), self.source.draw())
 
 
 class FlowRepair(pl.Callback):
@@ -33,8 +41,8 @@ class FlowRepair(pl.Callback):
         self.source = source
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        masks, self.counts = self.source.repair(mask.masks_of(pl_module.network))
-        mask.attach(pl_module.network, masks)
+        masks, self.counts = self.source.repair(mask.masks_of(network_of(pl_module)))
+        mask.attach(network_of(pl_module), masks)
 
 
 class SparseInit(pl.Callback):
@@ -44,10 +52,12 @@ class SparseInit(pl.Callback):
         self.mode, self.seed = mode, seed
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        modules = prunable_modules(pl_module.network)
-        for name, kept in mask.masks_of(pl_module.network).items():
+        modules = prunable_modules(network_of(pl_module))
+        for name, kept in mask.masks_of(network_of(pl_module)).items():
             random = mask.generator(self.seed, name, "init")
-            modules[name].weight.data.copy_(scaled_weight(kept, self.mode, random))
+            weight = modules[name].weight
+            assert isinstance(weight, Tensor)
+            weight.data.copy_(scaled_weight(kept, self.mode, random))
 
 
 class FixedMask(pl.Callback):
@@ -55,9 +65,9 @@ class FixedMask(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         def enforce(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            mask.enforce(pl_module.network)
+            mask.enforce(network_of(pl_module))
 
-        mask.enforce(pl_module.network)
+        mask.enforce(network_of(pl_module))
         self.hooks = [optimizer.register_step_post_hook(enforce) for optimizer in trainer.optimizers]
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,0 +1,1 @@
+"""What runs say, as pictures and tables."""
