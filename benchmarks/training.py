@@ -90,7 +90,9 @@ def main() -> None:
             b, losses = ours(words, arguments.steps, str(Path(root) / str(number)))
             ratios.append(b / a)
             print(f"bare {a:.1f} images/s, ersparse {b:.1f}, ratio {b / a:.3f}, training loss {losses}", flush=True)
-    print(f"{arguments.model}: ersparse / bare {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    print(
+        f"{arguments.model}: ersparse / bare {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    )
 
 
 if __name__ == "__main__":

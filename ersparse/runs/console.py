@@ -57,8 +57,8 @@ def title(plan: Plan) -> str:
     """The run in one line."""
     s = plan.settings
     return (
-        f"{s.model.name} on {s.dataset.name}, sparsity {s.sparsity.name}, method {plan.method.name}, seed {s.seed}: "
-        f"{plan.folder}"
+        f"{s.model.name} on {s.dataset.name}, method {plan.method.name}, {s.sparsity.name} sparsity "
+        f"{1 - plan.nominal:.6g}, seed {s.seed}: {plan.folder}"
     )
 
 
