@@ -114,6 +114,8 @@ def main() -> int:
     if name in ("-h", "--help"):
         print(COMMANDS)
         return 0
+    if "=" in name:  # as the first rank starts the others
+        return launch()
     if name not in commands:
         return _refuse(f"ersparse {name}: no such command; must be one of {', '.join(commands)}")
     del sys.argv[1]
@@ -122,8 +124,15 @@ def main() -> int:
 
 def density() -> int:
     """`ersparse density model=vgg19 sparsity=erk,balanced ...`: layer densities as a table and a PNG."""
-    words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(COMMANDS)
+        return 0
+    if odd := [word for word in sys.argv[1:] if "=" not in word]:
+        return _refuse(f"{odd[0]}: must be group=option or key=value")
+    words = dict(word.split("=", 1) for word in sys.argv[1:])
     options, out = words.pop("sparsity", "balanced").split(","), Path(words.pop("out", "densities.png"))
+    if not out.absolute().parent.is_dir():
+        return _refuse(f"out={out}: there is no folder {out.absolute().parent}")
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             configs = [

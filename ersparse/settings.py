@@ -62,14 +62,14 @@ class Targeted(Group):
     """A group whose option names the function or class that does the work, as `package.module.name`."""
 
     target: str = Field(alias="_target_")
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # a part of the run folder's name
 
     def resolve(self) -> Any:
         return locate(self.target)
 
 
 class Model(Targeted):
-    width: Positive
+    width: Annotated[float, In("(0, 64]")]
     init: Literal["default", "layer", "neuron"]
     init_from: str | None
     sync_batchnorm: Annotated[bool, NotIdentity]

@@ -38,10 +38,15 @@ REFUSED = [
     (["trainer.devices=1000"], "trainer.devices=1000: must lie in [1, "),
     (["trainer.precision=8"], "trainer.precision=8: must be one of auto, 32-true, bf16-mixed, 16-mixed"),
     (["model=vgg16", "dataset.image_size=8"], "dataset.image_size=8: too small for model=vgg16, must lie in [16, inf)"),
-    (["model.width=0"], "model.width=0: must lie in (0, inf)"),
+    (["model.width=0"], "model.width=0: must lie in (0, 64]"),
     (["model.init_from=/nowhere"], "model.init_from=/nowhere: has no network.safetensors"),
     (["optimizer.milestones=[0.5,2]"], "optimizer.milestones.1=2: must lie in (0, 1)"),
     (["optimizer.nesterov=true", "optimizer.momentum=0"], "optimizer.nesterov=true: needs optimizer.momentum above 0"),
+    (["model.width=1e9"], "model.width=1000000000.0: must lie in (0, 64]"),
+    (["model.name=a/b"], "model.name=a/b: String should match"),
+    (["method._target_=math.pi"], "method._target_=math.pi: must name a subclass of ersparse.methods.base.Method"),
+    (["trainer.precision=16-mixed", "trainer=cpu"], "trainer.precision=16-mixed: must be one of auto, 32-true"),
+    (["trainer.num_nodes=2"], "trainer.num_nodes=2: must be 1"),
     (["optimizer.lr=inf"], "optimizer.lr=inf: must lie in (0, inf)"),
     (["dataset.mean=[0.1,0.2]"], "dataset.mean=[0.1, 0.2]: must have one number for each of dataset.channels=1"),
     (["dataset.validation=0.0001"], "dataset.validation=0.0001: leaves 1437 training and 0 validation images"),
@@ -125,6 +130,8 @@ def test_density_refuses(monkeypatch, capsys):
 
     for word, line in (
         ("sparsity=erq", "sparsity=erq: no such option"),
+        ("erk", "erk: must be group=option"),
+        ("out=/nowhere/a.png", "out=/nowhere/a.png: there is no folder"),
         ("sead=3", "sead: no such key"),
         ("seed=-1", "seed=-1"),
     ):

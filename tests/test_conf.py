@@ -40,15 +40,18 @@ def test_runs(launch, only_run, words):
     assert len((only_run() / "metrics.csv").read_text().splitlines()) == 2
 
 
-def test_a_dashboard_gets_the_figures_and_no_paths(launch, only_run, monkeypatch):
+def test_a_dashboard_gets_the_figures_and_no_paths(launch, only_run, tmp_path):
     import json
 
-    launch(*TINY, "logger=wandb")
+    launch(*TINY, f"paths.root={tmp_path}/first")
+    first = next((tmp_path / "first").rglob("run.json")).parent
+    launch(*TINY, "logger=wandb", f"model.init_from={first}", f"dataset.root={tmp_path}/elsewhere")
     record = json.loads((only_run() / "run.json").read_text())
     (offline,) = (only_run() / "wandb").glob("offline-run-*")
     assert offline.name.endswith(record["wandb_id"])
     stored = b"".join(path.read_bytes() for path in offline.glob("*.wandb"))
-    assert b"test/acc" in stored and b"balanced" in stored
+    assert b"test/acc" in stored and b"resnet20" in stored
+    assert str(first).encode() not in stored and f"{tmp_path}/elsewhere".encode() not in stored
 
 
 @pytest.mark.parametrize("sparsity", options_of("sparsity"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def read_npz(path: Path) -> Arrays:
             if missing := [name for name in names if name not in file]:
                 raise UserError(f"{path}: has no {missing[0]}; must hold {', '.join(names)}")
             read = [np.ascontiguousarray(file[name]) for name in names]
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: damaged or not an npz file ({error}); remove it to have it made anew") from None
@@ -77,8 +78,8 @@ def _tensor(path: Path, name: str, array: np.ndarray) -> Tensor:
         array = array.astype(np.int64)
     try:
         return torch.from_numpy(array)
-    except TypeError:
-        raise UserError(f"{path}: {name} is {array.dtype}, must be numbers") from None
+    except (TypeError, ValueError):
+        raise UserError(f"{path}: {name} is {array.dtype}, must be numbers of this machine's byte order") from None
 
 
 def _resize(images: Tensor, side: int) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from ersparse.data.arrays import Arrays, read_npz
 from ersparse.errors import UserError
@@ -34,28 +36,31 @@ def _load(name: str, torchvision_name: str, root: Path, download: bool) -> Array
         if not download:
             raise UserError(f"dataset.root={root}: no {path.absolute()}; {ways}")
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{name}.lock"):
-                if not path.exists():
-                    _make(path, torchvision_name)
-        except (OSError, RuntimeError) as error:
+            _make(path, torchvision_name)
+        except (OSError, RuntimeError, HTTPException) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"dataset.root={root}: no {path.absolute()}, and no download ({reason}); {ways}") from None
     return read_npz(path)
 
 
 def _make(path: Path, torchvision_name: str) -> None:
+    """From torchvision's own folder beside `path` if it is there, else from a download that leaves nothing behind."""
     from torchvision import datasets
 
-    parts = [
-        getattr(datasets, torchvision_name)(str(path.parent), train=train, download=True) for train in (True, False)
-    ]
-    arrays = {
-        "x_train": parts[0].data,
-        "y_train": np.array(parts[0].targets, np.int64),
-        "x_test": parts[1].data,
-        "y_test": np.array(parts[1].targets, np.int64),
-    }
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
-    partial.replace(path)
+    kind = getattr(datasets, torchvision_name)
+    with tempfile.TemporaryDirectory() as temporary:
+        where = str(path.parent) if (path.parent / kind.base_folder).is_dir() else temporary
+        train, test = (kind(where, train=part, download=True) for part in (True, False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial.npz")
+    try:
+        np.savez(
+            partial,
+            x_train=train.data,
+            y_train=np.array(train.targets, np.int64),
+            x_test=test.data,
+            y_test=np.array(test.targets, np.int64),
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

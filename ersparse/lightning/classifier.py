@@ -91,6 +91,7 @@ class Classifier(pl.LightningModule):
             "adam": lambda: torch.optim.Adam(self.network.parameters(), s.lr, weight_decay=s.weight_decay, fused=True),
         }
         optimizer = kinds[s.name]()
-        milestones = [round(fraction * self.epochs) for fraction in s.milestones]
+        # at least 1: a milestone at epoch 0 would cut lr from the start
+        milestones = [max(1, round(fraction * self.epochs)) for fraction in s.milestones]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, s.gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}

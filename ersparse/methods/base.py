@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from ersparse.errors import UserError
 from ersparse.settings import Settings, Targeted, build, locate
 
 if TYPE_CHECKING:
@@ -30,5 +31,8 @@ def method_of(settings: Settings) -> Method:
     Raises:
         UserError: a key is unknown or out of range, or `_target_` names no method.
     """
-    kind: type[Method] = locate(str(settings.method.get("_target_")))
+    target = str(settings.method.get("_target_"))
+    kind = locate(target)
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise UserError(f"method._target_={target}: must name a subclass of ersparse.methods.base.Method")
     return build(kind, settings.method, "method.")

@@ -50,16 +50,20 @@ class CheckpointFiles:
             path.unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, Path] | None:
-        """(epochs done, path) of the newest whole checkpoint; a damaged one is named in the log and passed over."""
+        """(epochs done, path) of the newest whole checkpoint.
+
+        A damaged one is named in the log and set aside under another name, so that it never counts among the newest.
+        """
         for path in self._newest_first():
-            epoch, digest = NAME.fullmatch(path.name).groups()  # type: ignore[union-attr]
-            if self._digest(path) == digest:
-                return int(epoch), path
+            if path.stem.endswith(f"-{self._digest(path)}"):
+                return _epoch(path), path
             log.warning("checkpoint %s is damaged or another run's; going back to the one before", path.name)
+            path.rename(path.with_suffix(".damaged"))
         return None
 
     def _newest_first(self) -> list[Path]:
-        return sorted((p for p in self.folder.glob("*.ckpt") if NAME.fullmatch(p.name)), reverse=True)
+        found = {path: NAME.fullmatch(path.name) for path in self.folder.glob("*.ckpt")}
+        return sorted((path for path, match in found.items() if match), key=_epoch, reverse=True)
 
     def _digest(self, path: Path) -> str:
         state = hashlib.sha256(self.run.encode())
@@ -67,6 +71,10 @@ class CheckpointFiles:
             while block := file.read(1 << 22):
                 state.update(block)
         return state.hexdigest()[:16]
+
+
+def _epoch(path: Path) -> int:
+    return int(path.stem.removeprefix("epoch").split("-")[0])
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):

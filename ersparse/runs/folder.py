@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +31,23 @@ class RunFolder:
         self.log = path / "run.log"
         self.checkpoints = path / "checkpoints"
 
-    def acquire(self) -> FileLock:
-        """The lock on this folder, held until it is released or the process ends.
+    def acquire(self) -> AbstractContextManager[object]:
+        """The lock on this folder, held to the end of the `with`, or of the process.
 
         Raises:
             UserError: another process works in the folder, or it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / LOCK, timeout=0)
-            lock.acquire()
+            return FileLock(self.path / LOCK, timeout=0).acquire()
         except Timeout:
             raise UserError(f"{self.path}: in use by another process; wait for it, or stop it") from None
         except OSError as error:
             raise UserError(f"paths.root: {self.path} cannot be written ({error.strerror or error})") from None
-        return lock
 
     def clear(self) -> None:
-        """Removes everything but the lock."""
+        """Removes everything but the lock; run.json first, so that half a folder never passes for a finished run."""
+        (self.path / "run.json").unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -57,6 +57,8 @@ class RunFolder:
         try:
             record = json.loads((self.path / "run.json").read_text())
         except (OSError, ValueError):
+            return None
+        if not isinstance(record, dict):
             return None
         if record.get("schema", 0) > SCHEMA:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,7 @@ def plan(settings: Settings) -> Plan:
         UserError: one line, naming the key.
     """
     method = method_of(settings)
+    _check_together(settings)
     with torch.device("meta"):
         network = _build(settings)
     smallest = int(network.shrinks_by)  # type: ignore[arg-type]
@@ -97,6 +99,17 @@ def plan(settings: Settings) -> Plan:
     return Plan(settings, method, run, folder / f"s{settings.seed}", layers, steps, source, init_from)
 
 
+def _check_together(settings: Settings) -> None:
+    """What no group can check alone."""
+    model, logger = settings.model, settings.logger.name
+    if model.init_from and model.init != "default" and settings.sparsity.control != "reinit":
+        raise UserError(f"model.init={model.init}: must be default with model.init_from, or it replaces those weights")
+    if model.sync_batchnorm and settings.trainer.accelerator == "cpu":
+        raise UserError("model.sync_batchnorm=true: must be false with trainer.accelerator=cpu")
+    if logger != "csv" and importlib.util.find_spec(logger) is None:
+        raise UserError(f"logger={logger}: is not installed; pip install {logger}, or logger=csv")
+
+
 def _build(settings: Settings) -> nn.Module:
     model, dataset = settings.model, settings.dataset
     network = model.resolve()(dataset.num_classes, channels=dataset.channels, width=model.width)
@@ -118,6 +131,12 @@ def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, dict[str,
 
 
 def _same_architecture(settings: Settings, network: nn.Module, state: dict[str, Tensor]) -> None:
+    theirs = {name for name, tensor in state.items() if tensor.dtype != torch.bool}
+    if extra := sorted(theirs - set(network.state_dict())):
+        raise UserError(
+            f"model.init_from={settings.model.init_from}: has {extra[0]}, "
+            f"model={settings.model.name} has no such tensor"
+        )
     for name, tensor in network.state_dict().items():
         found = list(state[name].shape) if name in state else "missing"
         if found != list(tensor.shape):

@@ -53,8 +53,8 @@ class Record:
         self.describe_masks(masks)
 
     def describe_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """What the masks are now."""
-        plan = self.plan
+        """What the masks are now, wherever they lie."""
+        plan, masks = self.plan, {name: mask.cpu() for name, mask in masks.items()}
         effective = effective_density(masks, plan.layers, plan.steps) if masks and plan.steps else None
         self.content["sparsity"] = {
             "nominal": _sparsity(plan.nominal),

@@ -41,6 +41,8 @@ def run(config: Mapping[str, Any]) -> Path:
     )
     if RANK_ZERO in os.environ:
         return _other_rank(planned)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("WORLD_SIZE: must not be set; a run starts its own ranks, trainer.devices says how many")
     if settings.dry_run:
         return _dry_run(planned)
     folder = RunFolder(planned.folder)
@@ -131,7 +133,10 @@ def _train(
     if trainer.devices * trainer.num_nodes > 1:
         decided = {"resume": str(resume) if resume else None, "trainer": trainer.model_dump()}
         os.environ[RANK_ZERO] = json.dumps(decided)
-    train(planned, trainer, arrays, folder, files, record, resume, console)
+    try:
+        train(planned, trainer, arrays, folder, files, record, resume, console)
+    finally:
+        os.environ.pop(RANK_ZERO, None)
 
 
 def _other_rank(planned: Plan) -> Path:

@@ -43,7 +43,8 @@ def train(
     repair = FlowRepair(plan.source) if plan.source else None
     if plan.source and repair:
         masking = [ERInit(plan.source), repair]
-        masking += [SparseInit(s.model.init, s.seed_of("init"))] if s.model.init != "default" else []
+    if s.model.init != "default":
+        masking.append(SparseInit(s.model.init, s.seed_of("init")))
 
     def started() -> None:
         if record:
@@ -89,7 +90,7 @@ def train(
         if isinstance(trainer.logger, pl.loggers.WandbLogger):
             trainer.logger.experiment.finish()  # or the next run of this process would write into this one
     if record:
-        record.describe_masks({name: mask.cpu() for name, mask in masks_of(module.network).items()})
+        record.describe_masks(masks_of(module.network))
         folder.write_network(module.network.state_dict())
         timing = {"fit_s": recorder.fit_s, "epochs": len(history.rows), "images_per_s": recorder.images_per_s()}
         record.save(state="done", metrics=history.summary(), timing=timing)
@@ -108,7 +109,8 @@ def _logger(plan: Plan, folder: RunFolder, record: Record | None) -> Any:
     record.save(wandb_id=record.content["wandb_id"] or secrets.token_hex(4))
     chosen = ("model", "dataset", "sparsity", "method", "optimizer", "seed")
     config = {key: value for key, value in record.content["config"].items() if key in chosen}
-    config["dataset"] = {key: value for key, value in config["dataset"].items() if key != "root"}
+    for group, key in (("dataset", "root"), ("model", "init_from"), ("sparsity", "file")):  # paths stay here
+        config[group] = {name: value for name, value in config[group].items() if name != key}
     return pl.loggers.WandbLogger(
         name=f"{plan.folder.parent.name}/s{plan.settings.seed}",
         save_dir=folder.path,
@@ -118,5 +120,5 @@ def _logger(plan: Plan, folder: RunFolder, record: Record | None) -> Any:
         project=settings.project,
         entity=settings.entity,
         config=config,
-        settings=wandb.Settings(silent=True),
+        settings=wandb.Settings(silent=True, x_disable_meta=True, x_disable_machine_info=True),  # paths, arguments
     )

@@ -12,8 +12,8 @@ def scaled_weight(mask: Tensor, mode: str, random: np.random.Generator) -> Tenso
 
     Args:
         mask: [n_out, n_in / groups, *kernel].
-        mode: "layer" takes the layer's mean fan-in, n p_l; "neuron" each output channel's own (a channel without
-            any weight counts as having one).
+        mode: "layer" takes the layer's mean fan-in, fan_in p_l with the realised p_l; "neuron" each output channel's
+            own. A fan-in of 0 has no weight to scale.
 
     Returns:
         float32 weights in the shape of `mask`, 0 where it removes.
@@ -21,5 +21,5 @@ def scaled_weight(mask: Tensor, mode: str, random: np.random.Generator) -> Tenso
     fan_in = mask.flatten(1).sum(1).double()
     if mode == "layer":
         fan_in = fan_in.mean().expand_as(fan_in)
-    std = (2 / fan_in.clamp(min=1)).sqrt().reshape(-1, *[1] * (mask.dim() - 1))
+    std = (2 / torch.where(fan_in > 0, fan_in, 1.0)).sqrt().reshape(-1, *[1] * (mask.dim() - 1))
     return (torch.from_numpy(random.standard_normal(mask.shape)) * std * mask).float()

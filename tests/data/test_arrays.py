@@ -54,8 +54,9 @@ def test_an_npz_is_used_as_it_is(tmp_path):
         ({"y_train": np.arange(19) % 10}, r"must be int64 \[20\]"),
         ({"y_test": np.arange(5) + 8}, r"labels 8..12, must lie in \[0, 10\)"),
         ({"y_test": np.linspace(0, 1, 5)}, "y_test is torch.float64"),
-        ({"y_test": np.array(list("abcde"))}, "must be numbers"),
+        ({"y_test": np.array(list("abcde"))}, "must be numbers of this machine"),
         ({"y_test": np.array([None] * 5)}, "damaged or not an npz"),
+        ({"x_test": np.zeros((5, 32, 32, 3), ">u2")}, "must be numbers of this machine"),
     ],
 )
 def test_other_arrays_than_promised(tmp_path, changes, message):
@@ -72,12 +73,37 @@ def test_a_truncated_npz(tmp_path, size):
         read_npz(path)
 
 
+def test_a_single_array_under_the_name_of_an_npz(tmp_path):
+    with (tmp_path / "cifar10.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(UserError, match="damaged or not an npz"):
+        read_npz(tmp_path / "cifar10.npz")
+
+
 def test_a_missing_folder_says_where_it_looked_and_both_ways_out(tmp_path):
     with pytest.raises(UserError) as error:
         cifar.load_cifar10(tmp_path / "nowhere", False)
     for words in (f"{tmp_path}/nowhere/cifar10.npz", "put cifar10.npz there", "dataset.download=true"):
         assert words in str(error.value)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    class Unreachable:
+        base_folder = "cifar-10-batches-py"
+
+        def __init__(self, root, train, download):
+            raise OSError("no route to host")
+
+    monkeypatch.setattr(datasets, "CIFAR10", Unreachable)
+    with pytest.raises(UserError, match="no download .no route to host.; put cifar10.npz there"):
+        cifar.load_cifar10(tmp_path / "nowhere", True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tiny_imagenet_says_what_it_reads(tmp_path):
     with pytest.raises(UserError, match="no .*tiny_imagenet.npz"):
         tiny_imagenet.load(tmp_path, True)
 
@@ -87,7 +113,7 @@ def test_a_download_is_written_once_and_whole(tmp_path, monkeypatch):
     from torchvision import datasets
 
     class Fetched:
-        calls = 0
+        calls, base_folder = 0, "cifar-10-batches-py"
 
         def __init__(self, root, train, download):
             assert download

@@ -72,11 +72,12 @@ def test_the_fixed_mask_is_what_keeps_them_zero():
         trainer([ERInit(source), FlowRepair(source), Watch()]).fit(module, batches(), [batches(64)])
 
 
-def test_milestones_are_fractions_of_the_run():
+@pytest.mark.parametrize(("epochs", "rates"), [(8, [0.1] * 4 + [0.01] * 2 + [0.001] * 2), (1, [0.1])])
+def test_milestones_are_fractions_of_the_run(epochs, rates):
     watch = Watch()
-    module = Classifier(resnet20(10, channels=1), 10, SGD, 8, ["test"])
-    trainer([watch], epochs=8).fit(module, batches(64), [batches(64)])
-    assert watch.rates == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+    module = Classifier(resnet20(10, channels=1), 10, SGD, epochs, ["test"])
+    trainer([watch], epochs=epochs).fit(module, batches(64), [batches(64)])
+    assert watch.rates == pytest.approx(rates)
 
 
 def test_figures_are_those_of_a_plain_loop():

@@ -58,7 +58,21 @@ def test_a_damaged_one_is_named_and_the_one_before_used(files, damage, caplog):
     with caplog.at_level(logging.WARNING):
         epoch, path = files.latest()
     assert epoch == 2 and torch.load(path, weights_only=True)["epoch"] == 2
-    assert newest(files).name in caplog.text
+    assert "is damaged or another run's" in caplog.text and "epoch00003" in caplog.text
+
+
+def test_damaged_ones_do_not_push_out_new_ones(files):
+    for path in files.folder.glob("*.ckpt"):
+        zero(path)
+    assert files.latest() is None
+    files.write({"epoch": 1}, files.intended(1))
+    assert files.latest()[0] == 1
+
+
+def test_epochs_are_numbers(files):
+    for epoch in (99_999, 100_000):
+        files.write({"epoch": epoch}, files.intended(epoch))
+    assert files.latest()[0] == 100_000
 
 
 def test_none_left(files):

@@ -174,6 +174,21 @@ def test_sparse_initialisation(launch, only_run, init):
     assert kept.std().item() == pytest.approx((2 / (len(kept) / weight.shape[0])) ** 0.5, rel=0.15)
 
 
+def test_initial_weights_are_not_replaced_twice(launch, tmp_path):
+    launch(*TINY, f"paths.root={tmp_path}/first")
+    (first,) = [path.parent for path in (tmp_path / "first").rglob("run.json")]
+    status, printed = launch(*TINY, f"model.init_from={first}", "model.init=layer")
+    assert status == 2 and printed.startswith("model.init=layer: must be default with model.init_from")
+    status, printed = launch(*TINY, f"model.init_from={first}", "model=vgg16")
+    assert status == 2 and "model=vgg16 has no such tensor" in printed
+
+
+def test_a_dense_network_takes_a_scaled_initialisation(launch, only_run):
+    launch(*TINY, "sparsity=dense", "model=vgg16", "model.width=0.5", "model.init=layer", "optimizer.lr=1e-12")
+    weight = load_file(only_run() / "network.safetensors")["features.24.weight"]
+    assert weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+
+
 # ---- Interrupted runs ---------------------------------------------------------------------------------------------
 
 
@@ -194,16 +209,20 @@ def run_through(process, root, *words):
 
 
 def test_killed_and_resumed_is_undisturbed(process, tmp_path):
-    """SIGKILL at random moments of the run, start-up included; ERSPARSE_KILLS=20 for more of them."""
+    """SIGKILL at random moments of the run, start-up included; ERSPARSE_KILLS=20 for a longer run with more of them."""
+    kills = int(os.environ.get("ERSPARSE_KILLS", "3"))
+    epochs = f"trainer.max_epochs={8 * kills}"
     began = time.time()
-    undisturbed = run_through(process, tmp_path / "undisturbed")
-    lasts = time.time() - began
-    for _ in range(int(os.environ.get("ERSPARSE_KILLS", "3"))):
-        run = process(*KILLED, f"paths.root={tmp_path}/killed")
-        time.sleep(random.uniform(0.3, 0.9) * lasts)
+    undisturbed = run_through(process, tmp_path / "undisturbed", epochs)
+    training = read(undisturbed)["timing"]["fit_s"]
+    start_up = time.time() - began - training
+    for _ in range(kills):
+        run = process(*KILLED, epochs, f"paths.root={tmp_path}/killed")
+        time.sleep(random.uniform(0.5, 1) * start_up + random.uniform(0, 0.6) * training / kills)
+        assert run.poll() is None, "it was to be killed while it worked"
         run.send_signal(signal.SIGKILL)
         run.communicate()
-    assert outcome(run_through(process, tmp_path / "killed")) == outcome(undisturbed)
+    assert outcome(run_through(process, tmp_path / "killed", epochs)) == outcome(undisturbed)
 
 
 def test_killed_right_after_each_checkpoint(process, tmp_path):

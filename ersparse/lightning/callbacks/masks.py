@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from ersparse.sparse import mask
@@ -52,12 +53,11 @@ class SparseInit(pl.Callback):
         self.mode, self.seed = mode, seed
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        modules = prunable_modules(network_of(pl_module))
-        for name, kept in mask.masks_of(network_of(pl_module)).items():
+        masks = mask.masks_of(network_of(pl_module))
+        for name, module in prunable_modules(network_of(pl_module)).items():
+            kept = masks.get(name, torch.ones_like(module.weight, dtype=torch.bool))
             random = mask.generator(self.seed, name, "init")
-            weight = modules[name].weight
-            assert isinstance(weight, Tensor)
-            weight.data.copy_(scaled_weight(kept, self.mode, random))
+            module.weight.data.copy_(scaled_weight(kept, self.mode, random))
 
 
 class FixedMask(pl.Callback):
