@@ -16,7 +16,7 @@ def resolve(settings: Trainer) -> dict[str, Any]:
     """accelerator, precision and execution with every `auto` decided.
 
     On a GPU bfloat16 where it is native (compute capability 8 or more). On a CPU bfloat16 where there are instructions
-    for it (AVX512-BF16 or AMX): there it took between a sixth (resnet20 on digits) and a half (vgg16) off a training
+    for it (AVX512-BF16 or AMX): there it took between an eighth (resnet20 on digits) and a half (vgg16) off a training
     step, and made none slower (benchmarks/README.md); elsewhere it is emulated, and slow.
 
     Raises:
