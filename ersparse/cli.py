@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ersparse.errors import UserError
+from ersparse.errors import RunFailed, UserError
 
 HELP_HEAD = """\
 ersparse: draw a sparse Erdős–Rényi network, repair its flow, train it, and leave a run folder that explains itself.
@@ -57,6 +57,9 @@ def _task(config: DictConfig) -> None:
         run(values)
     except UserError as error:
         sys.exit(_refuse(str(error)))
+    except RunFailed as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -114,8 +117,6 @@ def main() -> int:
     if name in ("-h", "--help"):
         print(COMMANDS)
         return 0
-    if "=" in name:  # as the first rank starts the others
-        return launch()
     if name not in commands:
         return _refuse(f"ersparse {name}: no such command; must be one of {', '.join(commands)}")
     del sys.argv[1]

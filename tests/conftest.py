@@ -1,5 +1,7 @@
 """What the tests share."""
 
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from ersparse import cli
 
 ROOT = Path(__file__).resolve().parent.parent
+KILLED = ["model.width=0.25", "trainer.max_epochs=8", "dataset.batch_size=128"]
 TINY = ["model.width=0.25", "trainer.max_epochs=1", "dataset.batch_size=256"]  # a run of about a second
 
 
@@ -62,3 +65,28 @@ def cifar_root():
     if not (root / "cifar10.npz").exists():
         pytest.skip("ERSPARSE_DATA names no folder with cifar10.npz")
     return root
+
+
+def read(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def rows(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def outcome(folder):
+    """What must not depend on interruptions: weights, masks, every epoch's figures."""
+    record = read(folder)
+    assert record["state"] == "done"
+    network = (folder / "network.safetensors").read_bytes()
+    return network, (folder / "metrics.csv").read_text(), record["metrics"], record["mask_sha256"], record["layers"]
+
+
+def run_through(process, root, *words):
+    """The folder of a run in a process of its own."""
+    run = process(*KILLED, f"paths.root={root}", *words)
+    printed, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, printed
+    (record,) = root.rglob("run.json")
+    return record.parent

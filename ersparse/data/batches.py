@@ -75,12 +75,26 @@ class Images:
         return images.permute(0, 3, 1, 2), self.labels[index.to(device)]
 
 
+def smallest(count: int, batch_size: int) -> int:
+    """How many images the smallest batch of a pass over `count` has."""
+    sizes = [len(chunk) for chunk in _chunks(torch.arange(count), batch_size)]
+    return min(sizes)
+
+
+def _chunks(order: Tensor, batch_size: int) -> list[Tensor]:
+    """`order` in global batches. BatchNorm cannot train on one image, so a last one that is very small is joined."""
+    chunks = list(torch.split(order, batch_size))
+    if len(chunks) > 1 and len(chunks[-1]) < max(2, batch_size // 8):
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    return chunks
+
+
 class Batches:
     """One pass over a part of the images, in an order that follows from (seed, epoch) alone.
 
     Iterating yields (images, labels) on the device. Under several ranks each takes its share of every global batch, and
-    every image is seen once. A last batch of less than an eighth is joined to the one before: BatchNorm cannot train on
-    one image, and global batches must not depend on how many ranks there are.
+    every image is seen once. A last batch of less than an eighth is joined to the one before, so that global batches do
+    not depend on how many ranks there are.
 
     Args:
         images: the table.
@@ -108,7 +122,7 @@ class Batches:
         self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
-        return len(self._chunks(self.index))
+        return len(_chunks(self.index, self.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         random = torch.Generator()
@@ -116,13 +130,7 @@ class Batches:
         if self.seed is not None:
             random.manual_seed((self.seed * 1_000_003 + self.epoch()) % 2**63)
             order, augmentation = order[torch.randperm(len(order), generator=random)], self.augmentation
-        for chunk in self._chunks(order):
+        for chunk in _chunks(order, self.batch_size):
             rows, columns = augmentation.positions(len(chunk), self.images.side, random)
             mine = slice(self.rank, None, self.world_size)
             yield self.images.batch(chunk[mine], rows[mine], columns[mine])
-
-    def _chunks(self, order: Tensor) -> list[Tensor]:
-        chunks = list(torch.split(order, self.batch_size))
-        if len(chunks) > 1 and len(chunks[-1]) < max(2, self.batch_size // 8):
-            chunks[-2:] = [torch.cat(chunks[-2:])]
-        return chunks

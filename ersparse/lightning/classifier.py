@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from ersparse.lightning.hardware import memory_format
+from ersparse.lightning.ranks import mean_over_ranks
 from ersparse.settings import Optimizer
 
 
@@ -52,7 +53,7 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        return self._step("train", batch)
+        return mean_over_ranks(self._step("train", batch), len(batch[1]))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         self._step(self.eval_names[dataloader_idx], batch)

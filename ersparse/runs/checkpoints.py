@@ -7,19 +7,21 @@ from another run does not match its name. The one before is kept until the next 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
+
+from ersparse.files import write_bytes
 
 log = logging.getLogger(__name__)
 
 KEPT = 2
-NAME = re.compile(r"epoch(\d{5,})-([0-9a-f]{16})\.ckpt")
+FORMAT = 1  # of what a checkpoint holds; a later one is written as epoch00001-<digest>.v2.ckpt
+NAME = re.compile(r"epoch(\d{5,})-([0-9a-f]{16})(?:\.v(\d+))?\.ckpt")
 
 
 class CheckpointFiles:
@@ -34,55 +36,54 @@ class CheckpointFiles:
         return self.folder / f"epoch{epoch:05d}.ckpt"
 
     def write(self, checkpoint: dict[str, Any], intended: Path) -> None:
-        """Beside its place, flushed, read back and named by its digest; only then do older ones go."""
+        """Named by the digest of its bytes, written whole, and read back; only then do older ones go.
+
+        Raises:
+            OSError: it cannot be written, or what the disk holds is not what was written.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = intended.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(intended.with_name(f"{intended.stem}-{self._digest(partial)}.ckpt"))
+        stream = io.BytesIO()
+        torch.save(checkpoint, stream)
+        data = stream.getbuffer()
+        path = intended.with_name(f"{intended.stem}-{self._digest(data)}.ckpt")
+        write_bytes(path, data)
+        if not self._whole(path):
+            raise OSError(f"{path.name} reads back differently from what was written")
         self.keep(KEPT)
 
     def keep(self, count: int) -> None:
         """Removes all but the newest `count`, and what was left half-written."""
-        for path in [*self._newest_first()[count:], *self.folder.glob("*.partial")]:
+        for path in [*self._newest_first()[count:], *self.folder.glob(".*.partial")]:
             path.unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, Path] | None:
         """(epochs done, path) of the newest whole checkpoint.
 
-        A damaged one is named in the log and set aside under another name, so that it never counts among the newest.
+        One that is damaged, or of a newer format, is named in the log and set aside under another name, so that it
+        never counts among the newest.
         """
         for path in self._newest_first():
-            if path.stem.endswith(f"-{self._digest(path)}"):
-                return _epoch(path), path
-            log.warning("checkpoint %s is damaged or another run's; going back to the one before", path.name)
-            path.rename(path.with_suffix(".damaged"))
+            match = NAME.fullmatch(path.name)
+            assert match
+            if match[3]:
+                reason = f"is from a newer ersparse (format {match[3]}, this one reads {FORMAT})"
+            elif self._whole(path):
+                return int(match[1]), path
+            else:
+                reason = "is damaged or another run's"
+            log.warning("checkpoint %s %s; going back to the one before", path.name, reason)
+            path.rename(path.with_suffix(".aside"))
         return None
 
     def _newest_first(self) -> list[Path]:
         found = {path: NAME.fullmatch(path.name) for path in self.folder.glob("*.ckpt")}
-        return sorted((path for path, match in found.items() if match), key=_epoch, reverse=True)
+        epochs = {path: int(match[1]) for path, match in found.items() if match}
+        return sorted(epochs, key=lambda path: epochs[path], reverse=True)
 
-    def _digest(self, path: Path) -> str:
+    def _whole(self, path: Path) -> bool:
+        return path.stem.endswith(f"-{self._digest(path.read_bytes())}")
+
+    def _digest(self, data: bytes | memoryview) -> str:
         state = hashlib.sha256(self.run.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                state.update(block)
+        state.update(data)
         return state.hexdigest()[:16]
-
-
-def _epoch(path: Path) -> int:
-    return int(path.stem.removeprefix("epoch").split("-")[0])
-
-
-class VerifiedCheckpointIO(TorchCheckpointIO):
-    """Lets Lightning write through `CheckpointFiles`; reading is Lightning's own, `weights_only`."""
-
-    def __init__(self, files: CheckpointFiles) -> None:
-        super().__init__()
-        self.files = files
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        self.files.write(checkpoint, Path(path))

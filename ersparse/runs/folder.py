@@ -29,7 +29,7 @@ class RunFolder:
         self.path = path
         self.metrics = path / "metrics.csv"
         self.log = path / "run.log"
-        self.checkpoints = path / "checkpoints"
+        self.network = path / "network.safetensors"
 
     def acquire(self) -> AbstractContextManager[object]:
         """The lock on this folder, held to the end of the `with`, or of the process.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ersparse.errors import UserError
 from ersparse.methods.base import Method, method_of
+from ersparse.runs.checkpoints import CheckpointFiles
 from ersparse.runs.folder import network_masks, read_densities, read_network
 from ersparse.runs.identity import applicable, describe, run_hash, takes_density
 from ersparse.settings import Settings
@@ -56,6 +57,9 @@ class Plan:
     def expected(self) -> float:
         """The global density that the layer densities add up to."""
         return expected_density(self.layers, self.source.densities) if self.source else 1.0
+
+    def checkpoints(self) -> CheckpointFiles:
+        return CheckpointFiles(self.folder / "checkpoints", f"{self.hash}/{self.settings.seed}")
 
     def network(self) -> nn.Module:
         """The network with its initial weights, on the CPU."""
@@ -104,8 +108,6 @@ def _check_together(settings: Settings) -> None:
     model, logger = settings.model, settings.logger.name
     if model.init_from and model.init != "default" and settings.sparsity.control != "reinit":
         raise UserError(f"model.init={model.init}: must be default with model.init_from, or it replaces those weights")
-    if model.sync_batchnorm and settings.trainer.accelerator == "cpu":
-        raise UserError("model.sync_batchnorm=true: must be false with trainer.accelerator=cpu")
     if logger != "csv" and importlib.util.find_spec(logger) is None:
         raise UserError(f"logger={logger}: is not installed; pip install {logger}, or logger=csv")
 

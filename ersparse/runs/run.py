@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ersparse.data.arrays import Arrays
-from ersparse.errors import UserError
+from ersparse.data.batches import smallest
+from ersparse.errors import RunFailed, UserError
 from ersparse.lightning.hardware import resolve
 from ersparse.runs import console as screen
+from ersparse.runs import ranks
 from ersparse.runs.checkpoints import CheckpointFiles
 from ersparse.runs.folder import RunFolder
 from ersparse.runs.plan import Plan, plan
 from ersparse.runs.record import Record
 from ersparse.settings import Settings, Trainer, build
+from ersparse.signals import interruptible
 
-RANK_ZERO = "ERSPARSE_RANK_ZERO"  # what the first rank decided, for the ranks that it starts
+AGAIN = "the same command goes on from the last finished epoch"
+FULL_OR_READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
 
 def run(config: Mapping[str, Any]) -> Path:
@@ -39,21 +45,39 @@ def run(config: Mapping[str, Any]) -> Path:
     trainer = (
         settings.trainer.model_copy(update=resolve(settings.trainer)) if planned.method.trains else settings.trainer
     )
-    if RANK_ZERO in os.environ:
-        return _other_rank(planned)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("WORLD_SIZE: must not be set; a run starts its own ranks, trainer.devices says how many")
     if settings.dry_run:
         return _dry_run(planned)
     folder = RunFolder(planned.folder)
     done = folder.read()
-    if not settings.fresh and done and done["state"] == "done":
+    if not settings.fresh and done and _is_done(done, planned):
         screen.make_console().print(f"already done: {screen.outcome(done, planned.folder)}", markup=False)
         return planned.folder
-    arrays = load_arrays(settings) if planned.method.trains else None
-    with folder.acquire():
+    arrays = None
+    if planned.method.trains:
+        arrays = load_arrays(settings)
+        _enough_for_all(settings, trainer, arrays)
+    with interruptible(), folder.acquire():
         _first_rank(planned, trainer, arrays, folder)
     return planned.folder
+
+
+def _is_done(record: Mapping[str, Any], planned: Plan) -> bool:
+    """A finished run whose network was lost is made whole from its last checkpoint, where that is still there."""
+    lost = planned.method.trains and not RunFolder(planned.folder).network.exists()
+    return record["state"] == "done" and not (lost and planned.checkpoints().latest())
+
+
+def _enough_for_all(settings: Settings, trainer: Trainer, arrays: Arrays) -> None:
+    """Normalisation needs two images on each rank, in the smallest batch as well."""
+    held_out = round(settings.dataset.validation * len(arrays.y_train))
+    least = smallest(len(arrays.y_train) - held_out, settings.dataset.batch_size)
+    if trainer.devices > 1 and least < 2 * trainer.devices:
+        raise UserError(
+            f"trainer.devices={trainer.devices}: must be at most {max(1, least // 2)} with dataset.batch_size="
+            f"{settings.dataset.batch_size}, whose smallest batch has {least} images; each rank needs two"
+        )
 
 
 def load_arrays(settings: Settings) -> Arrays:
@@ -75,9 +99,9 @@ def _first_rank(planned: Plan, trainer: Trainer, arrays: Arrays | None, folder: 
     if settings.fresh:
         folder.clear()
     before = folder.read()
-    if before and before["state"] == "done":  # another process finished it while this one waited
+    if before and _is_done(before, planned):  # another process finished it while this one waited
         return
-    files = CheckpointFiles(folder.checkpoints, f"{planned.hash}/{settings.seed}")
+    files = planned.checkpoints()
     with screen.logging_to(folder.log, console):
         screen.log.info(screen.title(planned))
         found = files.latest()
@@ -91,16 +115,30 @@ def _first_rank(planned: Plan, trainer: Trainer, arrays: Arrays | None, folder: 
             if arrays is None:
                 _draw(planned, record, console)
             else:
-                _train(planned, trainer, arrays, folder, files, record, found, console)
+                _train(planned, trainer, arrays, files, record, found, console)
         except (KeyboardInterrupt, SystemExit):
             record.save(state="preempted")
-            screen.log.warning("interrupted; the same command goes on from the last finished epoch")
+            screen.log.warning(f"interrupted; {AGAIN}")
             raise KeyboardInterrupt from None
         except Exception as error:
-            record.save(state="failed", error=f"{type(error).__name__}: {error}")
-            screen.log.debug(traceback.format_exc())
+            _failed(record, error)
             raise
         screen.log.info(screen.outcome(record.content, planned.folder))
+
+
+def _failed(record: Record, error: Exception) -> None:
+    """Records a failure.
+
+    Raises:
+        RunFailed: it is one that the user can mend.
+    """
+    mendable = isinstance(error, ChildProcessError) or getattr(error, "errno", None) in FULL_OR_READ_ONLY
+    reason = str(error) if mendable else f"{type(error).__name__}: {error}"
+    screen.log.debug(traceback.format_exc())
+    with suppress(OSError):  # on a full disk
+        record.save(state="failed", error=reason)
+    if mendable:
+        raise RunFailed(f"{record.folder.path}: {reason}; {AGAIN}") from None
 
 
 def _as_before(asked: Trainer, now: Trainer, before: Mapping[str, Any]) -> Trainer:
@@ -118,40 +156,34 @@ def _train(
     planned: Plan,
     trainer: Trainer,
     arrays: Arrays,
-    folder: RunFolder,
     files: CheckpointFiles,
     record: Record,
     found: tuple[int, Path] | None,
     console: Any,
 ) -> None:
-    from ersparse.runs.train import train  # Lightning takes seconds to import
+    from ersparse.lightning.ranks import LocalRanks  # Lightning takes seconds to import
+    from ersparse.runs.train import train
 
     resume = found[1] if found else None
     if found:
         screen.log.info(f"resuming after epoch {found[0]}")
         record.save(progress={"epoch": found[0], "epochs": planned.settings.epochs()})
-    if trainer.devices * trainer.num_nodes > 1:
-        decided = {"resume": str(resume) if resume else None, "trainer": trainer.model_dump()}
-        os.environ[RANK_ZERO] = json.dumps(decided)
-    try:
-        train(planned, trainer, arrays, folder, files, record, resume, console)
-    finally:
-        os.environ.pop(RANK_ZERO, None)
+    if trainer.devices == 1:
+        return train(planned, trainer, arrays, files, resume, console, record, None)
+    port = ranks.free_port()
+    decided = {
+        "settings": planned.settings.model_dump(by_alias=True),
+        "trainer": trainer.model_dump(),
+        "resume": str(resume) if resume else None,
+        "port": port,
+    }
+    with ranks.others(trainer.devices, decided, partial(_died, record)):
+        train(planned, trainer, arrays, files, resume, console, record, LocalRanks(0, trainer.devices, port))
 
 
-def _other_rank(planned: Plan) -> Path:
-    """A rank that the first one started: it trains as told, and writes nothing."""
-    from ersparse.runs.train import train
-
-    decided = json.loads(os.environ[RANK_ZERO])
-    settings, folder = planned.settings, RunFolder(planned.folder)
-    files = CheckpointFiles(folder.checkpoints, f"{planned.hash}/{settings.seed}")
-    resume = Path(decided["resume"]) if decided["resume"] else None
-    console = screen.make_console()
-    with screen.logging_to(None, console):
-        trainer = Trainer(**decided["trainer"])
-        train(planned, trainer, load_arrays(settings), folder, files, None, resume, console)
-    return planned.folder
+def _died(record: Record, how: str) -> None:
+    record.save(state="failed", error=how)
+    screen.log.error(f"{how}; {AGAIN}")
 
 
 def _draw(planned: Plan, record: Record, console: Any) -> None:

@@ -8,13 +8,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
 from ersparse.data.arrays import Arrays
 from ersparse.data.module import InMemory
-from ersparse.lightning.callbacks import Checkpoints, EpochBar, ERInit, FlowRepair, History, Recorder, SparseInit
+from ersparse.lightning.batchnorm import synchronise
+from ersparse.lightning.callbacks import (
+    Checkpoints,
+    EpochBar,
+    ERInit,
+    FlowRepair,
+    History,
+    InStep,
+    Recorder,
+    SparseInit,
+)  # fmt: skip
 from ersparse.lightning.classifier import Classifier
-from ersparse.runs.checkpoints import CheckpointFiles, VerifiedCheckpointIO
+from ersparse.lightning.ranks import LocalRanks
+from ersparse.runs.checkpoint_io import VerifiedCheckpointIO
+from ersparse.runs.checkpoints import CheckpointFiles
 from ersparse.runs.console import layer_table, quiet_lightning
 from ersparse.runs.folder import RunFolder
 from ersparse.runs.plan import Plan
@@ -27,18 +40,26 @@ def train(
     plan: Plan,
     trainer_settings: Trainer,
     arrays: Arrays,
-    folder: RunFolder,
     files: CheckpointFiles,
-    record: Record | None,
     resume: Path | None,
     console: Console,
+    record: Record | None,
+    ranks: LocalRanks | None,
 ) -> None:
-    """Trains to the end, from `resume` if it is given; `record` is None on all ranks but the first."""
+    """Trains to the end, from `resume` if it is given.
+
+    Args:
+        record: None on all ranks but the first, which alone writes.
+        ranks: which rank this is; None where there is one only.
+    """
     quiet_lightning()
-    s = plan.settings
+    s, folder = plan.settings, RunFolder(plan.folder)
     torch.set_float32_matmul_precision("high")
     data = InMemory(arrays, s.dataset, s.seed_of("data"))
-    module = Classifier(plan.network(), s.dataset.num_classes, s.optimizer, s.epochs(), data.eval_names)
+    network, on_cpu = plan.network(), trainer_settings.accelerator == "cpu"
+    if s.model.sync_batchnorm and on_cpu:
+        synchronise(network)
+    module = Classifier(network, s.dataset.num_classes, s.optimizer, s.epochs(), data.eval_names)
     masking: list[pl.Callback] = []
     repair = FlowRepair(plan.source) if plan.source else None
     if plan.source and repair:
@@ -62,21 +83,23 @@ def train(
         accelerator=trainer_settings.accelerator,
         devices=trainer_settings.devices,
         num_nodes=trainer_settings.num_nodes,
-        strategy="ddp" if trainer_settings.devices * trainer_settings.num_nodes > 1 else "auto",
+        # masks are large, and the same everywhere: nothing but gradients has to travel
+        strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if ranks else "auto",
         precision=trainer_settings.precision,  # type: ignore[arg-type]
-        sync_batchnorm=s.model.sync_batchnorm,
+        sync_batchnorm=s.model.sync_batchnorm and not on_cpu,
         detect_anomaly=trainer_settings.detect_anomaly,
         max_epochs=s.epochs(),
         logger=_logger(plan, folder, record),
         callbacks=[
             *masking,
+            InStep(),
             *plan.method.callbacks(),
             EpochBar(console),
             history,
             recorder,
             Checkpoints(files.intended),
         ],
-        plugins=[VerifiedCheckpointIO(files)],
+        plugins=[VerifiedCheckpointIO(files), *([ranks] if ranks else [])],
         benchmark=True,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -52,13 +52,34 @@ def test_the_last_two_are_kept(files):
     assert epoch == 3 and torch.load(path, weights_only=True)["epoch"] == 3
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, zero, empty, swap])
+def newer(path):
+    path.rename(path.with_suffix(".v2.ckpt"))
+
+
+DAMAGES = {damage.__name__: damage for damage in (truncate, flip_a_bit, zero, empty, swap, newer)}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_one_is_named_and_the_one_before_used(files, damage, caplog):
     damage(newest(files))
     with caplog.at_level(logging.WARNING):
         epoch, path = files.latest()
     assert epoch == 2 and torch.load(path, weights_only=True)["epoch"] == 2
-    assert "is damaged or another run's" in caplog.text and "epoch00003" in caplog.text
+    reason = "is from a newer ersparse (format 2, this one reads 1)" if damage is newer else "is damaged or another"
+    assert reason in caplog.text and "epoch00003" in caplog.text
+
+
+def test_what_the_disk_makes_of_it_is_checked(files, monkeypatch):
+    """A disk that loses a bit: the new checkpoint does not push out the old ones."""
+    from ersparse.runs import checkpoints
+
+    def lossy(path, data):
+        path.write_bytes(bytes(data)[:-1] + b"x")
+
+    monkeypatch.setattr(checkpoints, "write_bytes", lossy)
+    with pytest.raises(OSError, match="reads back differently"):
+        files.write({"epoch": 4}, files.intended(4))
+    assert files.latest()[0] == 3
 
 
 def test_damaged_ones_do_not_push_out_new_ones(files):
@@ -82,7 +103,7 @@ def test_none_left(files):
 
 
 def test_what_was_left_half_written_is_no_checkpoint(files):
-    (files.folder / "epoch00004.partial").write_bytes(b"half")
+    (files.folder / ".epoch00004-0123456789abcdef.ckpt.partial").write_bytes(b"half")
     assert files.latest()[0] == 3
     files.keep(1)
     assert [path.name[:10] for path in files.folder.iterdir()] == ["epoch00003"]

@@ -1,7 +1,5 @@
 """Whole runs: what they leave, and what a second command does."""
 
-import csv
-import json
 import os
 import random
 import signal
@@ -10,20 +8,10 @@ import time
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from conftest import KILLED, TINY, outcome, read, rows, run_through
 from safetensors.torch import load_file
 
 from ersparse.runs.folder import RunFolder
-
-KILLED = ["model.width=0.25", "trainer.max_epochs=8", "dataset.batch_size=128"]
-
-
-def read(folder):
-    return json.loads((folder / "run.json").read_text())
-
-
-def rows(folder):
-    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
 
 
 def test_what_a_run_leaves(launch, only_run):
@@ -190,22 +178,6 @@ def test_a_dense_network_takes_a_scaled_initialisation(launch, only_run):
 
 
 # ---- Interrupted runs ---------------------------------------------------------------------------------------------
-
-
-def outcome(folder):
-    """What must not depend on interruptions: weights, masks, every epoch's figures."""
-    record = read(folder)
-    assert record["state"] == "done"
-    network = (folder / "network.safetensors").read_bytes()
-    return network, (folder / "metrics.csv").read_text(), record["metrics"], record["mask_sha256"], record["layers"]
-
-
-def run_through(process, root, *words):
-    run = process(*KILLED, f"paths.root={root}", *words)
-    printed, _ = run.communicate(timeout=300)
-    assert run.returncode == 0, printed
-    (record,) = root.rglob("run.json")
-    return record.parent
 
 
 def test_killed_and_resumed_is_undisturbed(process, tmp_path):

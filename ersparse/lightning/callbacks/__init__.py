@@ -2,6 +2,9 @@
 
 from ersparse.lightning.callbacks.masks import ERInit, FixedMask, FlowRepair, SparseInit
 from ersparse.lightning.callbacks.progress import EpochBar
+from ersparse.lightning.callbacks.ranks import InStep
 from ersparse.lightning.callbacks.records import Checkpoints, History, Recorder
 
-__all__ = ["Checkpoints", "ERInit", "EpochBar", "FixedMask", "FlowRepair", "History", "Recorder", "SparseInit"]
+__all__ = [
+    "Checkpoints", "ERInit", "EpochBar", "FixedMask", "FlowRepair", "History", "InStep", "Recorder", "SparseInit",
+]  # fmt: skip

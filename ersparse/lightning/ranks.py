@@ -1,0 +1,94 @@
+"""What several ranks must agree on: who they are, the gradient, the statistics of normalisation, the masks."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric.plugins import ClusterEnvironment
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class LocalRanks(ClusterEnvironment):
+    """Ranks on this machine that were started by the first of them (`ersparse.runs.ranks`)."""
+
+    def __init__(self, rank: int, size: int, port: int) -> None:
+        super().__init__()
+        self.rank, self.size, self.port = rank, size, port
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return "127.0.0.1"
+
+    @property
+    def main_port(self) -> int:
+        return self.port
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.size
+
+    def set_world_size(self, size: int) -> None:
+        assert size == self.size, f"{self.size} ranks were started, the Trainer wants {size}"
+
+    def global_rank(self) -> int:
+        return self.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        assert rank == self.rank, f"this is rank {self.rank}, the Trainer takes it for {rank}"
+
+    def local_rank(self) -> int:
+        return self.rank
+
+    def node_rank(self) -> int:
+        return 0
+
+
+def world_size() -> int:
+    """How many ranks there are; 1 outside a distributed run."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def mean_over_ranks(loss: Tensor, count: int) -> Tensor:
+    """`loss`, a mean over this rank's `count` images, scaled so that DDP's average is the mean over all images.
+
+    The ranks' shares of a batch differ by an image where the batch does not divide evenly.
+    """
+    ranks = world_size()
+    if ranks == 1:
+        return loss
+    total = torch.tensor(float(count), device=loss.device)
+    distributed.all_reduce(total)
+    return loss * (count * ranks / total)
+
+
+@torch.no_grad()
+def average_statistics(network: nn.Module) -> None:
+    """Gives all ranks the mean of their running means and variances, which each gathered on its own images."""
+    ranks = world_size()
+    if ranks == 1:
+        return
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            for statistic in (module.running_mean, module.running_var):
+                assert statistic is not None
+                distributed.all_reduce(statistic)
+                statistic.div_(ranks)
+
+
+def assert_same(value: str, what: str) -> None:
+    """Compares `value` across ranks.
+
+    Raises:
+        AssertionError: `what` differs.
+    """
+    found: list[str | None] = [None] * world_size()
+    if len(found) > 1:
+        distributed.all_gather_object(found, value)
+        assert len(set(found)) == 1, f"the ranks disagree on {what}: {found}"
