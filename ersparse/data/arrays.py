@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,35 +47,6 @@ class Arrays:
             if y.min() < 0 or y.max() >= num_classes:
                 raise UserError(f"{where}: y_{part} has labels {y.min()}..{y.max()}, must lie in [0, {num_classes})")
         return self
-
-
-def read_npz(path: Path) -> Arrays:
-    """The four arrays of an npz file.
-
-    Raises:
-        UserError: the file is damaged, or lacks an array.
-    """
-    names = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if missing := [name for name in names if name not in file]:
-                raise UserError(f"{path}: has no {missing[0]}; must hold {', '.join(names)}")
-            read = [np.ascontiguousarray(file[name]) for name in names]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: damaged or not an npz file ({error}); remove it to have it made anew") from None
-    return Arrays(*(_tensor(path, name, array) for name, array in zip(names, read, strict=True)))
-
-
-def _tensor(path: Path, name: str, array: np.ndarray) -> Tensor:
-    """Labels of any integer type become int64; everything else stays, for `Arrays.check` to judge."""
-    if name.startswith("y") and array.dtype.kind in "ui":
-        array = array.astype(np.int64)
-    try:
-        return torch.from_numpy(array)
-    except (TypeError, ValueError):
-        raise UserError(f"{path}: {name} is {array.dtype}, must be numbers of this machine's byte order") from None
 
 
 def _resize(images: Tensor, side: int) -> Tensor:

@@ -44,7 +44,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Images:
-    """Images as a table of pixels [N * side * side + 1, C], uint8, the last of which is black."""
+    """Images as a table of pixels [N * side * side, C], uint8: on a CPU the very memory that they came in."""
 
     pixels: Tensor
     labels: Tensor
@@ -55,22 +55,20 @@ class Images:
     @classmethod
     def of(cls, x: Tensor, y: Tensor, mean: list[float], std: list[float], device: torch.device) -> Images:
         """Of uint8 images [N, side, side, C] and labels [N]; `mean` and `std` [C] are in units of the full range."""
-        channels = x.shape[3]
-        pixels = torch.cat([x.reshape(-1, channels), torch.zeros(1, channels, dtype=torch.uint8)])
         scale = torch.tensor([mean, std], device=device) * 255
-        return cls(pixels.to(device), y.to(device), x.shape[1], scale[0], scale[1])
+        return cls(x.reshape(-1, x.shape[3]).to(device), y.to(device), x.shape[1], scale[0], scale[1])
 
     def batch(self, index: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images [B, C, side, side] in channels-last layout, and labels [B].
 
-        One gather does selection, crop, padding and flip: each output pixel is looked up in the table.
+        One gather does selection, crop and flip: each output pixel is looked up in the table. The border is black.
         """
         device = self.pixels.device
         row, column = rows[:, :, None], columns[:, None, :]
-        where = (index[:, None, None] * self.side + row) * self.side + column
         outside = (row < 0) | (row >= self.side) | (column < 0) | (column >= self.side)
-        where.masked_fill_(outside, len(self.pixels) - 1)
+        where = ((index[:, None, None] * self.side + row) * self.side + column).masked_fill_(outside, 0)
         picked = self.pixels.index_select(0, where.reshape(-1).to(device)).reshape(*where.shape, -1)
+        picked.masked_fill_(outside.to(device)[..., None], 0)
         images = (picked.float() - self.mean) / self.std
         return images.permute(0, 3, 1, 2), self.labels[index.to(device)]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 
-from ersparse.data.arrays import Arrays, read_npz
+from ersparse.data.arrays import Arrays
+from ersparse.data.cache import make_once, read_npz
 from ersparse.errors import UserError
 
 
@@ -36,31 +36,25 @@ def _load(name: str, torchvision_name: str, root: Path, download: bool) -> Array
         if not download:
             raise UserError(f"dataset.root={root}: no {path.absolute()}; {ways}")
         try:
-            _make(path, torchvision_name)
+            arrays = _fetched(root, torchvision_name)
+            make_once(path, lambda: arrays)
         except (OSError, RuntimeError, HTTPException) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"dataset.root={root}: no {path.absolute()}, and no download ({reason}); {ways}") from None
     return read_npz(path)
 
 
-def _make(path: Path, torchvision_name: str) -> None:
-    """From torchvision's own folder beside `path` if it is there, else from a download that leaves nothing behind."""
+def _fetched(root: Path, torchvision_name: str) -> dict[str, np.ndarray]:
+    """From torchvision's own folder in `root` if it is there, else from a download that leaves nothing behind."""
     from torchvision import datasets
 
     kind = getattr(datasets, torchvision_name)
     with tempfile.TemporaryDirectory() as temporary:
-        where = str(path.parent) if (path.parent / kind.base_folder).is_dir() else temporary
+        where = str(root) if (root / kind.base_folder).is_dir() else temporary
         train, test = (kind(where, train=part, download=True) for part in (True, False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial.npz")
-    try:
-        np.savez(
-            partial,
-            x_train=train.data,
-            y_train=np.array(train.targets, np.int64),
-            x_test=test.data,
-            y_test=np.array(test.targets, np.int64),
-        )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return {
+        "x_train": train.data,
+        "y_train": np.array(train.targets, np.int64),
+        "x_test": test.data,
+        "y_test": np.array(test.targets, np.int64),
+    }

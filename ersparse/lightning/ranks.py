@@ -63,7 +63,7 @@ def mean_over_ranks(loss: Tensor, count: int) -> Tensor:
     ranks = world_size()
     if ranks == 1:
         return loss
-    total = torch.tensor(float(count), device=loss.device)
+    total = loss.new_tensor(count, dtype=torch.promote_types(loss.dtype, torch.float32))
     distributed.all_reduce(total)
     return loss * (count * ranks / total)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ersparse.data import cifar, digits, tiny_imagenet
-from ersparse.data.arrays import read_npz
+from ersparse.data import cifar, digits
+from ersparse.data.cache import read_npz
 from ersparse.errors import UserError
 
 
@@ -101,11 +101,6 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no download .no route to host.; put cifar10.npz there"):
         cifar.load_cifar10(tmp_path / "nowhere", True)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_tiny_imagenet_says_what_it_reads(tmp_path):
-    with pytest.raises(UserError, match="no .*tiny_imagenet.npz"):
-        tiny_imagenet.load(tmp_path, True)
 
 
 def test_a_download_is_written_once_and_whole(tmp_path, monkeypatch):

@@ -1,0 +1,208 @@
+"""Tiny ImageNet as it is handed out: a zip or its folder, a few images of it grey."""
+
+import io
+import os
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from ersparse.data import cache, tiny_imagenet
+from ersparse.data import jpeg as decoding
+from ersparse.errors import UserError
+
+CLASSES = ["n02", "n01"]  # in an order of their own, as in the official file
+TOP = "tiny-imagenet-200"
+
+
+def jpeg(seed, mode="RGB", side=64):
+    random = np.random.default_rng(seed)
+    smooth = np.kron(random.integers(0, 256, (side // 16, side // 16, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(smooth).convert(mode).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def files(**changes):
+    """Two classes with three training images each, the last of them grey, and four validation images."""
+    made = {"wnids.txt": "\n".join(CLASSES).encode(), "words.txt": b""}
+    for c, wnid in enumerate(CLASSES):
+        for i in range(3):
+            made[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = jpeg(10 * c + i, "L" if i == 2 else "RGB")
+        made[f"train/{wnid}/{wnid}_boxes.txt"] = b""
+    made |= {f"val/images/val_{i}.JPEG": jpeg(100 + i) for i in range(4)}
+    rows = [f"val_{i}.JPEG\t{CLASSES[i % 2]}\t0\t0\t9\t9" for i in range(4)]
+    made["val/val_annotations.txt"] = "\n".join(rows).encode()
+    return {name: data for name, data in (made | changes).items() if data is not None}
+
+
+def as_zip(root, **changes):
+    with zipfile.ZipFile(root / f"{TOP}.zip", "w") as archive:
+        for name, data in files(**changes).items():
+            archive.writestr(f"{TOP}/{name}", data)
+    return root
+
+
+def as_folder(root):
+    for name, data in files().items():
+        path = root / TOP / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+@pytest.mark.parametrize("kind", [as_zip, as_folder])
+def test_images_and_labels_are_those_of_pillow(tmp_path, kind):
+    data = tiny_imagenet.load(kind(tmp_path), False).check("tiny", 200, 3)
+    assert data.y_train.tolist() == [0, 0, 0, 1, 1, 1] and data.y_test.tolist() == [1, 0, 1, 0]
+    names = [f"train/{wnid}/images/{wnid}_{i}.JPEG" for wnid in sorted(CLASSES) for i in range(3)]
+    for image, name in zip(data.x_train, names, strict=True):
+        with Image.open(io.BytesIO(files()[name])) as expected:
+            assert np.array_equal(image.numpy(), np.asarray(expected.convert("RGB"))), name
+    assert all(data.x_train[i, ..., 0].equal(data.x_train[i, ..., 2]) for i in (2, 5)), "the grey ones"
+
+
+def test_it_is_decoded_once(tmp_path, monkeypatch):
+    first = tiny_imagenet.load(as_zip(tmp_path), False)
+    monkeypatch.setattr(tiny_imagenet, "_decoded", lambda _: pytest.fail("decoded again"))
+    second = tiny_imagenet.load(tmp_path, False)
+    assert all(getattr(first, name).equal(getattr(second, name)) for name in cache.NAMES)
+    (tmp_path / f"{TOP}.zip").unlink()
+    assert tiny_imagenet.load(tmp_path, False).y_test.equal(first.y_test), "the cache does without the zip"
+
+
+def test_another_zip_is_decoded_anew(tmp_path):
+    tiny_imagenet.load(as_zip(tmp_path), False)
+    as_zip(tmp_path, **{"val/images/val_0.JPEG": None})
+    assert len(tiny_imagenet.load(tmp_path, False).y_test) == 3
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"wnids.txt": None}, "is not Tiny ImageNet, has no tiny-imagenet-200/wnids.txt"),
+        ({"val/val_annotations.txt": None}, "is not Tiny ImageNet, has no tiny-imagenet-200/val/val_annotations.txt"),
+        ({"wnids.txt": b"n77"}, "is not Tiny ImageNet, has no training images"),
+        ({"val/val_annotations.txt": b"val_0.JPEG"}, "has no validation images"),
+        ({"val/images/val_1.JPEG": jpeg(1, side=32)}, "val_1.JPEG has 32x32 pixels, must have 64x64"),
+        ({"val/images/val_1.JPEG": b"no image"}, "val_1.JPEG cannot be decoded"),
+        ({"val/images/val_1.JPEG": jpeg(1)[:300]}, "val_1.JPEG cannot be decoded"),
+        ({"val/images/val_1.JPEG": b""}, "val_1.JPEG cannot be decoded"),
+    ],
+)
+def test_another_zip_than_promised(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        tiny_imagenet.load(as_zip(tmp_path, **changes), False)
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("*.npz"))
+
+
+def test_many_are_decoded_by_several_processes(tmp_path, monkeypatch):
+    first = tiny_imagenet.load(as_zip(tmp_path), False)
+    monkeypatch.setattr(decoding, "FEW", 0)
+    monkeypatch.setattr(tiny_imagenet, "CHUNK", 4)
+    (tmp_path / "tiny_imagenet.npz").unlink()
+    second = tiny_imagenet.load(tmp_path, False)
+    assert first.x_train.equal(second.x_train) and first.x_test.equal(second.x_test)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_truncated_zip(tmp_path, keep):
+    path = as_zip(tmp_path) / f"{TOP}.zip"
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    with pytest.raises(UserError, match="damaged or truncated"):
+        tiny_imagenet.load(tmp_path, False)
+
+
+def test_a_flipped_bit_in_the_zip(tmp_path):
+    path = as_zip(tmp_path) / f"{TOP}.zip"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"damaged or truncated \(Bad CRC-32"):
+        tiny_imagenet.load(tmp_path, False)
+
+
+def test_nothing_there_says_what_to_put_there(tmp_path):
+    with pytest.raises(UserError, match=f"no {TOP}.zip, {TOP}/ or tiny_imagenet.npz in {tmp_path}"):
+        tiny_imagenet.load(tmp_path, True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_cannot_be_written(tmp_path):
+    as_zip(tmp_path).chmod(0o500)
+    with pytest.raises(UserError, match="cannot be written"):
+        tiny_imagenet.load(tmp_path, False)
+
+
+def test_one_of_several_makes_it_and_the_others_wait(tmp_path):
+    made = []
+
+    def make():
+        made.append(1)
+        started.set()
+        go.wait(10)
+        return {name: np.zeros(3) for name in cache.NAMES}
+
+    started, go = threading.Event(), threading.Event()
+    threads = [threading.Thread(target=cache.make_once, args=(tmp_path / "x.npz", make)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    started.wait(10)
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert made == [1] and not list(tmp_path.glob("*.partial*"))
+
+
+def test_large_arrays_are_mapped_and_checked(tmp_path, monkeypatch):
+    arrays = {name: np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3) for name in ("x_train", "x_test")}
+    arrays |= {"y_train": np.arange(2), "y_test": np.arange(2)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    monkeypatch.setattr(cache, "LARGE", 20)
+    mapped = cache.read_npz(tmp_path / "a.npz")
+    for name in cache.NAMES:
+        assert np.array_equal(getattr(mapped, name).numpy(), arrays[name])
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        start = archive.getinfo("x_test.npy").header_offset
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[start + 200] ^= 1
+    (tmp_path / "b.npz").write_bytes(data)
+    with pytest.raises(UserError, match="damaged or not an npz file .Bad CRC-32"):
+        cache.read_npz(tmp_path / "b.npz")
+
+
+def test_a_mapped_array_is_the_file(tmp_path, monkeypatch):
+    """No copy is made between the file and the table of pixels that batches are gathered from."""
+    from ersparse.data.batches import Images
+
+    monkeypatch.setattr(cache, "LARGE", 20)
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=np.zeros((4, 8, 8, 3), np.uint8),
+        y_train=np.arange(4),
+        x_test=np.zeros(4),
+        y_test=np.arange(4),
+    )
+    data = cache.read_npz(tmp_path / "a.npz")
+    table = Images.of(data.x_train, data.y_train, [0.5] * 3, [0.5] * 3, torch.device("cpu"))
+    assert table.pixels.data_ptr() == data.x_train.data_ptr()
+    address = data.x_train.data_ptr()
+    regions = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "a.npz" in line]
+    assert any(int(low, 16) <= address < int(high, 16) for low, high in (r[0].split("-") for r in regions))
+
+
+def test_a_part_of_the_real_one(tmp_path, launch, only_run):
+    """End to end from the zip, where a checkout has one beside it."""
+    original = Path(os.environ.get("ERSPARSE_TINY", ROOT.parent / "shared/data/tiny-imagenet-mini.zip"))
+    if not original.exists():
+        pytest.skip("ERSPARSE_TINY names no zip of Tiny ImageNet")
+    (tmp_path / original.name).symlink_to(original)
+    words = ["dataset=tiny_imagenet", f"dataset.root={tmp_path}", "model=resnet20", "model.width=0.5"]
+    status, printed = launch(*words, "trainer.max_epochs=1", "dataset.batch_size=64")
+    assert status == 0, printed
+    assert (tmp_path / "tiny_imagenet.npz").exists() and (only_run() / "network.safetensors").exists()
