@@ -1,18 +1,22 @@
 """Sparse networks that start as Erdős–Rényi random graphs, and what becomes of them."""
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["UserError", "run"]
+_WHERE = {
+    "FixedMask": "ersparse.lightning.callbacks:FixedMask",
+    "UserError": "ersparse.errors:UserError",
+    "keep_masks": "ersparse.sparse.mask:keep",
+    "load": "ersparse.library:load",
+    "run": "ersparse.runs.run:run",
+    "sparsify": "ersparse.library:sparsify",
+}
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
     """Imports on first use, so that `import ersparse` does not pay for PyTorch."""
-    if name == "run":
-        from ersparse.runs.run import run
-
-        return run
-    if name == "UserError":
-        from ersparse.errors import UserError
-
-        return UserError
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _WHERE[name].partition(":")
+    return getattr(import_module(module), attribute)

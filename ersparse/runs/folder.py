@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from contextlib import AbstractContextManager
@@ -72,28 +73,37 @@ class RunFolder:
     def write_config(self, config: dict[str, Any]) -> None:
         write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
-    def write_network(self, state: dict[str, Tensor]) -> None:
-        """Weights and masks, as safetensors."""
+    def write_network(self, state: dict[str, Tensor]) -> str:
+        """Weights and masks, as safetensors; returns the SHA-256 of the file."""
         whole = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        write_bytes(self.path / "network.safetensors", save(whole))
+        data = save(whole)
+        write_bytes(self.network, data)
+        return hashlib.sha256(data).hexdigest()
 
 
-def read_network(folder: Path) -> tuple[dict[str, Tensor], bytes]:
-    """Weights and masks of a finished run, and the bytes that they were read from.
+def read_network(path: Path, where: str) -> tuple[dict[str, Tensor], str]:
+    """Weights and masks of the finished run in `path`, and the SHA-256 of the file that holds them.
 
     Raises:
-        UserError: the folder holds no finished network.
+        UserError: the folder holds no finished network, or a damaged one; the line begins with `where`.
     """
-    path = folder / "network.safetensors"
+    folder = RunFolder(path)
+    record = folder.read() or {}
     try:
-        data = path.read_bytes()
-        return load(data), data
+        data = folder.network.read_bytes()
+        state, found = load(data), hashlib.sha256(data).hexdigest()
     except OSError:
-        raise UserError(
-            f"model.init_from={folder}: has no network.safetensors; must be the folder of a finished run"
-        ) from None
+        raise UserError(f"{where}: has no network.safetensors; must be the folder of a finished run") from None
     except SafetensorError as error:
-        raise UserError(f"model.init_from={folder}: network.safetensors is damaged ({error})") from None
+        raise UserError(f"{where}: network.safetensors is damaged ({error}); {_make_anew(record)}") from None
+    if record.get("network_sha256") not in (None, found):
+        raise UserError(f"{where}: network.safetensors is not what the run wrote; {_make_anew(record)}")
+    return state, found
+
+
+def _make_anew(record: dict[str, Any]) -> str:
+    command = record.get("command", "the run's command")
+    return f"remove it and issue `{command}`, which makes it anew from the last checkpoint"
 
 
 def read_densities(path: Path) -> dict[str, float]:

@@ -98,7 +98,9 @@ def plan(settings: Settings) -> Plan:
     folder = Path(settings.paths.root) / (settings.experiment or "runs") / _name(settings, source, run)
     try:
         steps = trace(network)
-    except GraphError:
+    except GraphError as error:
+        if isinstance(source, ERSource) and source.flow != "none":
+            raise UserError(f"sparsity.flow={source.flow}: {error}") from None
         steps = None
     return Plan(settings, method, run, folder / f"s{settings.seed}", layers, steps, source, init_from)
 
@@ -124,8 +126,9 @@ def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, dict[str,
     contents: dict[str, Any] = {"init_from": None, "file": None, "densities": None}
     state = None
     if settings.model.init_from is not None:
-        state, data = read_network(Path(settings.model.init_from))
-        contents["init_from"] = hashlib.sha256(data).hexdigest()
+        state, contents["init_from"] = read_network(
+            Path(settings.model.init_from), f"model.init_from={settings.model.init_from}"
+        )
     if settings.sparsity.name == "file":
         contents["densities"] = read_densities(Path(str(settings.sparsity.file)))
         contents["file"] = hashlib.sha256(json.dumps(contents["densities"], sort_keys=True).encode()).hexdigest()

@@ -114,7 +114,7 @@ def train(
             trainer.logger.experiment.finish()  # or the next run of this process would write into this one
     if record:
         record.describe_masks(masks_of(module.network))
-        folder.write_network(module.network.state_dict())
+        record.content["network_sha256"] = folder.write_network(module.network.state_dict())
         timing = {"fit_s": recorder.fit_s, "epochs": len(history.rows), "images_per_s": recorder.images_per_s()}
         record.save(state="done", metrics=history.summary(), timing=timing)
         files.keep(1)

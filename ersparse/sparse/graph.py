@@ -1,7 +1,8 @@
 """Which weights lie on a path from input to output: reachability through the network as it computes.
 
 The network is traced once (torch.fx) into a short list of steps on channels. A residual add joins what its branches
-reach, pooling and normalisation pass channels on, flattening repeats each channel once per pixel.
+reach, a concatenation lays them side by side, pooling and normalisation pass channels on, flattening repeats each
+channel once per pixel.
 """
 
 from __future__ import annotations
@@ -14,17 +15,24 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ersparse.sparse.layers import Layer, prunable_modules
+from ersparse.sparse.layers import Layer, Prunable, prunable_modules
 
 SAME_MODULES = (
-    nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.Identity, nn.Dropout, nn.MaxPool2d,
-    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
+    nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.modules.dropout._DropoutNd, nn.Identity, nn.Flatten,
+    nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Upsample,
 )  # fmt: skip
 SAME_FUNCTIONS = (
-    F.relu, F.relu6, torch.relu, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, torch.flatten,
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardtanh, F.softplus, torch.relu,
+    torch.tanh, torch.sigmoid, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.dropout,
+    F.interpolate, torch.flatten,
 )  # fmt: skip
-SAME_METHODS = ("flatten", "relu", "contiguous", "mean")
+SAME_METHODS = ("flatten", "relu", "contiguous", "mean", "tanh", "sigmoid")
+RESHAPES = ("view", "reshape")
 ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
+CAT_FUNCTIONS = (torch.cat, torch.concat)
+SIZE_METHODS = ("size", "dim")
 
 
 class GraphError(ValueError):
@@ -33,7 +41,7 @@ class GraphError(ValueError):
 
 @dataclass(frozen=True)
 class Step:
-    """One step: `kind` is input, layer, same, add or output; `inputs` number earlier steps."""
+    """One step: `kind` is input, layer, same, add, cat or output; `inputs` number earlier steps."""
 
     kind: str
     inputs: tuple[int, ...]
@@ -46,19 +54,31 @@ def trace(network: nn.Module) -> list[Step]:
     Raises:
         GraphError: names the operation that cannot be followed.
     """
+    if isinstance(network, Prunable):  # which torch.fx would look into
+        return [Step("input", ()), Step("layer", (0,), "weight"), Step("output", (1,))]
     try:
         graph = fx.symbolic_trace(network).graph
     except Exception as error:  # whatever the module's own code raises when it is run on proxies
         raise GraphError(f"the network cannot be traced ({error}); flow=none does without") from None
-    names = {id(module): name for name, module in prunable_modules(network).items()}
+    names = {id(module.weight): name for name, module in prunable_modules(network).items()}
     modules = dict(network.named_modules())
     number: dict[fx.Node, int] = {}
     steps: list[Step] = []
     for node in graph.nodes:
-        inputs = tuple(number[argument] for argument in node.all_input_nodes)
-        steps.append(_step(node, inputs, modules, names))
-        number[node] = len(steps) - 1
+        if not _is_size(node, number):
+            inputs = tuple(number[argument] for argument in node.all_input_nodes if argument in number)
+            steps.append(_step(node, inputs, modules, names))
+            number[node] = len(steps) - 1
     return steps
+
+
+def _is_size(node: fx.Node, carriers: Mapping[fx.Node, int]) -> bool:
+    """Whether a node computes with sizes, not with channels (`carriers` are the nodes before it that carry those)."""
+    if node.op in ("placeholder", "output", "call_module", "get_attr"):
+        return False
+    if (node.op == "call_method" and node.target in SIZE_METHODS) or node.target is getattr:
+        return True
+    return not any(argument in carriers for argument in node.all_input_nodes)
 
 
 def _step(node: fx.Node, inputs: tuple[int, ...], modules: Mapping[str, nn.Module], names: Mapping[int, str]) -> Step:
@@ -67,17 +87,33 @@ def _step(node: fx.Node, inputs: tuple[int, ...], modules: Mapping[str, nn.Modul
     if node.op == "output":
         return Step("output", inputs)
     module = modules.get(str(node.target)) if node.op == "call_module" else None
-    if module is not None and id(module) in names:
-        return Step("layer", inputs, names[id(module)])
+    if isinstance(module, Prunable):
+        return Step("layer", inputs, names[id(module.weight)])
     if len(inputs) == 1 and (
         isinstance(module, SAME_MODULES)
         or (node.op == "call_function" and node.target in SAME_FUNCTIONS)
-        or (node.op == "call_method" and node.target in SAME_METHODS)
+        or (node.op == "call_method" and (node.target in SAME_METHODS or (node.target in RESHAPES and _flattens(node))))
     ):
         return Step("same", inputs)
     if node.op == "call_function" and node.target in ADD_FUNCTIONS and len(inputs) == 2:
         return Step("add", inputs)
-    raise GraphError(f"the flow through {node.target} cannot be followed; flow=none does without")
+    if node.op == "call_function" and node.target in CAT_FUNCTIONS and _dim(node) == 1:
+        return Step("cat", inputs)
+    raise GraphError(f"the flow through {_named(node)} cannot be followed; flow=none does without")
+
+
+def _named(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _flattens(node: fx.Node) -> bool:
+    """`x.view(len(x), -1)` or `x.view(-1, 400)`: to two dimensions, of which the first is the batch."""
+    sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
+    return len(sizes) == 2
+
+
+def _dim(node: fx.Node) -> object:
+    return node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
 
 
 def on_paths(masks: Mapping[str, Tensor], layers: list[Layer], steps: list[Step]) -> dict[str, Tensor]:
@@ -92,13 +128,13 @@ def on_paths(masks: Mapping[str, Tensor], layers: list[Layer], steps: list[Step]
     edges = {name: _edges(mask, layer_of[name]) for name, mask in masks.items()}
     reached = _forward(steps, edges)
     needed = _backward(steps, edges, reached)
-    live = {}
+    live = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     for number, step in enumerate(steps):
         if step.kind == "layer":
             layer, mask = layer_of[step.layer], masks[step.layer]
             inputs = _per_group(_widened(reached[step.inputs[0]], layer.n_in), layer)
             kernels = inputs & needed[number][:, None]
-            live[step.layer] = mask & kernels.reshape(*kernels.shape, *[1] * (mask.dim() - 2))
+            live[step.layer] |= mask & kernels.reshape(*kernels.shape, *[1] * (mask.dim() - 2))
     return live
 
 
@@ -118,6 +154,8 @@ def _forward(steps: list[Step], edges: Mapping[str, Tensor]) -> list[Tensor]:
         elif step.kind == "layer":
             edge = edges[step.layer]
             reached.append((edge & _widened(before[0], edge.shape[1])).any(1))
+        elif step.kind == "cat":
+            reached.append(torch.cat(before))
         else:
             reached.append(before[0] | before[1] if step.kind == "add" else before[0])
     return reached
@@ -128,6 +166,11 @@ def _backward(steps: list[Step], edges: Mapping[str, Tensor], reached: list[Tens
     needed = [torch.zeros_like(channels) for channels in reached]
     for number in reversed(range(len(steps))):
         step = steps[number]
+        if step.kind == "cat":
+            parts = torch.split(needed[number], [len(reached[i]) for i in step.inputs])
+            for i, part in zip(step.inputs, parts, strict=True):
+                needed[i] = needed[i] | part
+            continue
         for i in step.inputs:
             if step.kind == "output":
                 needed[i] = torch.ones_like(reached[i])

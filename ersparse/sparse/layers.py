@@ -44,10 +44,15 @@ class Layer:
 
 
 def prunable_modules(module: nn.Module) -> dict[str, Prunable]:
-    """Parameter name -> the module that holds it, in `named_modules()` order: every convolution and linear layer."""
+    """Parameter name -> the module that holds it, in `named_modules()` order: every convolution and linear layer.
+
+    A weight that several layers share counts once, under its first name.
+    """
     found: dict[str, Prunable] = {}
+    seen: set[int] = set()
     for name, child in module.named_modules():
-        if isinstance(child, Prunable):
+        if isinstance(child, Prunable) and id(child.weight) not in seen:
+            seen.add(id(child.weight))
             found[f"{name}.weight" if name else "weight"] = child
     return found
 

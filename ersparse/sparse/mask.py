@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from ersparse.sparse.layers import Layer, prunable_modules
 
@@ -77,6 +80,20 @@ def enforce(module: nn.Module) -> None:
     """Sets every removed weight to exactly 0.0: not -0.0, and not NaN where a weight is."""
     for weight, mask in masked_weights(module):
         torch.where(mask, weight, weight.new_zeros(()), out=weight)
+
+
+def keep(module: nn.Module, optimizer: Optimizer) -> RemovableHandle:
+    """Keeps the masks of `module`: after every step of `optimizer` removed weights are exactly zero again.
+
+    Returns:
+        A handle; its `remove()` ends this.
+    """
+
+    def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        enforce(module)
+
+    enforce(module)
+    return optimizer.register_step_post_hook(after_step)
 
 
 def density_of(masks: Mapping[str, Tensor]) -> float:

@@ -91,6 +91,55 @@ def test_grouped_and_flattened():
     assert live["a.weight"].flatten(1).any(1).tolist() == [False, True, False, False]
 
 
+def test_concatenated_and_used_twice():
+    """One layer twice, its results side by side; a part of them is not read."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.shared, self.last = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(6, 1)
+
+        def forward(self, x):
+            a = self.shared(self.first(x))
+            return self.last(torch.cat((a, self.shared(F.gelu(a))), dim=1))
+
+    network = Twice()
+    layers = prunable_layers(network)
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    masks["shared.weight"] = torch.eye(3).bool()
+    masks["last.weight"] = torch.tensor([[1, 0, 0, 0, 1, 0]]).bool()  # channel 0 of the first, 1 of the second
+    masks["first.weight"][1] = False
+    live = G.on_paths(masks, layers, G.trace(network))
+    assert live["last.weight"].int().tolist() == [[1, 0, 0, 0, 0, 0]], "nothing comes through channel 1"
+    assert live["shared.weight"].int().tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert live["first.weight"].any(1).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "flatten",
+    [
+        lambda x: x.view(x.size(0), -1),
+        lambda x: x.view(-1, 18),
+        lambda x: x.reshape((x.shape[0], -1)),
+        lambda x: torch.flatten(x, 1),
+        lambda x: x.flatten(start_dim=1),
+    ],
+)
+def test_all_the_ways_to_flatten(flatten):
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 2, 1), nn.Linear(18, 1)
+
+        def forward(self, x):
+            return self.b(flatten(self.a(x)))
+
+    layers = prunable_layers(Flat())
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    masks["b.weight"][:, 9:] = False
+    assert G.on_paths(masks, layers, G.trace(Flat()))["a.weight"].flatten().tolist() == [True, False]
+
+
 def test_what_cannot_be_followed_is_named():
     class Product(nn.Module):
         def __init__(self):

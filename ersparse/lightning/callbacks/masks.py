@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from ersparse.sparse import mask
 from ersparse.sparse.flow import Counts
@@ -64,11 +61,7 @@ class FixedMask(pl.Callback):
     """Removed weights are exactly zero after every optimizer step: also before the next forward pass, also in DDP."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        def enforce(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            mask.enforce(network_of(pl_module))
-
-        mask.enforce(network_of(pl_module))
-        self.hooks = [optimizer.register_step_post_hook(enforce) for optimizer in trainer.optimizers]
+        self.hooks = [mask.keep(network_of(pl_module), optimizer) for optimizer in trainer.optimizers]
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for hook in self.hooks:

@@ -1,0 +1,167 @@
+"""For a notebook: any module made sparse, and runs read back. What `python launch.py` does, in single steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ersparse.errors import UserError
+from ersparse.runs.folder import RunFolder, network_masks, read_network
+from ersparse.settings import locate
+from ersparse.sparse import density as densities
+from ersparse.sparse import mask
+from ersparse.sparse.describe import describe_masks
+from ersparse.sparse.flow import FlowError
+from ersparse.sparse.graph import GraphError, Step, trace
+from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
+from ersparse.sparse.mask import Masks
+from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource
+
+Rule = Callable[..., list[float]]
+
+
+class Sparse(NamedTuple):
+    """What `sparsify` did.
+
+    Attributes:
+        masks: parameter name -> boolean tensor; the very buffers of the module.
+        record: "sparsity", "layers" and "mask_sha256", as in run.json.
+    """
+
+    masks: Masks
+    record: dict[str, Any]
+
+
+def sparsify(
+    module: nn.Module,
+    density: str | Rule | Mapping[str, float] = "balanced",
+    level: float = 0.9,
+    *,
+    budget: int | None = None,
+    flow: str = "move",
+    sampling: str = "bernoulli",
+    seed: int = 0,
+    **options: Any,
+) -> Sparse:
+    """Makes `module` an Erdős–Rényi network: draws and repairs masks, attaches them, and zeroes what they remove.
+
+    The masks stay through training with `keep_masks`, or with the Lightning callback `FixedMask`.
+
+    Args:
+        module: any module with convolutions or linear layers, grouped ones included, on any device.
+        density: a rule by its name ("erk", ...), a function (layers, density, **options) -> densities, or the
+            densities themselves by parameter name.
+        level: the sparsity asked for, in [0, 1).
+        budget: in place of `level`: how many weights stay.
+        flow: what happens to channels without an edge: "none", "add", "move" or "resample". All but "none" need a
+            module whose flow can be followed (torch.fx).
+        sampling: "bernoulli" or "exact".
+        seed: of the masks, which follow from it and the layers' names alone.
+        options: of the rule, such as floor=1.
+
+    Raises:
+        UserError: one line; the module is then as it was.
+    """
+    layers = _layers(module)
+    _one_of("flow", flow, REPAIRS)
+    _one_of("sampling", sampling, SAMPLERS)
+    try:
+        nominal, by_layer = _densities(layers, density, level, budget, options)
+        source = ERSource(layers, by_layer, nominal, seed, sampling, flow)
+        source.drawing_densities()
+    except (densities.DensityError, FlowError) as error:
+        raise UserError(f"density={_name(density)}: {error}") from None
+    steps = _steps(module, flow)
+    masks, counts = source.repair(source.draw())
+    mask.attach(module, masks)
+    return Sparse(mask.masks_of(module), describe_masks(layers, by_layer, nominal, masks, counts, steps))
+
+
+def load(run: str | Path) -> nn.Module:
+    """The network of a finished run, with its weights and masks, on the CPU and in eval mode.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    record = RunFolder(Path(run)).read()
+    state, _ = read_network(Path(run), str(run))
+    if record is None:
+        raise UserError(f"{run}: has no run.json that can be read; must be the folder of a finished run")
+    model, dataset = record["config"]["model"], record["config"]["dataset"]
+    network = locate(model["_target_"])(dataset["num_classes"], channels=dataset["channels"], width=model["width"])
+    assert isinstance(network, nn.Module)
+    network.load_state_dict({name: tensor for name, tensor in state.items() if tensor.dtype != torch.bool})
+    mask.attach(network, network_masks(state))
+    return network.eval()
+
+
+def _layers(module: nn.Module) -> list[Layer]:
+    holders, where = prunable_modules(module), f"module={type(module).__name__}"
+    if not holders:
+        raise UserError(f"{where}: has no prunable weights, that is, no convolution or linear layer")
+    for name, holder in holders.items():
+        if not isinstance(holder.weight, nn.Parameter):  # torch.nn.utils.prune names its masks as we do
+            raise UserError(f"{where}: {name} is computed from other tensors, must be a parameter")
+        if hasattr(holder, mask.BUFFER):
+            raise UserError(f"{where}: is sparse already ({name} has a mask)")
+        if isinstance(holder.weight, nn.UninitializedParameter):
+            raise UserError(f"{where}: {name} has no shape yet; pass a batch through the module first")
+    return prunable_layers(module)
+
+
+def _densities(
+    layers: list[Layer], density: str | Rule | Mapping[str, float], level: float, budget: int | None, options: Any
+) -> tuple[float, list[float]]:
+    """The global density asked for, and each layer's."""
+    if isinstance(density, Mapping):
+        by_layer = densities.from_file(layers, density)
+        return densities.expected_density(layers, by_layer), by_layer
+    rule = _rule(density) if isinstance(density, str) else density
+    if unknown := sorted(set(options) - set(inspect.signature(rule).parameters)):
+        raise UserError(f"{unknown[0]}={options[unknown[0]]}: density={_name(density)} has no such option")
+    if "density" not in inspect.signature(rule).parameters:
+        return 1.0, rule(layers, **options)
+    total = sum(layer.size for layer in layers)
+    if not 0 <= level < 1:
+        raise UserError(f"level={level}: must lie in [0, 1)")
+    if budget is not None and not len(layers) <= budget <= total:
+        raise UserError(f"budget={budget}: must lie in [{len(layers)}, {total}], from one weight a layer to all")
+    nominal = 1 - level if budget is None else budget / total
+    return nominal, rule(layers, nominal, **options)
+
+
+def _rule(name: str) -> Rule:
+    """A function of ersparse.sparse.density from layers to densities."""
+    found = {key: value for key, value in vars(densities).items() if inspect.isfunction(value) and key[0] != "_"}
+    signatures = {key: inspect.signature(function) for key, function in found.items()}
+    rules = {
+        key: found[key]
+        for key, signature in signatures.items()
+        if next(iter(signature.parameters)) == "layers" and signature.return_annotation == "list[float]"
+    }
+    del rules["from_file"]  # which is what a mapping stands for
+    _one_of("density", name, rules)
+    return rules[name]
+
+
+def _steps(module: nn.Module, flow: str) -> list[Step] | None:
+    try:
+        return trace(module)
+    except GraphError as error:
+        if flow != "none":
+            raise UserError(f"flow={flow}: {error}") from None
+        return None
+
+
+def _one_of(key: str, value: str, allowed: Mapping[str, Any]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}")
+
+
+def _name(density: str | Rule | Mapping[str, float]) -> str:
+    return density if isinstance(density, str) else getattr(density, "__name__", "the densities given")
