@@ -8,11 +8,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # read at import: Hydra then lets errors through, for us to explain
 
@@ -22,6 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ersparse.errors import RunFailed, UserError
+
+if TYPE_CHECKING:
+    from ersparse.runs.plan import Plan
 
 HELP_HEAD = """\
 ersparse: draw a sparse Erdős–Rényi network, repair its flow, train it, and leave a run folder that explains itself.
@@ -41,7 +45,10 @@ COMMANDS = """\
 ersparse run [group=option ...] [key=value ...]
     draw, train and record a sparse network: python launch.py from anywhere (--help for more)
 ersparse density [group=option ...] [key=value ...] [sparsity=erk,balanced,...] [out=densities.png]
-    layer densities of one or more options, printed and plotted"""
+    layer densities of one or more options, printed and plotted
+ersparse density --flow [sparsity.level=0.9,0.99,...] ...
+    channels without an edge and kept weights on a path over sparsities, with and without repair"""
+FLOW_LEVELS = "0.5,0.8,0.9,0.95,0.98,0.99,0.995,0.999"
 
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # installed, or in a checkout
@@ -61,6 +68,7 @@ def _task(config: DictConfig) -> None:
         print(error, file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only end in a traceback
         sys.exit(130)
 
 
@@ -124,31 +132,33 @@ def main() -> int:
 
 
 def density() -> int:
-    """`ersparse density model=vgg19 sparsity=erk,balanced ...`: layer densities as a table and a PNG."""
+    """`ersparse density model=vgg19 sparsity=erk,balanced ...`: layer densities, or flow, as a table and a PNG."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(COMMANDS)
         return 0
-    if odd := [word for word in sys.argv[1:] if "=" not in word]:
-        return _refuse(f"{odd[0]}: must be group=option or key=value")
-    words = dict(word.split("=", 1) for word in sys.argv[1:])
+    flow = "--flow" in sys.argv[1:]
+    arguments = [word for word in sys.argv[1:] if word != "--flow"]
+    if odd := [word for word in arguments if "=" not in word]:
+        return _refuse(f"{odd[0]}: must be group=option or key=value, or --flow")
+    words = dict(word.split("=", 1) for word in arguments)
     options, out = words.pop("sparsity", "balanced").split(","), Path(words.pop("out", "densities.png"))
     if not out.absolute().parent.is_dir():
         return _refuse(f"out={out}: there is no folder {out.absolute().parent}")
     try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            configs = [
-                hydra.compose("config", [f"{key}={value}" for key, value in words.items()] + [f"sparsity={option}"])
-                for option in options
-            ]
-        from ersparse.report.density import plot_densities
-        from ersparse.runs.plan import plan
-        from ersparse.settings import Settings, build
-
-        plans = [plan(build(Settings, _values(config))) for config in configs]
+        (_flow if flow else _densities)(options, words, out)
     except UserError as error:
         return _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         return _refuse(_explain(error))
+    print(out)
+    return 0
+
+
+def _densities(options: list[str], words: dict[str, str], out: Path) -> None:
+    """The layer densities of each option."""
+    plans = [_planned({**words, "sparsity": option}) for option in options]
+    from ersparse.report.density import plot_densities
+
     layers, settings = plans[0].layers, plans[0].settings
     found = {
         name: planned.source.densities if planned.source else [1.0] * len(layers)
@@ -161,8 +171,38 @@ def density() -> int:
     sparsity = settings.sparsity.level if settings.sparsity.budget is None else 1 - plans[0].nominal
     title = f"{settings.model.name}, {settings.dataset.num_classes} classes, sparsity {sparsity:g}"
     plot_densities(layers, found, title, out)
-    print(out)
-    return 0
+
+
+def _flow(options: list[str], words: dict[str, str], out: Path) -> None:
+    """Channels without an edge and effective density of each option, over sparsities, with and without repair."""
+    levels = words.pop("sparsity.level", FLOW_LEVELS).split(",")
+    if "dense" in options:
+        raise UserError("sparsity=dense: must be another one with --flow, nothing is drawn")
+    repair = words.pop("sparsity.flow", "move")
+    plans = {
+        (option, flow): [
+            _planned({**words, "sparsity": option, "sparsity.level": level, "sparsity.flow": flow}) for level in levels
+        ]
+        for option in options
+        for flow in ("none", repair)
+    }
+    from ersparse.report import flow as report
+
+    drawn = {option: [report.measure(planned) for planned in plans[option, "none"]] for option in options}
+    repaired = {option: [report.measure(planned) for planned in plans[option, repair]] for option in options}
+    settings = plans[options[0], repair][0].settings
+    print(report.table(drawn, repaired, repair))
+    title = f"{settings.model.name}, {settings.dataset.num_classes} classes, seed {settings.seed}"
+    report.plot(drawn, repaired, repair, title, out)
+
+
+def _planned(words: Mapping[str, str]) -> Plan:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("config", [f"{key}={value}" for key, value in words.items()])
+    from ersparse.runs.plan import plan
+    from ersparse.settings import Settings, build
+
+    return plan(build(Settings, _values(config)))
 
 
 def _values(config: DictConfig) -> dict[str, Any]:

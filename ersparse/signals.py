@@ -20,19 +20,22 @@ def interrupt(*_: Any) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside the `with`.
+    """SIGTERM raises KeyboardInterrupt inside the `with`, unless the program has a handler of its own.
 
-    Not where the program has a handler of its own, nor outside the main thread, which alone can take signals.
+    Afterwards Ctrl-C means what it did before: Lightning leaves it without effect once it has interrupted a run.
+    Outside the main thread, which alone can take signals, nothing changes.
     """
-    ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    ours = ours and threading.current_thread() is threading.main_thread()
-    if ours:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if before[signal.SIGTERM] is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def take_back() -> None:

@@ -85,7 +85,7 @@ def logging_to(path: Path | None, console: Console) -> Iterator[None]:
     log.setLevel(logging.DEBUG)
     handlers: list[logging.Handler] = [_ToConsole(console)]
     if path:
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = _ToFile(path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append(file)
     for handler in handlers:
@@ -96,6 +96,11 @@ def logging_to(path: Path | None, console: Console) -> Iterator[None]:
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
+
+
+class _ToFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A line that a full disk does not take is not worth a traceback, let alone a run."""
 
 
 class _ToConsole(logging.Handler):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import shutil
-from contextlib import AbstractContextManager
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,9 @@ from ersparse.files import write_bytes, write_json, write_text
 
 SCHEMA = 1
 LOCK = ".lock"
+BEAT = 5.0  # seconds between two signs of life
+
+log = logging.getLogger("ersparse")
 
 
 class RunFolder:
@@ -32,19 +41,59 @@ class RunFolder:
         self.log = path / "run.log"
         self.network = path / "network.safetensors"
 
-    def acquire(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def acquire(self) -> Iterator[None]:
         """The lock on this folder, held to the end of the `with`, or of the process.
 
         Raises:
-            UserError: another process works in the folder, or it cannot be written.
+            UserError: another process works in the folder, here or on another host, or it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            return FileLock(self.path / LOCK, timeout=0).acquire()
+            lock = FileLock(self.path / LOCK, timeout=0)
+            lock.acquire()
         except Timeout:
             raise UserError(f"{self.path}: in use by another process; wait for it, or stop it") from None
         except OSError as error:
             raise UserError(f"paths.root: {self.path} cannot be written ({error.strerror or error})") from None
+        with lock:
+            self._not_elsewhere()
+            with self._heartbeat():
+                yield
+
+    def _not_elsewhere(self) -> None:
+        """Not every file system shares its locks between hosts: watches the heart of a run that was on another."""
+        record = self.read() or {}
+        if record.get("state") != "running" or record.get("host") == socket.gethostname():
+            return
+        log.info(f"it was running on {record['host']}; watching for {3 * BEAT:g} s whether it still is")
+        before, until = self._beat(), time.monotonic() + 3 * BEAT
+        while time.monotonic() < until:
+            time.sleep(BEAT / 10)
+            if self._beat() != before:
+                raise UserError(f"{self.path}: in use on {record['host']}; wait for it, or stop it")
+
+    def _beat(self) -> int:
+        with (self.path / LOCK).open() as file:  # opening makes a network file system look again
+            return os.fstat(file.fileno()).st_mtime_ns
+
+    @contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Touches the lock as long as this process works."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(BEAT):
+                with suppress(OSError):
+                    os.utime(self.path / LOCK)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def clear(self) -> None:
         """Removes everything but the lock; run.json first, so that half a folder never passes for a finished run."""
@@ -59,7 +108,7 @@ class RunFolder:
             record = json.loads((self.path / "run.json").read_text())
         except (OSError, ValueError):
             return None
-        if not isinstance(record, dict):
+        if not isinstance(record, dict) or "state" not in record:
             return None
         if record.get("schema", 0) > SCHEMA:
             raise UserError(

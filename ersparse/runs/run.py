@@ -58,9 +58,19 @@ def run(config: Mapping[str, Any]) -> Path:
     if planned.method.trains:
         arrays = load_arrays(settings)
         _enough_for_all(settings, trainer, arrays)
-    with interruptible(), folder.acquire():
-        _first_rank(planned, trainer, arrays, folder)
+    try:
+        with interruptible(), folder.acquire():
+            _first_rank(planned, trainer, arrays, folder)
+    except OSError as error:
+        if _is_mendable(error):
+            raise RunFailed(f"{planned.folder}: {error}; {AGAIN}") from None
+        raise
     return planned.folder
+
+
+def _is_mendable(error: Exception) -> bool:
+    """A full or read-only disk, a rank that died: nothing that a traceback would explain."""
+    return isinstance(error, ChildProcessError) or getattr(error, "errno", None) in FULL_OR_READ_ONLY
 
 
 def _is_done(record: Mapping[str, Any], planned: Plan) -> bool:
@@ -101,17 +111,19 @@ def _first_rank(planned: Plan, trainer: Trainer, arrays: Arrays | None, folder: 
     before = folder.read()
     if before and _is_done(before, planned):  # another process finished it while this one waited
         return
-    files = planned.checkpoints()
     with screen.logging_to(folder.log, console):
         screen.log.info(screen.title(planned))
+        if before is None and (folder.path / "run.json").exists():
+            screen.log.warning("run.json is damaged; it is written anew")
+        files = planned.checkpoints()
         found = files.latest()
         if found and before:
             trainer = _as_before(settings.trainer, trainer, before)
         config = settings.model_dump(by_alias=True) | {"trainer": trainer.model_dump()}
         record = Record(folder, planned, config, before)
-        folder.write_config(config)
-        record.save()
         try:
+            folder.write_config(config)
+            record.save()
             if arrays is None:
                 _draw(planned, record, console)
             else:
@@ -121,24 +133,12 @@ def _first_rank(planned: Plan, trainer: Trainer, arrays: Arrays | None, folder: 
             screen.log.warning(f"interrupted; {AGAIN}")
             raise KeyboardInterrupt from None
         except Exception as error:
-            _failed(record, error)
+            screen.log.debug(traceback.format_exc())
+            reason = str(error) if _is_mendable(error) else f"{type(error).__name__}: {error}"
+            with suppress(OSError):  # on a full disk
+                record.save(state="failed", error=reason)
             raise
         screen.log.info(screen.outcome(record.content, planned.folder))
-
-
-def _failed(record: Record, error: Exception) -> None:
-    """Records a failure.
-
-    Raises:
-        RunFailed: it is one that the user can mend.
-    """
-    mendable = isinstance(error, ChildProcessError) or getattr(error, "errno", None) in FULL_OR_READ_ONLY
-    reason = str(error) if mendable else f"{type(error).__name__}: {error}"
-    screen.log.debug(traceback.format_exc())
-    with suppress(OSError):  # on a full disk
-        record.save(state="failed", error=reason)
-    if mendable:
-        raise RunFailed(f"{record.folder.path}: {reason}; {AGAIN}") from None
 
 
 def _as_before(asked: Trainer, now: Trainer, before: Mapping[str, Any]) -> Trainer:

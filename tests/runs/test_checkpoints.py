@@ -2,6 +2,7 @@
 
 import logging
 
+import damage
 import pytest
 import torch
 
@@ -20,52 +21,21 @@ def newest(files):
     return sorted(files.folder.glob("*.ckpt"))[-1]
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def zero(path):
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def swap(path):
-    """For the same epoch of another run, which is whole."""
-    other = CheckpointFiles(path.parent / "other", "hash/1")
-    other.write({"epoch": 3}, other.intended(3))
-    newest(other).rename(path.with_name(newest(other).name))
-    path.unlink()
-
-
 def test_the_last_two_are_kept(files):
     assert [path.name[:10] for path in sorted(files.folder.iterdir())] == ["epoch00002", "epoch00003"]
     epoch, path = files.latest()
     assert epoch == 3 and torch.load(path, weights_only=True)["epoch"] == 3
 
 
-def newer(path):
-    path.rename(path.with_suffix(".v2.ckpt"))
-
-
-DAMAGES = {damage.__name__: damage for damage in (truncate, flip_a_bit, zero, empty, swap, newer)}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_one_is_named_and_the_one_before_used(files, damage, caplog):
-    damage(newest(files))
+@pytest.mark.parametrize("spoil", damage.ALL.values(), ids=damage.ALL)
+def test_a_damaged_one_is_named_and_the_one_before_used(files, spoil, caplog):
+    spoil(newest(files))
     with caplog.at_level(logging.WARNING):
         epoch, path = files.latest()
     assert epoch == 2 and torch.load(path, weights_only=True)["epoch"] == 2
-    reason = "is from a newer ersparse (format 2, this one reads 1)" if damage is newer else "is damaged or another"
+    reason = (
+        "is from a newer ersparse (format 2, this one reads 1)" if spoil is damage.newer else "is damaged or another"
+    )
     assert reason in caplog.text and "epoch00003" in caplog.text
 
 
@@ -84,7 +54,7 @@ def test_what_the_disk_makes_of_it_is_checked(files, monkeypatch):
 
 def test_damaged_ones_do_not_push_out_new_ones(files):
     for path in files.folder.glob("*.ckpt"):
-        zero(path)
+        damage.zero(path)
     assert files.latest() is None
     files.write({"epoch": 1}, files.intended(1))
     assert files.latest()[0] == 1
@@ -98,7 +68,7 @@ def test_epochs_are_numbers(files):
 
 def test_none_left(files):
     for path in files.folder.glob("*.ckpt"):
-        truncate(path)
+        damage.truncate(path)
     assert files.latest() is None
 
 

@@ -1,0 +1,188 @@
+"""A hostile world: full and read-only disks, damaged files, signals, two hosts. Nothing finished is lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import damage
+import pytest
+from conftest import KILLED, ROOT, TINY, outcome, read, rows
+
+from ersparse.runs import folder as folders
+from ersparse.runs.folder import RunFolder
+
+
+def interrupted(process, root, *words):
+    """A run of eight epochs that was killed when its fourth checkpoint appeared: its folder."""
+    run = process(*KILLED, f"paths.root={root}", *words)
+    while not list(root.glob("runs/*/s0/checkpoints/epoch00004*")) and run.poll() is None:
+        time.sleep(0.005)
+    run.kill()
+    run.communicate()
+    (record,) = root.rglob("run.json")
+    return record.parent
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(
+        [sys.executable, ROOT / "launch.py", *KILLED, f"paths.root={root}"], check=True, capture_output=True, cwd=root
+    )
+    return outcome(next(root.rglob("run.json")).parent)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """An interrupted run, to be copied."""
+    root = tmp_path_factory.mktemp("killed")
+
+    def process(*words):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([sys.executable, str(ROOT / "launch.py"), *words], cwd=root, **pipes)
+
+    return interrupted(process, root)
+
+
+@pytest.fixture
+def copy(killed, tmp_path):
+    """(root, folder) of a copy of the interrupted run."""
+    shutil.copytree(killed.parents[2], tmp_path / "copy")
+    (record,) = (tmp_path / "copy").rglob("run.json")
+    return tmp_path / "copy", record.parent
+
+
+@pytest.mark.parametrize("spoil", damage.ALL.values(), ids=damage.ALL)
+def test_a_damaged_checkpoint_is_named_and_costs_an_epoch(copy, undisturbed, launch, spoil):
+    """In the same process as the test: what is asked of a run is the same bits, whoever starts it."""
+    root, folder = copy
+    newest = sorted((folder / "checkpoints").glob("*.ckpt"))[-1]
+    spoil(newest)
+    status, printed = launch(*KILLED, f"paths.root={root}")
+    assert status == 0 and f"checkpoint {newest.name[:10]}" in printed and "going back to the one before" in printed
+    assert outcome(folder) == undisturbed
+
+
+def test_without_any_checkpoint_it_starts_over(copy, undisturbed, launch):
+    root, folder = copy
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(b"")
+    status, printed = launch(*KILLED, f"paths.root={root}")
+    assert status == 0 and printed.count("going back to the one before") == 2 and "resuming" not in printed
+    assert outcome(folder) == undisturbed
+
+
+@pytest.mark.parametrize("part", [0.5, 0.0])
+def test_half_a_record_is_written_anew(copy, undisturbed, launch, part):
+    root, folder = copy
+    data = (folder / "run.json").read_bytes()
+    (folder / "run.json").write_bytes(data[: int(part * len(data))])
+    status, printed = launch(*KILLED, f"paths.root={root}")
+    assert status == 0 and "run.json is damaged; it is written anew" in printed and "resuming after epoch" in printed
+    assert outcome(folder) == undisturbed
+
+
+def test_a_record_of_the_future_is_left_alone(copy, launch):
+    root, folder = copy
+    (folder / "run.json").write_text(json.dumps(read(folder) | {"schema": 2}))
+    status, printed = launch(*KILLED, f"paths.root={root}")
+    assert status == 2 and "schema 2, must be 1 or less; update ersparse" in printed and printed.count("\n") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a megabyte or so, in memory."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", disk]).returncode:
+        pytest.skip("only root mounts file systems")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk(small_disk, undisturbed, launch):
+    """It fails with one line, keeps what was finished, and goes on when there is room."""
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(600_000))  # room for one checkpoint, not for two
+    status, printed = launch(*KILLED, f"paths.root={small_disk}")
+    (folder,) = [path.parent for path in small_disk.rglob("run.json")]
+    assert status == 1 and "Traceback" not in printed
+    assert "No space left on device; the same command goes on from the last finished epoch" in printed
+    assert read(folder)["state"] == "failed" and "No space left" in read(folder)["error"]
+    assert not list(folder.rglob("*.partial"))
+    done = len(rows(folder))
+    ballast.unlink()
+    status, printed = launch(*KILLED, f"paths.root={small_disk}")
+    assert (status == 0 and f"resuming after epoch {done - 1}" in printed) or f"resuming after epoch {done}" in printed
+    assert outcome(folder) == undisturbed
+
+
+def test_a_disk_that_is_full_from_the_start(small_disk, launch):
+    (small_disk / "ballast").write_bytes(bytes(1200 * 1024 - 4096 * 8))
+    status, printed = launch(*TINY, f"paths.root={small_disk}")
+    assert status == 1 and "No space left on device" in printed and "Traceback" not in printed
+
+
+def test_a_folder_that_cannot_be_written(small_disk, launch):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    status, printed = launch(*TINY, f"paths.root={small_disk}")
+    assert status == 2 and printed.startswith("paths.root: ") and "Read-only file system" in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=["terminated", "ctrl-c twice"]
+)
+def test_a_signal_interrupts(copy, process, undisturbed, launch, signals):
+    """A second one, at whatever moment of the clearing up, leaves a run that goes on as well."""
+    root, folder = copy
+    for pause in (0.0, 0.05):
+        before = max((folder / "checkpoints").glob("*.ckpt"))
+        run = process(*KILLED, f"paths.root={root}")
+        while max((folder / "checkpoints").glob("*.ckpt")) == before and run.poll() is None:
+            time.sleep(0.002)
+        for number in signals:
+            run.send_signal(number)
+            time.sleep(pause)
+        printed, _ = run.communicate(timeout=60)
+        assert run.returncode == 130 and "Traceback" not in printed, printed
+    assert "interrupted; the same command goes on" in printed and read(folder)["state"] in ("preempted", "running")
+    assert launch(*KILLED, f"paths.root={root}")[0] == 0 and outcome(folder) == undisturbed
+
+
+def test_two_hosts_whose_file_system_shares_no_locks(copy, launch, monkeypatch):
+    """The other host's run is alive as long as it touches the lock, and dead when it no longer does."""
+    root, folder = copy
+    monkeypatch.setattr(folders, "BEAT", 0.5)
+    RunFolder(folder).write(read(folder) | {"host": "elsewhere", "state": "running"})
+    over = threading.Event()
+
+    def alive():
+        while not over.wait(0.3):
+            os.utime(folder / folders.LOCK)
+
+    other = threading.Thread(target=alive)
+    other.start()
+    status, printed = launch(*KILLED, f"paths.root={root}")
+    over.set()
+    other.join()
+    assert status == 2 and "in use on elsewhere; wait for it, or stop it" in printed
+    status, printed = launch(*KILLED, f"paths.root={root}")
+    assert status == 0 and read(folder)["state"] == "done"
+
+
+def test_a_run_shows_that_it_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "BEAT", 0.05)
+    folder = RunFolder(tmp_path)
+    with folder.acquire():
+        first = folder._beat()
+        time.sleep(0.5)
+        assert folder._beat() > first
+    last = folder._beat()
+    time.sleep(0.2)
+    assert folder._beat() == last
