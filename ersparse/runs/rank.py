@@ -8,7 +8,7 @@ from pathlib import Path
 from ersparse.lightning.ranks import LocalRanks
 from ersparse.runs import console as screen
 from ersparse.runs.plan import plan
-from ersparse.runs.ranks import told
+from ersparse.runs.ranks import share_cores, told
 from ersparse.runs.run import load_arrays
 from ersparse.runs.train import train
 from ersparse.settings import Settings, Trainer, build
@@ -16,6 +16,7 @@ from ersparse.settings import Settings, Trainer, build
 
 def main() -> None:
     decided = told()
+    share_cores(decided["trainer"]["devices"])
     planned = plan(build(Settings, decided["settings"]))
     trainer = Trainer(**decided["trainer"])
     resume = Path(decided["resume"]) if decided["resume"] else None

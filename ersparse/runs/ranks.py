@@ -19,8 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import distributed
+
 RANK = "ERSPARSE_RANK"  # what the first rank decided, for one that it starts, as JSON
-GRACE = 10.0  # seconds in which the first rank can notice by itself that another has died
+GRACE = 10.0  # seconds in which a first rank that hangs can notice by itself that another has died
+NOTICE = 2.0  # seconds after its own failure in which it looks for a dead one as the cause
 
 
 def free_port() -> int:
@@ -40,14 +44,15 @@ def others(count: int, decided: Mapping[str, Any], died: Callable[[str], None]) 
             ends with status 1.
     """
     ranks = [_start(rank, {**decided, "rank": rank}) for rank in range(1, count)]
-    over = threading.Event()
+    over, threads = threading.Event(), torch.get_num_threads()
     threading.Thread(target=_watch, args=(ranks, over, died), daemon=True).start()
     try:
+        share_cores(count)
         yield
         for rank in ranks:
             rank.wait()
     except Exception as error:
-        if fallen := _fallen(ranks, GRACE):
+        if fallen := _fallen(ranks, NOTICE):
             raise ChildProcessError(fallen) from error
         raise
     finally:
@@ -55,6 +60,15 @@ def others(count: int, decided: Mapping[str, Any], died: Callable[[str], None]) 
         for rank in ranks:
             rank.kill()
             rank.wait()
+        torch.set_num_threads(threads)
+        if distributed.is_initialized():  # or the next run of this process would take itself for one of several ranks
+            distributed.destroy_process_group()
+
+
+def share_cores(count: int) -> None:
+    """Gives this rank its part of the cores: thread pools that fight over cores are many times slower."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // count))
 
 
 def told() -> dict[str, Any]:
