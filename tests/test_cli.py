@@ -125,6 +125,29 @@ def test_density_prints_and_plots(monkeypatch, capsys, tmp_path):
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+def test_flow_is_that_of_the_runs(monkeypatch, capsys, launch, only_run, tmp_path):
+    """The table's figures are those that runs record, with and without repair."""
+    import json
+
+    from ersparse import cli
+
+    out, words = tmp_path / "flow.png", ["model=resnet20", "seed=3", "sparsity=erk"]
+    monkeypatch.setattr(
+        sys, "argv", ["ersparse", "density", "--flow", *words, "sparsity.level=0.8,0.995", f"out={out}"]
+    )
+    assert cli.main() == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[1] for row in printed[2:4]] == ["0.8", "0.995"] and out.read_bytes().startswith(b"\x89PNG")
+    for column, flow in ((4, "none"), (5, "move")):
+        root = tmp_path / flow
+        launch("method=draw", *words, "sparsity.level=0.995", f"sparsity.flow={flow}", f"paths.root={root}")
+        record = json.loads(next(root.rglob("run.json")).read_text())
+        zero = [sum(layer["zero_degree"][way] for layer in record["layers"]) for way in ("in", "out")]
+        kept = {name: 1 - sparsity for name, sparsity in record["sparsity"].items()}
+        assert [int(number.replace(",", "")) for number in printed[3][2:4]] == zero
+        assert float(printed[3][column]) == pytest.approx(kept["effective"] / kept["realised"], abs=6e-5)
+
+
 def test_density_refuses(monkeypatch, capsys):
     from ersparse import cli
 
@@ -134,6 +157,7 @@ def test_density_refuses(monkeypatch, capsys):
         ("out=/nowhere/a.png", "out=/nowhere/a.png: there is no folder"),
         ("sead=3", "sead: no such key"),
         ("seed=-1", "seed=-1"),
+        ("--flaw", "--flaw: must be group=option or key=value, or --flow"),
     ):
         monkeypatch.setattr(sys, "argv", ["ersparse", "density", word])
         assert cli.main() == 2 and capsys.readouterr().err.startswith(line)
