@@ -79,6 +79,7 @@ def sparsify(
     steps = _steps(module, flow)
     masks, counts = source.repair(source.draw())
     mask.attach(module, masks)
+    mask.enforce(module)
     return Sparse(mask.masks_of(module), describe_masks(layers, by_layer, nominal, masks, counts, steps))
 
 
@@ -97,6 +98,7 @@ def load(run: str | Path) -> nn.Module:
     assert isinstance(network, nn.Module)
     network.load_state_dict({name: tensor for name, tensor in state.items() if tensor.dtype != torch.bool})
     mask.attach(network, network_masks(state))
+    mask.enforce(network)
     return network.eval()
 
 

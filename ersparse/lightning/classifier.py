@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from ersparse import settings
 from ersparse.lightning.hardware import memory_format
 from ersparse.lightning.ranks import mean_over_ranks
-from ersparse.settings import Optimizer
+from ersparse.sparse.mask import Masks, masks_of
 
 
 class Classifier(pl.LightningModule):
@@ -31,7 +36,7 @@ class Classifier(pl.LightningModule):
         self,
         network: nn.Module,
         num_classes: int,
-        optimizer: Optimizer,
+        optimizer: settings.Optimizer,
         epochs: int,
         eval_names: list[str],
     ) -> None:
@@ -49,8 +54,23 @@ class Classifier(pl.LightningModule):
             x = x.contiguous(memory_format=torch.channels_last)
         else:  # a copy: with one channel `contiguous` leaves strides that convolutions take for channels-last
             x = x.clone(memory_format=torch.contiguous_format)
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)
         return logits
+
+    def masks(self) -> Masks:
+        """The masks of what is being trained, as they are now."""
+        return masks_of(self.network)
+
+    def product(self) -> dict[str, Tensor]:
+        """What the run leaves: weights, and masks where there are some."""
+        return dict(self.network.state_dict())
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """What the optimizer gets."""
+        return self.network.parameters()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         return mean_over_ranks(self._step("train", batch), len(batch[1]))
@@ -82,17 +102,39 @@ class Classifier(pl.LightningModule):
         s = self.optimizer_settings
         kinds: dict[str, Any] = {
             "sgd": lambda: torch.optim.SGD(
-                self.network.parameters(),
-                s.lr,
-                s.momentum,
-                weight_decay=s.weight_decay,
-                nesterov=s.nesterov,
-                fused=True,
+                self.trained(), s.lr, s.momentum, weight_decay=s.weight_decay, nesterov=s.nesterov, fused=True
             ),
-            "adam": lambda: torch.optim.Adam(self.network.parameters(), s.lr, weight_decay=s.weight_decay, fused=True),
+            "adam": lambda: torch.optim.Adam(self.trained(), s.lr, weight_decay=s.weight_decay, fused=True),
         }
         optimizer = kinds[s.name]()
-        # at least 1: a milestone at epoch 0 would cut lr from the start
-        milestones = [max(1, round(fraction * self.epochs)) for fraction in s.milestones]
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, s.gamma)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "epoch"}}
+
+    def schedule(self, optimizer: Optimizer) -> LRScheduler:
+        """lr times gamma at each milestone."""
+        return MultiStepLR(optimizer, self.milestones(self.epochs), self.optimizer_settings.gamma)
+
+    def milestones(self, epochs: int) -> list[int]:
+        """As epochs; at least 1, since a milestone at epoch 0 would cut lr from the start."""
+        return [max(1, round(fraction * epochs)) for fraction in self.optimizer_settings.milestones]
+
+
+class Untrained(Classifier):
+    """Passes over the images once without learning; with `recalibrate` BatchNorm gathers its statistics on the way.
+
+    The statistics are plain means over all batches, whatever they were before.
+    """
+
+    def __init__(self, *arguments: Any, recalibrate: bool) -> None:
+        super().__init__(*arguments)
+        self.recalibrate = recalibrate
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm) and recalibrate:
+                module.reset_running_stats()
+                module.momentum = None  # which makes them means
+
+    def on_train_epoch_start(self) -> None:
+        self.network.train(self.recalibrate)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:  # type: ignore[override]
+        with torch.no_grad():
+            self._step("train", batch)

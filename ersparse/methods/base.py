@@ -9,6 +9,12 @@ from ersparse.settings import Settings, Targeted, build, locate
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+    from torch import nn
+
+    from ersparse.lightning.classifier import Classifier
+    from ersparse.runs.plan import Plan
+    from ersparse.sparse.layers import Layer
+    from ersparse.sparse.source import Source
 
 
 class Method(Targeted):
@@ -20,7 +26,25 @@ class Method(Targeted):
 
     trains: ClassVar[bool] = True
 
-    def callbacks(self) -> list[pl.Callback]:
+    def epochs(self, settings: Settings) -> int:
+        """The length of a run."""
+        return settings.epochs()
+
+    def check(self, settings: Settings, layers: list[Layer], source: Source | None) -> None:
+        """What the method needs of the rest.
+
+        Raises:
+            UserError: it is not so.
+        """
+
+    def module(self, plan: Plan, network: nn.Module, eval_names: list[str]) -> Classifier:
+        """What is trained."""
+        from ersparse.lightning.classifier import Classifier
+
+        s = plan.settings
+        return Classifier(network, s.dataset.num_classes, s.optimizer, plan.epochs, eval_names)
+
+    def callbacks(self, plan: Plan) -> list[pl.Callback]:
         """Callbacks that act on the masks, after the source network has been drawn and repaired."""
         return []
 

@@ -9,11 +9,13 @@ from ersparse.methods.base import Method
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from ersparse.runs.plan import Plan
+
 
 class Fixed(Method):
     """Every kept weight is trained; every removed one stays zero."""
 
-    def callbacks(self) -> list[pl.Callback]:
+    def callbacks(self, plan: Plan) -> list[pl.Callback]:
         from ersparse.lightning.callbacks import FixedMask
 
         return [FixedMask()]

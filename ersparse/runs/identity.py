@@ -36,7 +36,7 @@ def describe(settings: Settings, method: Method, contents: Mapping[str, Any]) ->
         "sparsity": sparsity,
         "method": identity_fields(method),
         "optimizer": identity_fields(settings.optimizer),
-        "epochs": settings.epochs(),
+        "epochs": method.epochs(settings),
         "variant": settings.variant,
         "seeds": {key: seed for key, seed in settings.seeds.model_dump().items() if seed is not None},
     }

@@ -49,6 +49,10 @@ class Plan:
     init_from: dict[str, Tensor] | None
 
     @property
+    def epochs(self) -> int:
+        return self.method.epochs(self.settings)
+
+    @property
     def nominal(self) -> float:
         """The global density asked for."""
         return self.source.nominal if self.source else 1.0
@@ -93,6 +97,7 @@ def plan(settings: Settings) -> Plan:
     if init_from is not None:
         _same_architecture(settings, network, init_from)
     source = _source(settings, layers, init_from, contents["densities"])
+    method.check(settings, layers, source)
     contents["kind"] = "ticket" if isinstance(source, TicketSource) else "er"
     run = run_hash(describe(settings, method, contents))
     folder = Path(settings.paths.root) / (settings.experiment or "runs") / _name(settings, source, run)

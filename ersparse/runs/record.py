@@ -28,7 +28,7 @@ class Record:
             "seed": plan.settings.seed,
             **{key: value for key, value in provenance().items() if key in ("command", "host")},
             "config": config,
-            "progress": {"epoch": 0, "epochs": plan.settings.epochs() if plan.method.trains else 0},
+            "progress": {"epoch": 0, "epochs": plan.epochs if plan.method.trains else 0},
             "updated": None,
             "wandb_id": (before or {}).get("wandb_id"),
             "sparsity": {},

@@ -167,7 +167,7 @@ def _train(
     resume = found[1] if found else None
     if found:
         screen.log.info(f"resuming after epoch {found[0]}")
-        record.save(progress={"epoch": found[0], "epochs": planned.settings.epochs()})
+        record.save(progress={"epoch": found[0], "epochs": planned.epochs})
     if trainer.devices == 1:
         return train(planned, trainer, arrays, files, resume, console, record, None)
     port = ranks.free_port()
@@ -200,7 +200,7 @@ def _dry_run(planned: Plan) -> Path:
     console = screen.make_console()
     before = RunFolder(planned.folder).read()
     state = before["state"] if before else "new"
-    epochs = f", {planned.settings.epochs()} epochs" if planned.method.trains else ""
+    epochs = f", {planned.epochs} epochs" if planned.method.trains else ""
     console.print(f"{screen.title(planned)}\nstate: {state}{epochs}", markup=False)
     densities = planned.source.densities if planned.source else [1.0] * len(planned.layers)
     for layer, density in zip(planned.layers, densities, strict=True):

@@ -24,7 +24,6 @@ from ersparse.lightning.callbacks import (
     Recorder,
     SparseInit,
 )  # fmt: skip
-from ersparse.lightning.classifier import Classifier
 from ersparse.lightning.ranks import LocalRanks
 from ersparse.runs.checkpoint_io import VerifiedCheckpointIO
 from ersparse.runs.checkpoints import CheckpointFiles
@@ -59,7 +58,7 @@ def train(
     network, on_cpu = plan.network(), trainer_settings.accelerator == "cpu"
     if s.model.sync_batchnorm and on_cpu:
         synchronise(network)
-    module = Classifier(network, s.dataset.num_classes, s.optimizer, s.epochs(), data.eval_names)
+    module = plan.method.module(plan, network, data.eval_names)
     masking: list[pl.Callback] = []
     repair = FlowRepair(plan.source) if plan.source else None
     if plan.source and repair:
@@ -76,7 +75,7 @@ def train(
 
     def update(epoch: int) -> None:
         if record:
-            record.save(progress={"epoch": epoch, "epochs": s.epochs()})
+            record.save(progress={"epoch": epoch, "epochs": plan.epochs})
 
     history, recorder = History(folder.metrics if record else None), Recorder(started, update)
     trainer = pl.Trainer(
@@ -88,12 +87,12 @@ def train(
         precision=trainer_settings.precision,  # type: ignore[arg-type]
         sync_batchnorm=s.model.sync_batchnorm and not on_cpu,
         detect_anomaly=trainer_settings.detect_anomaly,
-        max_epochs=s.epochs(),
+        max_epochs=plan.epochs,
         logger=_logger(plan, folder, record),
         callbacks=[
             *masking,
             InStep(),
-            *plan.method.callbacks(),
+            *plan.method.callbacks(plan),
             EpochBar(console),
             history,
             recorder,
@@ -113,8 +112,8 @@ def train(
         if isinstance(trainer.logger, pl.loggers.WandbLogger):
             trainer.logger.experiment.finish()  # or the next run of this process would write into this one
     if record:
-        record.describe_masks(masks_of(module.network))
-        record.content["network_sha256"] = folder.write_network(module.network.state_dict())
+        record.describe_masks(module.masks())
+        record.content["network_sha256"] = folder.write_network(module.product())
         timing = {"fit_s": recorder.fit_s, "epochs": len(history.rows), "images_per_s": recorder.images_per_s()}
         record.save(state="done", metrics=history.summary(), timing=timing)
         files.keep(1)

@@ -50,7 +50,7 @@ def shuffled(mask: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def attach(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Puts `masks` into `module` as buffers, or in place into the buffers it has, and zeroes what they remove.
+    """Puts `masks` into `module` as buffers, or in place into the buffers it has; `enforce` zeroes what they remove.
 
     Raises:
         KeyError: a name is not a prunable parameter of `module`.
@@ -62,7 +62,6 @@ def attach(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
             getattr(holder, BUFFER).copy_(mask)
         else:
             holder.register_buffer(BUFFER, torch.empty_like(holder.weight, dtype=torch.bool).copy_(mask))
-    enforce(module)
 
 
 def masks_of(module: nn.Module) -> Masks:

@@ -1,0 +1,133 @@
+"""The LightningModule of edge-popup: weights stay as they are drawn, scores are trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from ersparse import settings
+from ersparse.lightning.classifier import Classifier
+from ersparse.sparse import supermask
+from ersparse.sparse.init import random_scores
+from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.mask import Masks, masks_of
+
+if TYPE_CHECKING:
+    from ersparse.methods.edge_popup import EdgePopup
+
+
+class TicketSearch(Classifier):
+    """Classifies with a ticket, that is, with part of the ER network's weights; the rest is as if it were zero.
+
+    Args:
+        network: with its random weights; the ER masks are its buffers by the time training starts, and without any it
+            is dense.
+        method: its settings.
+        epochs: of each level.
+        seed: of the scores.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        optimizer: settings.Optimizer,
+        epochs: int,
+        eval_names: list[str],
+        method: EdgePopup,
+        seed: int,
+    ) -> None:
+        super().__init__(network, num_classes, optimizer, epochs, eval_names)
+        self.network.to(memory_format=torch.contiguous_format)  # scores are ranked in the order of their index
+        self.method = method
+        self.layers = prunable_layers(network)
+        self.names = [layer.name for layer in self.layers]
+        self._freeze()
+        self.scores = nn.ParameterList(random_scores(layer, method.score_init, seed) for layer in self.layers)
+        self.counts = [layer.size for layer in self.layers]
+        self.near: list[float | None] = [None] * len(self.layers)
+        self.chosen: tuple[object, list[Tensor]] | None = None
+
+    def _freeze(self) -> None:
+        for module in self.network.modules():
+            trains = self.method.affine and isinstance(module, _BatchNorm)
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(trains)
+
+    def set_density(self, density: float) -> None:
+        """How much of the dense network the ticket has from now on."""
+        present = [int(allowed.sum()) for allowed in self._allowed()]
+        self.counts = supermask.counts(self.layers, density, present, self.method.min_keep)
+        self.chosen = None
+
+    def masks(self) -> Masks:
+        return dict(zip(self.names, self._tickets(), strict=True))
+
+    def product(self) -> dict[str, Tensor]:
+        """The random weights, all of them, and the ticket for a mask."""
+        state = dict(self.network.state_dict())
+        return state | {f"{name}_mask": ticket for name, ticket in self.masks().items()}
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def schedule(self, optimizer: Optimizer) -> LRScheduler:
+        """The schedule of a level, once more in each, or once over all of them."""
+        levels = self.method.levels
+        length = self.epochs if self.method.lr_restart else self.epochs * levels
+        milestones = self.milestones(length)
+        gamma = self.optimizer_settings.gamma
+        return LambdaLR(optimizer, lambda epoch: gamma ** sum(epoch % length >= m for m in milestones))
+
+    def logits(self, x: Tensor) -> Tensor:
+        weights = {}
+        for name, scores, ticket, allowed in zip(
+            self.names, self.scores, self._tickets(), self._allowed(), strict=True
+        ):
+            weight = self.network.get_parameter(name)
+            weights[name] = supermask.masked(scores, weight, ticket, allowed, self.method.signed)
+        logits: Tensor = functional_call(self.network, weights, (x,))
+        return logits
+
+    def _allowed(self) -> list[Tensor]:
+        masks = masks_of(self.network)
+        return [
+            masks[name] if name in masks else torch.ones_like(scores, dtype=torch.bool)
+            for name, scores in zip(self.names, self.scores, strict=True)
+        ]
+
+    def _tickets(self) -> list[Tensor]:
+        """The masks that follow from the scores; found once for as long as these stay the same."""
+        now = [scores._version for scores in self.scores]
+        if self.chosen is None or self.chosen[0] != now:
+            self.chosen = now, self._choose()
+        return self.chosen[1]
+
+    def _choose(self) -> list[Tensor]:
+        pairs = zip(self.scores, self._allowed(), strict=True)
+        values = [supermask.rank(scores, allowed, self.method.signed) for scores, allowed in pairs]
+        if self.method.scope == "global":
+            return self._choose_globally(values)
+        tickets = []
+        for number, (value, count) in enumerate(zip(values, self.counts, strict=True)):
+            ticket, self.near[number] = supermask.top(value, count, self.near[number])
+            tickets.append(ticket)
+        return tickets
+
+    def _choose_globally(self, values: list[Tensor]) -> list[Tensor]:
+        """The same total, wherever the scores are; `min_keep` of each layer come first."""
+        least = self.method.min_keep
+        firsts = [supermask.top(value, min(least, int(value.isfinite().sum())))[0] for value in values]
+        raised = [torch.where(first, math.inf, value) for value, first in zip(values, firsts, strict=True)]
+        whole = torch.cat([value.flatten() for value in raised])
+        ticket, self.near[0] = supermask.top(whole, sum(self.counts), self.near[0])
+        parts = torch.split(ticket, [value.numel() for value in values])
+        return [part.reshape(value.shape) for part, value in zip(parts, values, strict=True)]

@@ -1,0 +1,112 @@
+"""Edge-popup inside an ER network: which of its random weights to use (Ramanujan et al. 2020; section 3 of the paper).
+
+Each weight has a score. The forward pass multiplies the weights by a hard {0, 1} mask, true for the k weights of the
+ER network with the largest scores; the gradient passes the mask as if it were the score itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ersparse.sparse.layers import Layer
+
+BAND = 0.02  # around the last threshold, in parts of it, in which the next one is looked for first
+
+
+def annealed(start: float, end: float, level: int, levels: int, schedule: str) -> float:
+    """The density of level 1 to `levels`, between that of the source and the final one.
+
+    Args:
+        schedule: "geometric", p_0 (p_T / p_0)^(t/L); "linear", in equal steps; "code", what the paper's released code
+            does: geometric from 0.6, and kept between the two.
+    """
+    part = level / levels
+    if schedule == "linear":
+        return start + (end - start) * part
+    if schedule == "code":
+        return min(max(0.6 * math.pow(end / 0.6, part), end), start)
+    return start * math.pow(end / start, part)
+
+
+def counts(layers: Sequence[Layer], density: float, present: Sequence[int], least: int = 0) -> list[int]:
+    """How many weights each layer keeps: round(density N_l), at least `least`, at most those that are `present`."""
+    return [min(max(round(density * layer.size), least), there) for layer, there in zip(layers, present, strict=True)]
+
+
+def rank(scores: Tensor, allowed: Tensor, signed: bool) -> Tensor:
+    """What weights are chosen by: |score|, or the score itself; -inf outside the ER network."""
+    values = scores.detach() if signed else scores.detach().abs()
+    return torch.where(allowed, values, -math.inf)
+
+
+def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, float | None]:
+    """The `count` largest, exactly: under ties those with the lowest index.
+
+    A full sort is not needed. On a CPU the threshold is looked for among the values `near` the last one, which are few
+    when scores have moved little, and among all if it is not there. On a GPU nothing waits for the host.
+
+    Args:
+        values: of any shape, NaN-free.
+        near: the threshold of an earlier call on similar values; it changes the time taken, never the result.
+
+    Returns:
+        A boolean mask in the shape of `values`, and the threshold (on a CPU).
+    """
+    if count == 0:
+        return torch.zeros_like(values, dtype=torch.bool), near
+    if count == values.numel():
+        return torch.ones_like(values, dtype=torch.bool), near
+    if values.device.type == "cpu":
+        mask, threshold = _top_on_cpu(values.numpy().reshape(-1), count, near)
+        return torch.from_numpy(mask).reshape(values.shape), threshold
+    flat = values.reshape(-1)
+    least = flat.kthvalue(len(flat) - count + 1).values
+    above, tied = flat > least, flat == least
+    return (above | (tied & (tied.cumsum(0) <= count - above.sum()))).reshape(values.shape), None
+
+
+def _top_on_cpu(values: np.ndarray, count: int, near: float | None) -> tuple[np.ndarray, float]:
+    above, inside = 0, None
+    if near is not None:
+        low, high = near - BAND * abs(near), near + BAND * abs(near)
+        above = int(np.count_nonzero(values > high))
+        inside = np.flatnonzero((values >= low) & (values <= high))
+    if inside is None or not above < count <= above + len(inside):
+        above, inside = 0, np.arange(len(values))
+    candidates = values[inside]
+    place = len(candidates) - (count - above)
+    threshold = np.partition(candidates, place)[place]
+    mask = values > threshold
+    tied = inside[candidates == threshold]
+    mask[tied[: count - above - np.count_nonzero(candidates > threshold)]] = True
+    return mask, float(threshold)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, weight: Tensor, mask: Tensor, allowed: Tensor, signed: bool) -> Tensor:
+        ctx.save_for_backward(scores, weight, allowed)
+        ctx.signed = signed
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        scores, weight, allowed = ctx.saved_tensors
+        gradient = gradients[0] * weight * allowed
+        return gradient if ctx.signed else gradient * scores.sign(), None, None, None, None
+
+
+def masked(scores: Tensor, weight: Tensor, mask: Tensor, allowed: Tensor, signed: bool) -> Tensor:
+    """`weight * mask`, whose gradient goes straight through to the scores of `allowed` positions.
+
+    With m the mask and w the weight, dL/d|s| = dL/d(w m) w, hence dL/ds = dL/d(w m) w sign(s): without the sign it
+    trains wrongly, and silently.
+    """
+    result: Tensor = _StraightThrough.apply(scores, weight, mask, allowed, signed)  # type: ignore[no-untyped-call]
+    return result
