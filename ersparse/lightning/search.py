@@ -54,7 +54,7 @@ class TicketSearch(Classifier):
         self.scores = nn.ParameterList(random_scores(layer, method.score_init, seed) for layer in self.layers)
         self.counts = [layer.size for layer in self.layers]
         self.near: list[float | None] = [None] * len(self.layers)
-        self.chosen: tuple[object, list[Tensor]] | None = None
+        self.chosen: list[Tensor] | None = None
 
     def _freeze(self) -> None:
         for module in self.network.modules():
@@ -69,7 +69,7 @@ class TicketSearch(Classifier):
         self.chosen = None
 
     def masks(self) -> Masks:
-        return dict(zip(self.names, self._tickets(), strict=True))
+        return dict(zip(self.names, self._choose(), strict=True))
 
     def product(self) -> dict[str, Tensor]:
         """The random weights, all of them, and the ticket for a mask."""
@@ -104,12 +104,16 @@ class TicketSearch(Classifier):
             for name, scores in zip(self.names, self.scores, strict=True)
         ]
 
+    def train(self, mode: bool = True) -> TicketSearch:
+        """Scores change between training steps only: evaluation finds the tickets once."""
+        self.chosen = None
+        return super().train(mode)
+
     def _tickets(self) -> list[Tensor]:
-        """The masks that follow from the scores; found once for as long as these stay the same."""
-        now = [scores._version for scores in self.scores]
-        if self.chosen is None or self.chosen[0] != now:
-            self.chosen = now, self._choose()
-        return self.chosen[1]
+        """The masks that follow from the scores. (Fused optimizers leave no trace in a tensor's version.)"""
+        if self.training or self.chosen is None:
+            self.chosen = self._choose()
+        return self.chosen
 
     def _choose(self) -> list[Tensor]:
         pairs = zip(self.scores, self._allowed(), strict=True)

@@ -1,0 +1,252 @@
+"""Strong tickets: what a run leaves, and that it masks at every level."""
+
+import time
+
+import pytest
+import torch
+from conftest import KILLED, outcome, read, rows
+from safetensors.torch import load_file
+from torch import nn
+
+import ersparse
+from ersparse.lightning.callbacks import annealing
+from ersparse.lightning.search import TicketSearch
+from ersparse.methods.edge_popup import EdgePopup
+from ersparse.models import resnet20
+from ersparse.settings import Optimizer
+from ersparse.sparse import supermask
+from ersparse.sparse.density import uniform
+from ersparse.sparse.init import draw_weights
+from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.mask import attach, masks_of
+from ersparse.sparse.source import ERSource
+
+SEARCH = [
+    "method=edge_popup", "sparsity=uniform", "sparsity.level=0.5", "method.final_sparsity=0.9", "method.levels=3",
+    "method.epochs_per_level=2", "model.width=0.25", "dataset.batch_size=128", "optimizer.lr=0.05",
+    "method.min_keep=1",
+]  # fmt: skip
+SGD = Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[0.5], gamma=0.1)
+SETTINGS = {
+    "_target_": "ersparse.methods.edge_popup.EdgePopup", "name": "edge_popup", "final_sparsity": 0.9, "levels": 3,
+    "epochs_per_level": 2, "schedule": "geometric", "lr_restart": True, "scores": "carry",
+    "weight_init": "kaiming_normal", "scale_weights": False, "score_init": "kaiming_uniform", "affine": False,
+    "signed": False, "scope": "layer", "min_keep": 0,
+}  # fmt: skip
+
+
+def search(density=0.5, **changes):
+    network = resnet20(10, channels=1)
+    layers = prunable_layers(network)
+    source = ERSource(layers, uniform(layers, density), density, seed=0)
+    module = TicketSearch(network, 10, SGD, 2, ["test"], EdgePopup(**(SETTINGS | changes)), seed=0)
+    if density < 1:
+        attach(network, source.repair(source.draw())[0])
+    return module, layers
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_forward_pass_is_that_of_the_masked_network(scope, signed):
+    """Bitwise, against a network whose weights are multiplied by the ticket: no score gets through."""
+    module, layers = search(scope=scope, signed=signed)
+    module.set_density(0.1)
+    x = torch.randn(4, 1, 16, 16)
+    module.eval()
+    found, tickets = module(x), module.masks()
+    assert all(ticket.dtype == torch.bool for ticket in tickets.values())
+    plain = resnet20(10, channels=1).eval()
+    plain.load_state_dict({k: v for k, v in module.network.state_dict().items() if not k.endswith("_mask")})
+    with torch.no_grad():
+        for layer in layers:
+            plain.get_parameter(layer.name).mul_(tickets[layer.name])
+    assert found.equal(plain.to(memory_format=torch.contiguous_format)(x.contiguous(memory_format=torch.channels_last)))
+    present = masks_of(module.network)
+    for layer in layers:
+        assert not (tickets[layer.name] & ~present[layer.name]).any()
+        if scope == "layer":
+            expected = min(round(0.1 * layer.size), int(present[layer.name].sum()))
+            assert int(tickets[layer.name].sum()) == expected
+    total = sum(int(ticket.sum()) for ticket in tickets.values())
+    assert total == sum(min(round(0.1 * layer.size), int(present[layer.name].sum())) for layer in layers)
+
+
+def test_a_score_outside_the_network_changes_nothing():
+    module, _ = search()
+    module.set_density(0.2)
+    x = torch.randn(2, 1, 16, 16)
+    module.eval()
+    before = module(x)
+    with torch.no_grad():
+        for scores, mask in zip(module.scores, masks_of(module.network).values(), strict=True):
+            scores[~mask] = 1e6
+    assert module(x).equal(before)
+
+
+def test_the_ticket_follows_the_scores():
+    """After a step the ticket is found anew, and is that of the new scores."""
+    module, _ = search()
+    module.set_density(0.1)
+    optimizer = torch.optim.SGD(module.trained(), 5.0, fused=True)
+    first = module.masks()
+    module(torch.randn(8, 1, 16, 16)).square().sum().backward()
+    optimizer.step()
+    second = module.masks()
+    assert any(not first[name].equal(second[name]) for name in first)
+    for name, scores, count, allowed in zip(
+        module.names, module.scores, module.counts, masks_of(module.network).values(), strict=True
+    ):
+        assert second[name].equal(supermask.top(supermask.rank(scores, allowed, False), count)[0])
+
+
+def test_only_scores_train_unless_affine():
+    module, layers = search()
+    assert {id(p) for p in module.trained()} == {id(p) for p in module.scores}
+    affine, _ = search(affine=True)
+    norms = [m for m in affine.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(list(affine.trained())) == len(layers) + 2 * len(norms)
+
+
+def test_a_layer_keeps_its_least():
+    module, layers = search(scope="global", min_keep=3)
+    with torch.no_grad():
+        module.scores[5].mul_(1e-6)
+    module.set_density(0.02)
+    tickets = module.masks()
+    assert int(tickets[layers[5].name].sum()) == 3
+    assert all(int(ticket.sum()) >= 3 for ticket in tickets.values())
+    assert sum(int(ticket.sum()) for ticket in tickets.values()) == sum(module.counts)
+
+
+@pytest.mark.parametrize("how", ["kaiming_normal", "signed_constant"])
+def test_weights_have_the_variance_of_their_fan_in(how):
+    network = resnet20(10, channels=1)
+    draw_weights(network, [0.25] * len(prunable_layers(network)), how, seed=1)
+    weight = network.get_parameter("stages.2.1.conv1.weight").detach()
+    assert weight.std().item() == pytest.approx((2 / (64 * 9 * 0.25)) ** 0.5, rel=0.03)
+    assert (weight.abs().unique().numel() == 1) == (how == "signed_constant")
+
+
+def test_what_a_search_leaves(launch, only_run, monkeypatch):
+    """Densities at every level, weights as they were drawn, a ticket inside the source, and the figures of a reload."""
+    levels = []
+    original = annealing.SparsityAnnealing.on_validation_epoch_end
+
+    def watch(self, trainer, module):
+        kept = {name: int(ticket.sum()) for name, ticket in module.masks().items()}
+        present = {name: int(mask.sum()) for name, mask in masks_of(module.network).items()}
+        levels.append((trainer.current_epoch, kept, present))
+        original(self, trainer, module)
+
+    monkeypatch.setattr(annealing.SparsityAnnealing, "on_validation_epoch_end", watch)
+    status, printed = launch(*SEARCH)
+    assert status == 0, printed
+    record, state = read(only_run()), load_file(only_run() / "network.safetensors")
+    sizes = {layer["name"]: layer["size"] for layer in record["layers"]}
+    assert [epoch for epoch, _, _ in levels] == list(range(6))
+    for epoch, kept, present in levels:
+        density = 0.5 * (0.1 / 0.5) ** ((epoch // 2 + 1) / 3)
+        assert kept == {name: min(max(1, round(density * sizes[name])), present[name]) for name in sizes}
+    sparsities = [float(row["ticket/sparsity"]) for row in rows(only_run())]
+    assert sparsities == sorted(sparsities) and sparsities[-1] == pytest.approx(
+        record["sparsity"]["realised"], abs=1e-6
+    )
+
+    drawn = resnet20(10, channels=1, width=0.25)
+    draw_weights(drawn, [1.0] * len(sizes), "kaiming_normal", seed=0)
+    for name in sizes:
+        assert state[name].numpy().tobytes() == drawn.get_parameter(name).detach().numpy().tobytes()
+    layers = prunable_layers(drawn)
+    source = ERSource(layers, uniform(layers, 0.5), 0.5, seed=0)
+    for name, mask in source.repair(source.draw())[0].items():
+        assert not (state[name + "_mask"] & ~mask).any()
+    assert record["mask_sha256"] != record["source_mask_sha256"]
+
+
+def test_the_reloaded_ticket_is_as_good_as_reported(launch, only_run, tmp_path):
+    launch(*SEARCH, "trainer.precision=32-true")
+    found = only_run()
+    launch("method=evaluate", "method.recalibrate=false", f"model.init_from={found}", "trainer.precision=32-true",
+           "model.width=0.25", f"paths.root={tmp_path}/again")  # fmt: skip
+    again = read(next((tmp_path / "again").rglob("run.json")).parent)
+    assert again["metrics"]["test/acc"] == read(found)["metrics"]["test/acc"]
+    assert again["metrics"]["test/loss"] == pytest.approx(read(found)["metrics"]["test/loss"], rel=1e-5)
+    assert again["mask_sha256"] == read(found)["mask_sha256"]
+    network = ersparse.load(found)
+    assert all(network.get_parameter(name)[~mask].eq(0).all() for name, mask in masks_of(network).items())
+
+
+@pytest.mark.parametrize("control", ["none", "shuffle", "reinit"])
+def test_weak_from_strong_and_controls(launch, only_run, tmp_path, control):
+    launch(*SEARCH)
+    found = read(only_run())
+    words = [
+        f"model.init_from={only_run()}",
+        f"sparsity.control={control}",
+        "model.width=0.25",
+        "dataset.batch_size=256",
+    ]
+    for method in ("method=fixed trainer.max_epochs=1", "method=evaluate"):
+        root = tmp_path / method[7:12]
+        status, printed = launch(*words, *method.split(), f"paths.root={root}")
+        assert status == 0, printed
+        record = read(next(root.rglob("run.json")).parent)
+        assert [layer["nonzero"] for layer in record["layers"]] == [layer["nonzero"] for layer in found["layers"]]
+        assert (record["mask_sha256"] == found["mask_sha256"]) == (control != "shuffle")
+
+
+def test_recalibrated_statistics_are_those_of_the_training_images(launch, only_run):
+    """The first normalisation sees the first convolution's output: mean over all (cropped) images, by hand."""
+    launch("method=evaluate", "sparsity=dense", "dataset.augment=false", "trainer.precision=32-true", "seed=2")
+    state = load_file(only_run() / "network.safetensors")
+    from ersparse.data import digits
+
+    x = digits.load(None, True).resized(16).x_train.permute(0, 3, 1, 2).float() / 255
+    out = nn.functional.conv2d((x - 0.3053) / 0.3191, state["conv1.weight"], padding=1)
+    torch.testing.assert_close(state["bn1.running_mean"], out.mean((0, 2, 3)), rtol=0.02, atol=0.01)
+    torch.testing.assert_close(state["bn1.running_var"], out.var((0, 2, 3)), rtol=0.05, atol=0.01)
+    assert len(rows(only_run())) == 1
+
+
+@pytest.mark.parametrize("scores", ["carry", "reset"])
+def test_killed_in_the_middle_of_a_level(process, tmp_path, scores):
+    words = [word for word in KILLED if "max_epochs" not in word] + SEARCH + [
+        f"method.scores={scores}", "method.epochs_per_level=3"]  # fmt: skip
+    run = process(*words, f"paths.root={tmp_path}/killed")
+    while not list(tmp_path.glob("killed/runs/*/s0/checkpoints/epoch00004*")) and run.poll() is None:
+        time.sleep(0.005)
+    run.kill()
+    run.communicate()
+    outcomes = []
+    for root in ("killed", "undisturbed"):
+        run = process(*words, f"paths.root={tmp_path}/{root}")
+        printed, _ = run.communicate(timeout=300)
+        assert run.returncode == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
+        outcomes.append(outcome(next((tmp_path / root).rglob("run.json")).parent))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["method.final_sparsity=0.4"], "method.final_sparsity=0.4: must be at least the source's sparsity 0.5"),
+        (["method.levels=0"], "method.levels=0: must lie in [1, inf)"),
+        (["trainer.max_epochs=7"], "trainer.max_epochs=7: must not be set with method=edge_popup"),
+        (
+            ["method.final_sparsity=0.999", "method.min_keep=0"],
+            "layer conv1.weight with its 36 weights would",
+        ),
+        (["method.final_sparsity=1"], "method.final_sparsity=1: must lie in (0, 1)"),
+        (["model.init=layer"], "model.init=layer: must be default with method=edge_popup"),
+        (["method.schedule=cosine"], "method.schedule=cosine: must be one of geometric, linear, code"),
+    ],
+)
+def test_bad_input(launch, tmp_path, words, message):
+    status, printed = launch(*SEARCH, *words)
+    assert status == 2 and message in printed and printed.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_dense_sources_are_allowed(launch, only_run):
+    status, printed = launch(*SEARCH, "sparsity=dense", "method.levels=1", "scale=smoke")
+    assert status == 0, printed
+    assert read(only_run())["source_mask_sha256"] is None and read(only_run())["mask_sha256"] is not None
