@@ -17,10 +17,11 @@ from ersparse.sparse import density as densities
 from ersparse.sparse import mask
 from ersparse.sparse.describe import describe_masks
 from ersparse.sparse.flow import FlowError
-from ersparse.sparse.graph import GraphError, Step, trace
+from ersparse.sparse.graph import Step
 from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource
+from ersparse.sparse.trace import GraphError, trace
 
 Rule = Callable[..., list[float]]
 

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 import ersparse
 from ersparse.errors import UserError
 from ersparse.sparse.flow import zero_degrees
-from ersparse.sparse.graph import effective_density, trace
+from ersparse.sparse.graph import effective_density
 from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.trace import trace
 
 
 class Small(nn.Module):

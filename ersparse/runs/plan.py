@@ -20,10 +20,11 @@ from ersparse.runs.identity import applicable, describe, run_hash, takes_density
 from ersparse.settings import Settings
 from ersparse.sparse.density import DensityError, expected_density
 from ersparse.sparse.flow import FlowError
-from ersparse.sparse.graph import GraphError, Step, trace
+from ersparse.sparse.graph import Step
 from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.mask import generator
 from ersparse.sparse.source import ERSource, Source, TicketSource
+from ersparse.sparse.trace import GraphError, trace
 
 
 @dataclass(frozen=True)
