@@ -138,14 +138,18 @@ def density() -> int:
         return 0
     flow = "--flow" in sys.argv[1:]
     arguments = [word for word in sys.argv[1:] if word != "--flow"]
-    if odd := [word for word in arguments if "=" not in word]:
+    if odd := [word for word in arguments if "=" not in word or word.startswith("-")]:
         return _refuse(f"{odd[0]}: must be group=option or key=value, or --flow")
     words = dict(word.split("=", 1) for word in arguments)
     options, out = words.pop("sparsity", "balanced").split(","), Path(words.pop("out", "densities.png"))
     if not out.absolute().parent.is_dir():
         return _refuse(f"out={out}: there is no folder {out.absolute().parent}")
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        return _refuse(f"out={out}: must end in .png, .svg or .pdf")
     try:
         (_flow if flow else _densities)(options, words, out)
+    except OSError as error:
+        return _refuse(f"out={out}: cannot be written ({error.strerror})")
     except UserError as error:
         return _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
@@ -176,6 +180,10 @@ def _densities(options: list[str], words: dict[str, str], out: Path) -> None:
 def _flow(options: list[str], words: dict[str, str], out: Path) -> None:
     """Channels without an edge and effective density of each option, over sparsities, with and without repair."""
     levels = words.pop("sparsity.level", FLOW_LEVELS).split(",")
+    if "sparsity.budget" in words:
+        raise UserError(
+            f"sparsity.budget={words['sparsity.budget']}: must not be set with --flow, which goes over levels"
+        )
     if "dense" in options:
         raise UserError("sparsity=dense: must be another one with --flow, nothing is drawn")
     repair = words.pop("sparsity.flow", "move")

@@ -157,6 +157,8 @@ def test_density_refuses(monkeypatch, capsys):
         ("out=/nowhere/a.png", "out=/nowhere/a.png: there is no folder"),
         ("sead=3", "sead: no such key"),
         ("seed=-1", "seed=-1"),
+        ("out=a.foo", "out=a.foo: must end in .png, .svg or .pdf"),
+        ("--flow=1", "--flow=1: must be group=option"),
         ("--flaw", "--flaw: must be group=option or key=value, or --flow"),
     ):
         monkeypatch.setattr(sys, "argv", ["ersparse", "density", word])

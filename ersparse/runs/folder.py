@@ -51,12 +51,12 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / LOCK, timeout=0)
-            lock.acquire()
+            held = lock.acquire()
         except Timeout:
             raise UserError(f"{self.path}: in use by another process; wait for it, or stop it") from None
         except OSError as error:
             raise UserError(f"paths.root: {self.path} cannot be written ({error.strerror or error})") from None
-        with lock:
+        with held:
             self._not_elsewhere()
             with self._heartbeat():
                 yield
