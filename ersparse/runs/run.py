@@ -12,6 +12,7 @@ from typing import Any
 from ersparse.data.arrays import Arrays
 from ersparse.errors import UserError
 from ersparse.lightning.hardware import resolve
+from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
 from ersparse.runs.checkpoints import CheckpointFiles
 from ersparse.runs.folder import RunFolder
@@ -35,6 +36,9 @@ def run(config: Mapping[str, Any]) -> Path:
         KeyboardInterrupt: the run was interrupted, and can be resumed.
     """
     settings = build(Settings, config)
+    method = method_of(settings)
+    if isinstance(method, Standalone):
+        return method.run(settings)
     planned = plan(settings)
     trainer = (
         settings.trainer.model_copy(update=resolve(settings.trainer)) if planned.method.trains else settings.trainer
