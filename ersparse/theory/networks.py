@@ -101,6 +101,19 @@ def draw_masks(source: nn.Module, p: Sequence[float], seed: int) -> Masks:
     }
 
 
+def without_dead_ends(masks: Masks) -> Masks:
+    """The masks of a chain without the edges into neurons or channels that nothing goes on from."""
+    found: Masks = {}
+    onwards: Tensor | None = None
+    for name in reversed(masks):
+        mask = masks[name]
+        if onwards is not None:
+            mask = mask & onwards.reshape(-1, *[1] * (mask.ndim - 1))
+        found[name] = mask
+        onwards = mask.flatten(2).any(2).any(0) if mask.ndim > 2 else mask.any(0)
+    return {name: found[name] for name in masks}
+
+
 def random_target(
     widths: Sequence[int],
     density: float,

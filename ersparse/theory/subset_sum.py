@@ -40,21 +40,21 @@ def nearest(x: ArrayLike, z: ArrayLike) -> tuple[NDArray[np.int64], Floats]:
     return codes, errors
 
 
-def solve(x: ArrayLike, z: float, tolerance: float = 0.0, rounds: int = 20) -> NDArray[np.bool_]:
-    """A subset of x, as a boolean array, whose sum is near z: optimal up to `EXACT` numbers.
+def solve(x: ArrayLike, z: float, tolerance: float = 0.0, rounds: int = 20, exact: int = EXACT) -> NDArray[np.bool_]:
+    """A subset of x, as a boolean array, whose sum is near z: optimal up to `exact` numbers.
 
-    Beyond, numbers are taken greedily, and then windows of `EXACT` random numbers are solved again exactly with the
+    Beyond, numbers are taken greedily, and then windows of `exact` random numbers are solved again exactly with the
     others as they are, which never makes the error larger, until it is at most `tolerance` or the `rounds` are over.
     """
     x = np.asarray(x, dtype=np.float64)
-    if len(x) <= EXACT:
+    if len(x) <= exact:
         return _bits(int(nearest(x, z)[0][0]), len(x))
     chosen, random = _greedy(x, z), np.random.default_rng(0)
     for _ in range(rounds):
-        window = random.permutation(len(x))[:EXACT]
+        window = random.permutation(len(x))[:exact]
         rest = z - x[chosen].sum() + x[window][chosen[window]].sum()
         better = chosen.copy()
-        better[window] = _bits(int(nearest(x[window], rest)[0][0]), EXACT)
+        better[window] = _bits(int(nearest(x[window], rest)[0][0]), exact)
         if abs(z - x[better].sum()) < abs(z - x[chosen].sum()):
             chosen = better
         if abs(z - x[chosen].sum()) <= tolerance:

@@ -17,7 +17,7 @@ from ersparse.errors import UserError
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.mask import Masks, attach
 from ersparse.theory.extra_layer import Identity, with_extra_layer
-from ersparse.theory.networks import Stage, draw_masks, needed_weights, stages_of, widened
+from ersparse.theory.networks import Stage, draw_masks, needed_weights, stages_of, widened, without_dead_ends
 from ersparse.theory.widths import weak_copies
 
 
@@ -59,6 +59,7 @@ def weak_ticket(
     seed: int,
     low: float = 0.0,
     identity: Identity = "auto",
+    kernel: int = 1,
     every_copy: bool = True,
 ) -> Ticket:
     """Draws an ER source and builds the target in it.
@@ -68,14 +69,14 @@ def weak_ticket(
         copies: q_0..q_L, neurons of the source for one of the target (`weak_copies`); q_L is 1.
         p: densities p_0..p_L.
         low: lower end of the inputs' box; only `identity` "shift" and "padded" depend on it.
-        identity: how layer 0 copies an input through a ReLU, see `with_extra_layer`.
+        identity, kernel: how layer 0 copies an input through a ReLU, see `with_extra_layer`.
         every_copy: every copy of a neuron must be whole, as in the theorems; otherwise broken ones are left out.
 
     Raises:
         NoRepresentative: the drawn source has no edge for some target weight.
         UserError: the target is not covered, or `copies` or `p` do not fit it.
     """
-    stages = with_extra_layer(stages_of(target), low, identity)
+    stages = with_extra_layer(stages_of(target), low, identity, kernel)
     _check(stages, copies, p)
     network = widened(stages, copies)
     drawn = draw_masks(network, p, seed)
@@ -108,6 +109,7 @@ def _fill(
         weight = stage.weight.reshape(len(stage.weight), 1, stage.weight.shape[1], 1, -1)
         modules[name].weight.data = (weight * chosen).reshape(drawn[name].shape)
         modules[name].bias.data = stage.bias.repeat_interleave(copies[layer])  # type: ignore[union-attr]
+    masks = without_dead_ends(masks)
     attach(network, masks)
     return Ticket(network, drawn, masks)
 

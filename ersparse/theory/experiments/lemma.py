@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from ersparse.errors import UserError
 from ersparse.theory.chance import wilson
 from ersparse.theory.experiments import Cell, Options, Result
 from ersparse.theory.plots import COLORS, new_figure, plain_ticks, points, save, style
@@ -28,6 +29,9 @@ Floats = NDArray[np.float64]
 def cells(options: Options) -> list[Cell]:
     """Dense numbers for each k, from which every density follows; and masked ones, to check that it does."""
     trials = options.trials or options.choose(200, 4000, 40000)
+    if trials < 100:
+        raise UserError(f"method.trials={trials}: must be 100 or more for the fit of lemma")
+    trials = -(-trials // BATCHES) * BATCHES
     largest = options.choose(14, 26, 32)
     epsilons = sorted({*EPSILONS, options.epsilon})
     found: list[Cell] = [
@@ -70,9 +74,16 @@ class Dense:
 
     def masked(self, n: int, p: float, epsilon: float) -> float:
         """Failure of n numbers that are present with probability p; beyond the largest measured k, as at it."""
+        return float(binom.pmf(np.arange(n + 1), n, p) @ self._by_k(n, epsilon))
+
+    def masked_error(self, n: int, p: float, epsilon: float) -> float:
+        """The standard error of `masked`."""
+        share = self._by_k(n, epsilon)
+        return float(np.sqrt(binom.pmf(np.arange(n + 1), n, p) ** 2 @ (share * (1 - share)) / self.trials))
+
+    def _by_k(self, n: int, epsilon: float) -> Floats:
         k = np.minimum(np.arange(n + 1), self.share.shape[1] - 1)
-        column = int(np.abs(self.epsilons - epsilon).argmin())
-        return float(binom.pmf(np.arange(n + 1), n, p) @ self.mean[k, column])
+        return np.asarray(self.mean[k, int(np.abs(self.epsilons - epsilon).argmin())])
 
     def needed(self, p: float, delta: float, epsilon: float) -> int | None:
         """The smallest n that fails with probability delta or less; None where it was not measured."""
@@ -106,13 +117,13 @@ def report(options: Options, results: list[tuple[Cell, Result]], folder: Path) -
     sizes = _sizes(dense, options, a, b)
     write_table(folder, "sizes", sizes)
     _plot(dense, sizes, options, (a, b), folder / "lemma.png")
-    inside = [row["low"] <= row["from_dense"] <= row["high"] for row in masked]
+    agree = [abs(row["z"]) <= 1.96 for row in masked if row["failures"] >= 10]
     return {
         "a": a,
         "a, standard error": float(spread[0]),
         "b": b,
         "b, standard error": float(spread[1]),
-        "mixture of dense inside the masked 95 % interval, share": float(np.mean(inside)),
+        "masked and dense draws within 1.96 standard errors, share": float(np.mean(agree)),
         "corrected size / measured, largest": max(
             row["corrected"] / row["measured"] for row in sizes if row["measured"]
         ),
@@ -140,10 +151,12 @@ def _masked_rows(dense: Dense, results: list[tuple[Cell, Result]]) -> list[dict[
             continue
         for epsilon, missed in zip(cell["epsilons"], np.asarray(result["missed"]).sum(0)[HARDEST], strict=True):
             low, high = wilson(int(missed), cell["trials"])
-            expected = dense.masked(cell["n"], cell["p"], epsilon)
+            expected, measured = dense.masked(cell["n"], cell["p"], epsilon), int(missed) / cell["trials"]
+            error = np.hypot(dense.masked_error(cell["n"], cell["p"], epsilon), (high - low) / (2 * 1.96))
             rows.append(
                 {"p": cell["p"], "n": cell["n"], "epsilon": epsilon, "trials": cell["trials"], "failures": int(missed)}
-                | {"measured": int(missed) / cell["trials"], "low": low, "high": high, "from_dense": expected}
+                | {"measured": measured, "low": low, "high": high}
+                | {"from_dense": expected, "z": float((measured - expected) / error)}
             )
     return rows
 
