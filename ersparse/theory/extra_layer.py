@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch.nn.functional import pad
 
 from ersparse.errors import UserError
 from ersparse.theory.networks import Stage
@@ -43,8 +44,7 @@ def with_extra_layer(stages: Sequence[Stage], low: float, identity: Identity = "
         first = Stage(first.weight.repeat_interleave(2, 1) * signs, first.bias, first.stride, first.padding)
     shift = 0.0 if identity == "pairs" else max(0.0, -low)
     moved = first.padding if identity == "padded" else (0, 0)
-    centred = copy.new_zeros(*copy.shape, *[kernel] * dimensions)
-    centred[(..., *[kernel // 2] * dimensions)] = copy
+    centred = pad(copy.reshape(*copy.shape, *[1] * dimensions), [kernel // 2] * (2 * dimensions))
     around = (moved[0] + kernel // 2, moved[1] + kernel // 2)
     zero = Stage(centred, copy.new_full((len(copy),), shift), padding=around)
     bias = first.bias - shift * first.weight.flatten(1).sum(1)

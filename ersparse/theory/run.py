@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field
 from rich.progress import track
 
 from ersparse.files import write_json, write_text
@@ -27,7 +28,7 @@ class Theory(Standalone):
     """A lemma or theorem, measured: the keys of `experiments.Options`."""
 
     name: Literal["lemma", "weak", "conv", "strong", "lower"]
-    p: list[Annotated[float, In("(0, 1]")]] | None
+    p: Annotated[list[Annotated[float, In("(0, 1]")]], Field(min_length=1)] | None
     delta: Open
     epsilon: Open
     trials: Count | None

@@ -22,7 +22,7 @@ from ersparse.sparse.mask import Masks, attach, generator
 from ersparse.theory.networks import Stage, chain, draw_masks, stages_of, without_dead_ends
 from ersparse.theory.subset_sum import solve
 from ersparse.theory.tolerances import Shape, shape_of
-from ersparse.theory.widths import Floats
+from ersparse.theory.widths import Floats, check_layers
 
 UNUSED = -1
 CONSTANTS = 2  # blocks of neurons for constants: one in two has a positive bias
@@ -137,8 +137,7 @@ def _check(stages: Sequence[Stage], copies: Sequence[int], p: Sequence[float]) -
         raise UserError("target: Conv2d, must be Linear for a strong ticket")
     if len(copies) != len(stages) + 1 or copies[-1] != 1 or min(copies) < 1:
         raise UserError(f"copies={list(copies)}: must be {len(stages) + 1} numbers of 1 or more, the last 1")
-    if len(p) != len(copies):
-        raise UserError(f"p={list(p)}: must have {len(copies)} densities, one for each layer of the source")
+    check_layers(copies[1:], p)
 
 
 def copy_inputs(

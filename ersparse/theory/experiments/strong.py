@@ -127,14 +127,14 @@ def _plot(options: Options, results: list[tuple[Cell, Result]], rows: list[dict[
     figure, (left, right) = new_figure(2)
     for number, case in enumerate(dict.fromkeys((row["widths"], row["p"]) for row in rows)):
         mine = [row for row in rows if (row["widths"], row["p"]) == case]
-        label, x = f"{case[0].replace(' ', '-')}, p = {case[1]:g}", [row["fraction"] * 1.015**number for row in mine]
+        label, x = f"{case[0].replace(' ', '-')}, p = {case[1]:g}", [row["fraction"] + 0.008 * number for row in mine]
         intervals = [(row["low"], row["high"]) for row in mine]
         left.plot(x, [row["share"] for row in mine], linewidth=0.7, **style(number))
         points(left, x, [row["share"] for row in mine], intervals, number, label)
         if mine[0]["printed_fraction"] > 0:
             left.axvline(mine[0]["printed_fraction"], linestyle=":", linewidth=1, color=style(number)["color"])
         pairs = [
-            (cell["fraction"] * 1.03**number, error)
+            (cell["fraction"] + 0.008 * number, error)
             for cell, result in results
             for error in result["errors"]
             if (" ".join(map(str, cell["widths"])), cell["p"]) == case and error is not None
@@ -147,8 +147,9 @@ def _plot(options: Options, results: list[tuple[Cell, Result]], rows: list[dict[
     left.plot([], [], color="#000000", linestyle=":", linewidth=1, label="printed width, C = 1")
     right.axhline(options.epsilon, color="#000000", linestyle="--", linewidth=1, label=f"ε = {options.epsilon:g}")
     for axes in (left, right):
-        axes.set(xscale="log", xlabel="copies of each neuron, as a fraction of the corrected width")
-        axes.legend(fontsize=7)
+        axes.set(xlim=(0, 1.1), xlabel="copies of each neuron, as a fraction of the corrected width")
+    left.legend(fontsize=7, loc="upper left")
+    right.legend(fontsize=7, loc="lower left")
     left.set(ylabel=f"tickets within ε = {options.epsilon:g}, 95 % interval", title="Strong tickets found")
     right.set(yscale="log", ylabel="max |f_T - f_S| on the box [-1, 1]^d", title="Errors of the tickets")
     save(figure, path)

@@ -14,14 +14,12 @@ from ersparse.theory.tables import write_table
 from ersparse.theory.weak import NoRepresentative, weak_ticket
 from ersparse.theory.widths import weak_copies
 
-LARGEST = 2e7  # possible edges in a layer of a source that is drawn whole; larger ones are drawn lazily only
-
 
 def cells(options: Options) -> list[Cell]:
     densities = options.p or options.choose(
-        [0.2, 0.7], [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.95], [0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.9, 0.99]
+        [0.2, 0.7], [0.05, 0.1, 0.2, 0.4, 0.7, 0.95], [0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.9, 0.99]
     )
-    trials = options.trials or options.choose(100, 1000, 10000)
+    trials = options.trials or options.choose(100, 500, 10000)
     width, delta = options.choose(4, 8, 32), options.delta
     found: list[Cell] = []
     for depth in options.choose([2], [1, 2, 5], [1, 2, 4, 6]):
@@ -40,8 +38,9 @@ def cells(options: Options) -> list[Cell]:
 
 
 def _built_cell(p: float, p0: float, options: Options) -> Cell:
-    tickets = options.choose(3, 20, 100)
-    return {"kind": "built", "p": p, "p0": p0, "delta": options.delta, "tickets": tickets, "largest": LARGEST}
+    """`largest` is how many possible edges a layer of a source that is drawn whole may have."""
+    tickets, largest = options.choose(3, 20, 100), options.choose(1e6, 1e7, 3e7)
+    return {"kind": "built", "p": p, "p0": p0, "delta": options.delta, "tickets": tickets, "largest": largest}
 
 
 def measure(cell: Cell, random: np.random.Generator) -> Result:
