@@ -11,7 +11,7 @@ OWN = ("p", "delta", "epsilon", "trials")
 def overrides(words: Sequence[str]) -> list[str] | str:
     """The words of the `theory` command as those of a run, or one line that says what is wrong with them."""
     if not words or words[0] not in NAMES:
-        return f"ersparse theory {words[0] if words else ''}: must be one of {', '.join(NAMES)}"
+        return f"{' '.join(['ersparse theory', *words[:1]])}: must be one of {', '.join(NAMES)}"
     if odd := [word for word in words[1:] if "=" not in word]:
         return f"{odd[0]}: must be key=value"
     return [f"experiment=theory_{words[0]}", *[_override(word) for word in words[1:]]]

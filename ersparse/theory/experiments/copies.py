@@ -6,6 +6,7 @@ Widths are varied along the theorem's own profile: layer l has ceil(q_l k / q_0)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,22 +52,26 @@ def measure_width(cell: Cell, random: np.random.Generator) -> Result:
     """The smallest first-layer copies whose measured success is 1-delta, and whose interval's ends are.
 
     Returns:
-        For "every" copy whole and "any" copy whole: [the point, by the upper end, by the lower end of the interval].
+        For "every" copy whole and "any" copy whole: [the point, by the upper end, by the lower end of the interval];
+        the last is None where the trials are too few for the lower end to come so high.
     """
-    p = densities(cell, cell["p"], cell["p0"])
-    bound = weak_copies(sizes(cell), p, cell["delta"])
-    found: Result = {"bound": bound}
-    for name, every in (("every", True), ("any", False)):
-        counts: dict[int, int] = {}
+    bound = weak_copies(sizes(cell), densities(cell, cell["p"], cell["p0"]), cell["delta"])
+    return {"bound": bound, "every": _ends(cell, bound, True, random), "any": _ends(cell, bound, False, random)}
 
-        def share(first: int, end: int, counts: dict[int, int] = counts, every: bool = every) -> float:
-            if first not in counts:
-                counts[first] = _count(cell, p, profile(bound, first), every, cell["trials"], random)
-            low, high = wilson(counts[first], cell["trials"])
-            return (counts[first] / cell["trials"], high, low)[end]
 
-        found[name] = [smallest(lambda first, end=end: share(first, end) >= 1 - cell["delta"]) for end in (0, 1, 2)]  # type: ignore[misc]
-    return found
+def _ends(cell: Cell, bound: list[int], every: bool, random: np.random.Generator) -> list[int | None]:
+    p, trials, aim = densities(cell, cell["p"], cell["p0"]), cell["trials"], 1 - cell["delta"]
+
+    @cache
+    def share(first: int) -> tuple[float, float, float]:
+        successes = _count(cell, p, profile(bound, first), every, trials, random)
+        low, high = wilson(successes, trials)
+        return successes / trials, high, low
+
+    point, upper = (smallest(lambda first, end=end: share(first)[end] >= aim) for end in (0, 1))  # type: ignore[misc]
+    if wilson(trials, trials)[0] < aim:
+        return [point, upper, None]
+    return [point, upper, smallest(lambda first: share(first)[2] >= aim)]
 
 
 def smallest(enough: Callable[[int], bool]) -> int:
@@ -184,32 +189,20 @@ def plot_widths(axes: Any, rows: Sequence[dict[str, Any]], name: Callable[[dict[
     """Copies of an input over the density: the bound as a line, measured points, and 1/p for 1/log(1/(1-p))."""
     for number, label in enumerate(dict.fromkeys(name(row) for row in rows)):
         mine = [row for row in rows if name(row) == label]
-        p, color = [row["p"] for row in mine], COLORS[number]
-        axes.plot(p, [row["bound"] for row in mine], color=color, label=f"{label}: the bound")
-        points(
-            axes,
-            p,
-            [row["measured"] for row in mine],
-            [(row["from"], row["to"]) for row in mine],
-            number,
-            "measured, every copy whole",
-        )
-        axes.plot(
-            p,
-            [row["any_copy"] for row in mine],
-            linestyle="none",
-            fillstyle="none",
-            markersize=5,
-            label="measured, broken copies left out",
-            **style(number),
-        )
+        p, measured, look = [row["p"] for row in mine], [row["measured"] for row in mine], style(number)
+        axes.plot(p, [row["bound"] for row in mine], color=look["color"], label=f"{label}: the bound")
+        points(axes, p, measured, [(row["from"], row["to"] or row["measured"]) for row in mine], number, "")
+        axes.plot(p, [row["any_copy"] for row in mine], linestyle="none", fillstyle="none", markersize=5, **look)
         if number == 0:
             near = [row["bound_multiple"] * float(factor_approximation(row["p"])) for row in mine]
-            axes.plot(p, near, color="#000000", linestyle=":", label="its bound with 1/p")
+            axes.plot(p, near, color="#000000", linestyle=":", label=f"{label}: with 1/p for 1/log(1/(1-p))")
+    black = {"linestyle": "none", "color": "#000000", "marker": "o", "markersize": 5}
+    axes.plot([], [], label="measured, every copy whole, 95 % interval", **black)
+    axes.plot([], [], label="measured, broken copies left out", fillstyle="none", **black)
     axes.set(xscale="log", yscale="log", xlabel="density p", ylabel="copies of an input")
     for axis in (axes.xaxis, axes.yaxis):
         plain_ticks(axis)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=8)
 
 
 def _count(

@@ -112,7 +112,7 @@ def _plot(delta: float, widths: list[dict[str, float]], rows: list[dict[str, flo
             [row["smallest"] for row in mine],
             linestyle="none",
             markersize=6,
-            label=f"smallest, {d:g} inputs",
+            label=f"smallest, d = {d:g} inputs",
             **style(number),
         )
         left.plot(p, [row["printed"] for row in mine], color=color, label="Theorem 2.7, printed")
@@ -124,7 +124,7 @@ def _plot(delta: float, widths: list[dict[str, float]], rows: list[dict[str, flo
             [row["measured"] for row in some],
             [(row["low"], row["high"]) for row in some],
             number,
-            f"{d:g} inputs",
+            f"d = {d:g} inputs",
         )
     left.set(
         xscale="log",

@@ -125,7 +125,7 @@ def _plot(options: Options, success: list[dict[str, Any]], widths: list[dict[str
         axes.set_title(f"Two layers of {success[0]['widths'].split()[0]}, univariate blocks given (p_0 = 1)")
 
     def right(axes: Any) -> None:
-        copies.plot_widths(axes, widths, lambda row: f"{len(row['widths'].split()) - 1} layers")
+        copies.plot_widths(axes, widths, lambda row: f"depth {len(row['widths'].split()) - 1}")
         axes.set_title(f"Copies for success {1 - options.delta:g}")
 
     if success and widths:
