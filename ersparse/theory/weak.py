@@ -134,8 +134,9 @@ def represent(weight: Tensor, mask: Tensor, live: Tensor) -> tuple[Tensor, Tenso
     needed = weight.reshape(weight.shape[0], 1, weight.shape[1], -1).ne(0)
     present = mask & live[:, :, None]
     missing = needed & ~present.any(3)
-    first = present & (present.cumsum(3) == 1)
-    return first & needed[:, :, :, None], missing
+    first = present.byte().argmax(3, keepdim=True)
+    chosen = torch.zeros_like(present).scatter_(3, first, (needed & ~missing)[:, :, :, None])
+    return chosen, missing
 
 
 def _no_representative(
