@@ -182,7 +182,7 @@ def plot_success(axes: Any, rows: Sequence[dict[str, Any]], bounds: dict[float, 
     axes.set(
         xlabel="copies of an input, in units of 1/log(1/(1-p))", ylabel="draws that contain the ticket, 95 % interval"
     )
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left")
 
 
 def plot_widths(axes: Any, rows: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str]) -> None:

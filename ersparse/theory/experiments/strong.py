@@ -148,7 +148,7 @@ def _plot(options: Options, results: list[tuple[Cell, Result]], rows: list[dict[
     right.axhline(options.epsilon, color="#000000", linestyle="--", linewidth=1, label=f"ε = {options.epsilon:g}")
     for axes in (left, right):
         axes.set(xlim=(0, 1.1), xlabel="copies of each neuron, as a fraction of the corrected width")
-    left.legend(fontsize=7, loc="upper left")
+    left.legend(fontsize=7, loc=(0.66, 0.1))
     right.legend(fontsize=7, loc="lower left")
     left.set(ylabel=f"tickets within ε = {options.epsilon:g}, 95 % interval", title="Strong tickets found")
     right.set(yscale="log", ylabel="max |f_T - f_S| on the box [-1, 1]^d", title="Errors of the tickets")
