@@ -25,8 +25,8 @@ def cells(options: Options) -> list[Cell]:
     densities = options.p or options.choose(
         [0.3], [0.05, 0.1, 0.2, 0.4, 0.7, 0.95], [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.95]
     )
-    trials = options.trials or options.choose(100, 500, 10000)
-    channels, delta = options.choose(2, 4, 16), options.delta
+    trials = options.trials or options.choose(100, 500, 2000)
+    channels, delta = options.choose(2, 4, 8), options.delta
     found: list[Cell] = []
     for kernel in (1, 3, 5):
         target = {"widths": [channels] * 3, "kernel": kernel**2}

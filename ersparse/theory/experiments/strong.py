@@ -23,10 +23,10 @@ SAMPLES = 4096  # inputs in the box, beside its corners
 
 
 def cells(options: Options) -> list[Cell]:
-    densities = options.p or options.choose([0.6], [0.3, 0.6, 1.0], [0.1, 0.2, 0.4, 0.7, 1.0])
+    densities = options.p or options.choose([0.6], [0.3, 0.6, 1.0], [0.2, 0.4, 0.7, 1.0])
     targets = options.choose([[2, 3, 1]], [[2, 3, 1], [2, 4, 4, 1]], [[2, 4, 1], [2, 6, 6, 1], [3, 6, 6, 6, 2]])
     fractions = options.choose([0.5, 1.0], [0.1, 0.2, 0.3, 0.4, 0.6, 1.0], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0])
-    trials = options.trials or options.choose(2, 10, 100)
+    trials = options.trials or options.choose(2, 10, 50)
     return [
         {"widths": widths, "p": float(p), "fraction": fraction, "delta": options.delta, "epsilon": options.epsilon}
         | {"trials": trials}

@@ -17,10 +17,10 @@ from ersparse.theory.widths import weak_copies
 
 def cells(options: Options) -> list[Cell]:
     densities = options.p or options.choose(
-        [0.2, 0.7], [0.05, 0.1, 0.2, 0.4, 0.7, 0.95], [0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.9, 0.99]
+        [0.2, 0.7], [0.05, 0.1, 0.2, 0.4, 0.7, 0.95], [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.9, 0.99]
     )
-    trials = options.trials or options.choose(100, 500, 10000)
-    width, delta = options.choose(4, 8, 32), options.delta
+    trials = options.trials or options.choose(100, 500, 2000)
+    width, delta = options.choose(4, 8, 16), options.delta
     found: list[Cell] = []
     for depth in options.choose([2], [1, 2, 5], [1, 2, 4, 6]):
         target = {"widths": [width] * (depth + 1), "kernel": 1}
