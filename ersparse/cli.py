@@ -47,7 +47,9 @@ ersparse run [group=option ...] [key=value ...]
 ersparse density [group=option ...] [key=value ...] [sparsity=erk,balanced,...] [out=densities.png]
     layer densities of one or more options, printed and plotted
 ersparse density --flow [sparsity.level=0.9,0.99,...] ...
-    channels without an edge and kept weights on a path over sparsities, with and without repair"""
+    channels without an edge and kept weights on a path over sparsities, with and without repair
+ersparse theory lemma|weak|conv|strong|lower [scale=smoke|short|full] [p=0.1,0.5] [delta=0.05] [epsilon=0.01] [seed=N]
+    the paper's lemma and theorems, computed and measured, in a run folder"""
 FLOW_LEVELS = "0.5,0.8,0.9,0.95,0.98,0.99,0.995,0.999"
 
 HERE = Path(__file__).resolve().parent
@@ -120,7 +122,7 @@ def _plain(value: Any) -> str:
 
 def main() -> int:
     """The `ersparse` command: `ersparse run ...` is `python launch.py ...` from anywhere."""
-    commands = {"run": launch, "density": density}
+    commands = {"run": launch, "density": density, "theory": theory}
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(COMMANDS)
@@ -129,6 +131,20 @@ def main() -> int:
         return _refuse(f"ersparse {name}: no such command; must be one of {', '.join(commands)}")
     del sys.argv[1]
     return commands[name]()
+
+
+def theory() -> int:
+    """`ersparse theory weak scale=smoke ...`: a run of experiment=theory_weak."""
+    from ersparse.theory.command import overrides
+
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(COMMANDS)
+        return 0
+    words = overrides(sys.argv[1:])
+    if isinstance(words, str):
+        return _refuse(words)
+    sys.argv[1:] = words
+    return launch()
 
 
 def density() -> int:

@@ -15,6 +15,7 @@ from ersparse.data.arrays import Arrays
 from ersparse.data.batches import EVALUATED, smallest
 from ersparse.errors import RunFailed, UserError
 from ersparse.lightning.hardware import resolve
+from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
 from ersparse.runs import ranks
 from ersparse.runs.checkpoints import CheckpointFiles
@@ -40,8 +41,10 @@ def run(config: Mapping[str, Any]) -> Path:
         UserError: bad input, before anything is created.
         KeyboardInterrupt: the run was interrupted, and can be resumed.
     """
-    with screen.logging_to(None, screen.make_console()):
-        return _run(build(Settings, config))
+    with screen.logging_to(None, screen.make_console()), interruptible():
+        settings = build(Settings, config)
+        method = method_of(settings)
+        return method.run(settings) if isinstance(method, Standalone) else _run(settings)
 
 
 def _run(settings: Settings) -> Path:
@@ -63,7 +66,7 @@ def _run(settings: Settings) -> Path:
         arrays = load_arrays(settings)
         _enough_for_all(settings, trainer, arrays)
     try:
-        with interruptible(), folder.acquire():
+        with folder.acquire():
             _first_rank(planned, trainer, arrays, folder)
     except OSError as error:
         if _is_mendable(error):
