@@ -5,12 +5,9 @@ Status 0: done. 1: failed. 2: bad input. 130: interrupted, and can be resumed. I
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ersparse.errors import UserError
+from ersparse.keys import CONF, explain, options_of, values_of
+from ersparse.sweep.family import tie_to_parent
+from ersparse.sweep.words import for_hydra
 
 HELP_HEAD = """\
 ersparse: draw a sparse Erdős–Rényi network, repair its flow, train it, and leave a run folder that explains itself.
@@ -43,15 +43,12 @@ ersparse run [group=option ...] [key=value ...]
 ersparse density [group=option ...] [key=value ...] [sparsity=erk,balanced,...] [out=densities.png]
     layer densities of one or more options, printed and plotted"""
 
-HERE = Path(__file__).resolve().parent
-CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # installed, or in a checkout
-
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _task(config: DictConfig) -> None:
     """Exits here where it can: Hydra announces every exception that passes through it."""
     try:
-        values = _values(config)
+        values = values_of(config)
         from ersparse import run
 
         run(values)
@@ -66,10 +63,14 @@ def launch() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
         return 0
+    tie_to_parent()
+    sys.argv[1:] = for_hydra(sys.argv[1:])
     try:
         _task()
+    except UserError as error:
+        return _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(_explain(error))
+        return _refuse(explain(error))
     except KeyboardInterrupt:
         return 130
     return 0
@@ -96,11 +97,6 @@ def help_text() -> str:
         if pairs:
             lines += textwrap.wrap(f"{key}. {', '.join(pairs)}", 112, initial_indent="  ", subsequent_indent="      ")
     return "\n".join([*lines, HELP_FOOT])
-
-
-def options_of(group: str) -> list[str]:
-    """The options of a group of conf/, by file name."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_"))
 
 
 def _plain(value: Any) -> str:
@@ -143,11 +139,11 @@ def density() -> int:
         from ersparse.runs.plan import plan
         from ersparse.settings import Settings, build
 
-        plans = [plan(build(Settings, _values(config))) for config in configs]
+        plans = [plan(build(Settings, values_of(config))) for config in configs]
     except UserError as error:
         return _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(_explain(error))
+        return _refuse(explain(error))
     layers, settings = plans[0].layers, plans[0].settings
     found = {
         name: planned.source.densities if planned.source else [1.0] * len(layers)
@@ -164,71 +160,6 @@ def density() -> int:
     return 0
 
 
-def _values(config: DictConfig) -> dict[str, Any]:
-    """The composed config as plain values, every key of it known."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    plain = {str(key): value for key, value in values.items()}
-    _known(plain)
-    return plain
-
-
 def _refuse(line: str) -> int:
     print(line, file=sys.stderr)
     return 2
-
-
-def _explain(error: Exception) -> str:
-    """One line for what Hydra says in several."""
-    text = str(error)
-    if match := re.search(r"Could not (?:override|append to config\b.*?) '([^']+)'", text):
-        return _no_such_key(match[1], _all_keys())
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = match[1].rpartition("/")
-        return f"{group}={option}: no such option; must be one of {', '.join(options_of(group)) or 'none'}"
-    if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        return _no_such_key(match[2], _all_keys())
-    return " ".join(text.split())
-
-
-def _no_such_key(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, 1, 0.7)
-    if not near:  # perhaps the right name in the wrong place
-        near = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    hint = f"did you mean {near[0]}?" if near else "--help lists the keys"
-    return f"{key}: no such key; {hint}"
-
-
-def _all_keys() -> list[str]:
-    """Every key of every option of every group, and the groups, as the command line writes them."""
-    keys: set[str] = set()
-    for path in CONF.rglob("*.yaml"):
-        group = path.parent.relative_to(CONF)
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        if isinstance(content, dict) and "hydra" not in group.parts:
-            globally = path.read_text().startswith("# @package _global_")
-            keys.update(_flat(content, "" if globally or not group.parts else f"{group.parts[0]}."))
-            keys.update(group.parts[:1])
-    return sorted(keys)
-
-
-def _flat(content: Mapping[Any, Any], prefix: str) -> Iterator[str]:
-    """Keys and the keys below them, with dots."""
-    for key, value in content.items():
-        if key in ("defaults", "hydra"):
-            continue
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-
-
-def _known(values: Mapping[str, Any]) -> None:
-    """Refuses keys that were added with `+`.
-
-    Raises:
-        UserError: the key, and the nearest one that there is.
-    """
-    known = set(_all_keys())
-    for key in _flat(values, ""):
-        if key not in known:
-            raise UserError(_no_such_key(key, sorted(known)))

@@ -1,0 +1,52 @@
+"""The launcher `local`: jobs on this machine, several at a time, each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from ersparse.errors import UserError
+
+if TYPE_CHECKING:
+    from ersparse.sweep.jobs import Job
+
+
+class LocalLauncher(Launcher):
+    """Runs jobs to their end, whatever becomes of single ones."""
+
+    def __init__(self, slots: int | None = None, jobs_per_gpu: int = 1, time_limit: float | None = None) -> None:
+        """`time_limit` in seconds."""
+        for key, value in (("slots", slots), ("jobs_per_gpu", jobs_per_gpu), ("time_limit", time_limit)):
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+                raise UserError(f"hydra.launcher.{key}={value}: must be a number above 0")
+        self.slots, self.jobs_per_gpu, self.time_limit = slots, jobs_per_gpu, time_limit
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+        """For other sweepers than ours, which hand over words alone."""
+        from ersparse.sweep.jobs import jobs_of
+        from ersparse.sweep.sweeper import composer_of
+
+        self.run(jobs_of(job_overrides, composer_of(self.hydra_context, self.config)))
+        return []
+
+    def run(self, jobs: Sequence[Job]) -> int:
+        """Runs what is not done, and returns the exit status: 0, 1 where a job failed, 130 where it was stopped."""
+        from ersparse.sweep import slots
+        from ersparse.sweep.pool import Pool
+        from ersparse.sweep.table import Screen
+
+        cores, gib = slots.this_machine()
+        gpus = slots.visible_gpus(os.environ) if any(job.gpu for job in jobs) else []
+        there = slots.slots_of(self.slots, self.jobs_per_gpu, gpus, cores, gib)
+        pool = Pool(jobs, there, self.time_limit)
+        with Screen(pool) as screen:
+            return pool.run(screen.update, time.sleep)
