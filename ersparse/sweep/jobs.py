@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +11,9 @@ from pydantic import BaseModel
 from ersparse.errors import UserError
 from ersparse.lightning.hardware import resolve
 from ersparse.runs.plan import Plan, plan
-from ersparse.settings import Settings, build
+from ersparse.settings import Settings, Trainer, build
 from ersparse.sweep.compose import Composer
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep.
-
-    Attributes:
-        words: its command line.
-        folder: where it leaves its results.
-        devices: processes that it starts.
-        gpu: whether it trains on GPUs.
-        epochs: of training; 0 draws only.
-    """
-
-    words: tuple[str, ...]
-    folder: Path
-    settings: Settings = field(repr=False)
-    devices: int
-    gpu: bool
-    epochs: int
-
-    @property
-    def name(self) -> str:
-        """The run folder without its root."""
-        return str(self.folder.relative_to(self.settings.paths.root))
+from ersparse.sweep.job import Job
 
 
 def jobs_of(lists: Sequence[Sequence[str]], composer: Composer) -> list[Job]:
@@ -47,35 +22,48 @@ def jobs_of(lists: Sequence[Sequence[str]], composer: Composer) -> list[Job]:
     Raises:
         UserError: a job is refused, with its reason; or two jobs are one run, told to happen in two ways.
     """
-    found: dict[tuple[str | None, str, int], Job] = {}
+    found: dict[tuple[str | None, str, int], tuple[Job, Settings]] = {}
     for words in lists:
         settings = build(Settings, composer.values(words))
         planned = plan(settings)
-        run = (settings.experiment, planned.hash, settings.seed)
         job = _job(words, planned)
-        _same_way(found.setdefault(run, job), job)
-    return list(found.values())
+        first, as_first = found.setdefault((settings.experiment, planned.hash, settings.seed), (job, settings))
+        _same_way(first, as_first, settings)
+    return [job for job, _ in found.values()]
 
 
 def _job(words: Sequence[str], planned: Plan) -> Job:
     settings, trains = planned.settings, planned.method.trains
-    trainer = settings.trainer
-    gpu = False
-    if trains:  # what its precision would be is the job's question: asking here would occupy the GPU
-        asked = "32-true" if trainer.precision == "auto" else trainer.precision
-        gpu = resolve(trainer.model_copy(update={"precision": asked}))["accelerator"] == "gpu"
-    devices = trainer.devices * trainer.num_nodes if trains else 1
-    return Job(tuple(words), planned.folder, settings, devices, gpu, settings.epochs() if trains else 0)
+    densities = planned.source.densities if planned.source else [1.0] * len(planned.layers)
+    return Job(
+        words=tuple(words),
+        folder=planned.folder,
+        root=Path(settings.paths.root),
+        devices=settings.trainer.devices * settings.trainer.num_nodes if trains else 1,
+        gpu=trains and _accelerator(settings.trainer) == "gpu",
+        epochs=settings.epochs() if trains else 0,
+        fresh=settings.fresh,
+        settings=settings,
+        densities={layer.name: density for layer, density in zip(planned.layers, densities, strict=True)},
+    )
 
 
-def _same_way(first: Job, second: Job) -> None:
-    """Refuses two jobs that are the same run and differ in where or how it happens."""
-    ways = [dict(_outside(job.settings, "", False)) for job in (first, second)]
+def _accelerator(trainer: Trainer) -> str:
+    """Where it trains. What `auto` precision would be is not asked: the answer would occupy the GPU."""
+    asked = "32-true" if trainer.precision == "auto" else trainer.precision
+    return str(resolve(trainer.model_copy(update={"precision": asked}))["accelerator"])
+
+
+def _same_way(job: Job, first: Settings, second: Settings) -> None:
+    """Refuses two sets of settings that are the same run and differ in where or how it happens."""
+    if first is second:
+        return
+    ways = dict(_outside(first, "", False)), dict(_outside(second, "", False))
     for key, value in ways[0].items():
         other = ways[1].get(key)
         if other != value:
             raise UserError(
-                f"{key}={value},{other}: is no part of a run's identity, both would be {first.name}; "
+                f"{key}={value},{other}: is no part of a run's identity, both would be {job.name}; "
                 f"pair it with a key that is, as in seed,{key}=[0,{value}],[1,{other}]"
             )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,8 @@ from omegaconf import DictConfig
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
-    from ersparse.sweep.jobs import Job
+    from ersparse.sweep.job import Job
+    from ersparse.sweep.slots import Slot
 
 
 class LocalLauncher(Launcher):
@@ -40,13 +40,26 @@ class LocalLauncher(Launcher):
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Runs what is not done, and returns the exit status: 0, 1 where a job failed, 130 where it was stopped."""
-        from ersparse.sweep import slots
         from ersparse.sweep.pool import Pool
         from ersparse.sweep.table import Screen
 
+        pool = Pool(jobs, self.slots_for(jobs), self.time_limit, same_config(self.config))
+        with Screen(pool) as screen:
+            return pool.run(screen.update)
+
+    def slots_for(self, jobs: Sequence[Job]) -> list[Slot]:
+        """The slots of this machine; of its GPUs, if one of the jobs takes them."""
+        from ersparse.sweep import slots
+
         cores, gib = slots.this_machine()
         gpus = slots.visible_gpus(os.environ) if any(job.gpu for job in jobs) else []
-        there = slots.slots_of(self.slots, self.jobs_per_gpu, gpus, cores, gib)
-        pool = Pool(jobs, there, self.time_limit)
-        with Screen(pool) as screen:
-            return pool.run(screen.update, time.sleep)
+        return slots.slots_of(self.slots, self.jobs_per_gpu, gpus, cores, gib)
+
+
+def same_config(config: DictConfig) -> list[str]:
+    """Words that make a job compose from the files that its sweep was composed from."""
+    words = [word for word in config.hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
+    for source in config.hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            words += ["--config-dir", source.path]
+    return words

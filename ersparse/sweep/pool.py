@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ersparse.sweep import runfile
-from ersparse.sweep.jobs import Job
+from ersparse.sweep.job import Job
 from ersparse.sweep.process import Process
 from ersparse.sweep.slots import Slot, cores_of, environment, room_for
 
@@ -29,32 +30,39 @@ class Task:
     state: str = "waiting"
     before: bool = False  # done before this sweep began
     reason: str = ""
-    log: Path | None = None
+    seconds: float = 0.0  # that its process took
     process: Process | None = None
     slots: Sequence[Slot] = ()
     asked: float | None = None  # when it was asked to stop
-    looked: float = 0.0
+    looked: float = 0.0  # at its folder, while another process held it
 
 
 class Pool:
     """Starts jobs in their order as slots come free."""
 
-    def __init__(self, jobs: Sequence[Job], slots: Sequence[Slot], time_limit: float | None) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], slots: Sequence[Slot], time_limit: float | None, extra: Sequence[str] = ()
+    ) -> None:
+        """`extra` are words for every job."""
         self.tasks = [Task(job) for job in jobs]
-        self.slots, self.free, self.time_limit = slots, list(slots), time_limit
+        self.slots, self.free, self.time_limit, self.extra = slots, list(slots), time_limit, list(extra)
 
-    def run(self, show: Callable[[], None], sleep: Callable[[float], None]) -> int:
-        """Returns 0, 1 where a job failed, 130 where a Ctrl-C stopped the sweep."""
+    def run(self, show: Callable[[], None]) -> int:
+        """Calls `show` again and again; returns 0, 1 where a job failed, 130 where a Ctrl-C stopped the sweep."""
         for task in self.tasks:
             self._skip_if_done(task)
         try:
             while self.of("waiting", "held", "running"):
                 self._turn()
                 show()
-                sleep(PAUSE)
+                time.sleep(PAUSE)
         except KeyboardInterrupt:
-            self._stop_all(show, sleep)
+            self._stop_all(show)
             return INTERRUPTED
+        finally:
+            for folder in {task.job.log.parent for task in self.tasks}:
+                with suppress(OSError):  # there are logs in it, or there never was one
+                    folder.rmdir()
         return 1 if self.of("failed") else 0
 
     def of(self, *states: str) -> list[Task]:
@@ -73,7 +81,7 @@ class Pool:
 
     def _skip_if_done(self, task: Task) -> None:
         record = runfile.read(task.job.folder)
-        if record and record.get("state") == "done" and not task.job.settings.fresh:
+        if record and record.get("state") == "done" and not task.job.fresh:
             task.state, task.before = "done", True
 
     def _look_at_folder(self, task: Task) -> None:
@@ -86,34 +94,33 @@ class Pool:
             self._skip_if_done(task)
 
     def _start(self, task: Task, room: list[Slot]) -> None:
-        if runfile.in_use(task.job.folder):
+        job = task.job
+        if runfile.in_use(job.folder):
             task.state = "held"
             return
-        job = task.job
         for slot in room:
             self.free.remove(slot)
-        task.log = Path(job.settings.paths.root) / ".sweep" / (job.name.replace("/", "--") + ".log")
-        task.process = Process(
-            [*job.words, "hydra.mode=RUN"], environment(os.environ, room, job.devices), cores_of(room), task.log
-        )
+        words = [*job.words, *self.extra, "hydra.mode=RUN"]
+        task.process = Process(words, environment(os.environ, room, job.devices), cores_of(room), job.log)
         task.state, task.slots = "running", room
 
     def _look_at(self, task: Task) -> None:
-        assert task.process and task.log
+        assert task.process
         status = task.process.poll()
         if status is None:
             self._mind_the_time(task, task.process)
             return
         self.free += task.slots
+        task.seconds = time.monotonic() - task.process.began
         if status == 0:
             task.state = "done"
-            task.log.unlink(missing_ok=True)
-        elif status == 2 and IN_USE in last_line(task.log):
+            task.job.log.unlink(missing_ok=True)
+        elif status == 2 and IN_USE in last_line(task.job.log):
             task.state = "held"
         else:
             late = f"stopped at the time limit of {self.time_limit:g} s" if task.asked is not None else ""
             task.state = "failed"
-            task.reason = late or reason(status, runfile.read(task.job.folder), task.log)
+            task.reason = late or reason(status, runfile.read(task.job.folder), task.job.log)
 
     def _mind_the_time(self, task: Task, process: Process) -> None:
         now = time.monotonic()
@@ -123,21 +130,20 @@ class Pool:
         elif task.asked is not None and now - task.asked > GRACE:
             process.kill()
 
-    def _stop_all(self, show: Callable[[], None], sleep: Callable[[float], None]) -> None:
+    def _stop_all(self, show: Callable[[], None]) -> None:
         """Every job stops at its last checkpoint; a second Ctrl-C kills them."""
         running = [(task, task.process) for task in self.of("running") if task.process]
         began = time.monotonic()
-        try:
+        with suppress(KeyboardInterrupt):
             for _, process in running:
                 process.interrupt()
             while any(process.poll() is None for _, process in running) and time.monotonic() - began < GRACE:
                 show()
-                sleep(PAUSE)
-        except KeyboardInterrupt:
-            pass
+                time.sleep(PAUSE)
         for task, process in running:
             process.kill()
             task.state = "stopped"
+            task.job.log.unlink(missing_ok=True)
 
 
 def reason(status: int, record: dict[str, Any] | None, log: Path) -> str:

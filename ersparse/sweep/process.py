@@ -31,7 +31,7 @@ class Process:
                 env=dict(environment),
                 start_new_session=True,
             )
-        self.log, self.began = log, time.monotonic()
+        self.began = time.monotonic()
         if hasattr(os, "sched_setaffinity"):
             with suppress(OSError):  # it has ended
                 os.sched_setaffinity(self.popen.pid, cores)

@@ -17,7 +17,7 @@ from ersparse.errors import UserError
 if TYPE_CHECKING:
     from ersparse.sweep.axes import Axis
     from ersparse.sweep.compose import Composer
-    from ersparse.sweep.jobs import Job
+    from ersparse.sweep.job import Job
 
 
 class GridSweeper(Sweeper):
