@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,16 @@ def read(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def under(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(folder, run.json) of every run below `root`, in the order of their names."""
+    for path, folders, files in os.walk(root):
+        if "run.json" in files:
+            folders.clear()  # a run holds no other
+            if record := read(Path(path)):
+                yield Path(path), record
+        folders.sort()
 
 
 def in_use(folder: Path) -> bool:

@@ -42,12 +42,15 @@ class GridSweeper(Sweeper):
         assert isinstance(sweeper, dict)
         composer = composer_of(self.hydra_context, self.config)
         jobs = jobs_of(lists_of(sweeper["words"] or arguments, composer), composer)
-        if self.config.dry_run:
-            raise NotImplementedError
-        if isinstance(self.launcher, LocalLauncher):
-            sys.exit(self.launcher.run(jobs))
         if type(self.launcher).__name__ == "BasicLauncher":
             _refuse_ranks(jobs)
+        local = self.launcher if isinstance(self.launcher, LocalLauncher) else None
+        if any(job.settings and job.settings.dry_run for job in jobs):  # said after an `or`, it holds for all
+            from ersparse.sweep.dry import list_jobs
+
+            return list_jobs(jobs, len(local.slots_for(jobs)) if local else 1)
+        if local:
+            sys.exit(local.run(jobs))
         return self.launcher.launch([list(job.words) for job in jobs], initial_job_idx=0)
 
 
