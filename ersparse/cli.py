@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,11 @@ COMMANDS = """\
 ersparse run [group=option ...] [key=value ...]
     draw, train and record a sparse network: python launch.py from anywhere (--help for more)
 ersparse density [group=option ...] [key=value ...] [sparsity=erk,balanced,...] [out=densities.png]
-    layer densities of one or more options, printed and plotted"""
+    layer densities of one or more options, printed and plotted
+ersparse status [folder] [--watch] [--json]
+    how every run below a folder stands (outputs, unless given)
+ersparse retry <folder> [--run] [--slots N]
+    the commands of the runs that are not done, printed or run"""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -105,7 +110,7 @@ def _plain(value: Any) -> str:
 
 def main() -> int:
     """The `ersparse` command: `ersparse run ...` is `python launch.py ...` from anywhere."""
-    commands = {"run": launch, "density": density}
+    commands = {"run": launch, "density": density, "status": status, "retry": retry}
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(COMMANDS)
@@ -116,6 +121,27 @@ def main() -> int:
         return _refuse(f"ersparse {name}: no such command; must be one of {', '.join(commands)}")
     del sys.argv[1]
     return commands[name]()
+
+
+def status() -> int:
+    """`ersparse status outputs --watch`"""
+    from ersparse.sweep.status import main
+
+    return _answer(main)
+
+
+def retry() -> int:
+    """`ersparse retry outputs --run`"""
+    from ersparse.sweep.retry import main
+
+    return _answer(main)
+
+
+def _answer(command: Callable[[Sequence[str]], int]) -> int:
+    try:
+        return command(sys.argv[1:])
+    except UserError as error:
+        return _refuse(str(error))
 
 
 def density() -> int:

@@ -15,10 +15,14 @@ from ersparse.sweep.job import Job
 def list_jobs(jobs: Sequence[Job], slots: int) -> None:
     """Prints a line for each job, then the cost of what is not done; the last line is the number of jobs."""
     console = Console(highlight=False, soft_wrap=True)
+    common = set.intersection(*(set(job.words) for job in jobs))
+    if common:
+        console.print(f"each with   {' '.join(word for word in jobs[0].words if word in common)}", markup=False)
     standing = [_standing(job) for job in jobs]
     for job, (state, epoch) in zip(jobs, standing, strict=True):
         epochs = f"{epoch}/{job.epochs} epochs" if job.epochs else ""
-        console.print(f"{state:12}{epochs:>14}  {job.folder}  {' '.join(job.words)}", markup=False)
+        words = " ".join(word for word in job.words if word not in common)
+        console.print(f"{state:12}{epochs:14}{job.folder}  {words}", markup=False)
     roots = {job.root for job in jobs}
     timed = timings(record for root in roots for _, record in runfile.under(root))
     costs = [cost_of(job, epoch, timed) for job, (state, epoch) in zip(jobs, standing, strict=True) if state != "done"]

@@ -26,9 +26,10 @@ class LocalLauncher(Launcher):
             if value is not None and not (isinstance(value, (int, float)) and value > 0):
                 raise UserError(f"hydra.launcher.{key}={value}: must be a number above 0")
         self.slots, self.jobs_per_gpu, self.time_limit = slots, jobs_per_gpu, time_limit
+        self.extra: list[str] = []  # words for every job
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        self.hydra_context, self.config, self.extra = hydra_context, config, same_config(config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """For other sweepers than ours, which hand over words alone."""
@@ -43,7 +44,7 @@ class LocalLauncher(Launcher):
         from ersparse.sweep.pool import Pool
         from ersparse.sweep.table import Screen
 
-        pool = Pool(jobs, self.slots_for(jobs), self.time_limit, same_config(self.config))
+        pool = Pool(jobs, self.slots_for(jobs), self.time_limit, self.extra)
         with Screen(pool) as screen:
             return pool.run(screen.update)
 
