@@ -16,6 +16,8 @@ from ersparse.errors import UserError
 HERE = Path(__file__).resolve().parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # installed, or in a checkout
 
+LAUNCH = HERE.parent / "launch.py"  # in a checkout
+
 
 def values_of(config: DictConfig) -> dict[str, Any]:
     """The composed config as plain values, every key of it known."""

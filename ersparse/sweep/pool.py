@@ -12,7 +12,7 @@ from typing import Any
 
 from ersparse.sweep import runfile
 from ersparse.sweep.job import Job
-from ersparse.sweep.process import Process
+from ersparse.sweep.process import Forked, Process, Worker
 from ersparse.sweep.slots import Slot, cores_of, environment, room_for
 
 PAUSE = 0.05  # seconds between two looks at the jobs
@@ -31,7 +31,7 @@ class Task:
     before: bool = False  # done before this sweep began
     reason: str = ""
     seconds: float = 0.0  # that its process took
-    process: Process | None = None
+    process: Process | Forked | None = None
     slots: Sequence[Slot] = ()
     asked: float | None = None  # when it was asked to stop
     looked: float = 0.0  # at its folder, while another process held it
@@ -46,6 +46,7 @@ class Pool:
         """`extra` are words for every job."""
         self.tasks = [Task(job) for job in jobs]
         self.slots, self.free, self.time_limit, self.extra = slots, list(slots), time_limit, list(extra)
+        self.workers: dict[Slot, Worker] = {}  # warm, for jobs that only draw
 
     def run(self, show: Callable[[], None]) -> int:
         """Calls `show` again and again; returns 0, 1 where a job failed, 130 where a Ctrl-C stopped the sweep."""
@@ -60,6 +61,8 @@ class Pool:
             self._stop_all(show)
             return INTERRUPTED
         finally:
+            for worker in self.workers.values():
+                worker.close()
             for folder in {task.job.log.parent for task in self.tasks}:
                 with suppress(OSError):  # there are logs in it, or there never was one
                     folder.rmdir()
@@ -100,9 +103,18 @@ class Pool:
             return
         for slot in room:
             self.free.remove(slot)
-        words = [*job.words, *self.extra, "hydra.mode=RUN"]
-        task.process = Process(words, environment(os.environ, room, job.devices), cores_of(room), job.log)
+        task.process = self._process(job, room)
         task.state, task.slots = "running", room
+
+    def _process(self, job: Job, room: Sequence[Slot]) -> Process | Forked:
+        words = [*job.words, *self.extra, "hydra.mode=RUN"]
+        surroundings = environment(os.environ, room, job.devices), cores_of(room)
+        if job.epochs:
+            return Process(words, *surroundings, job.log)
+        worker = self.workers.get(room[0])
+        if worker is None or worker.popen.poll() is not None:
+            worker = self.workers[room[0]] = Worker(*surroundings)
+        return worker.start(words, job.log)
 
     def _look_at(self, task: Task) -> None:
         assert task.process
@@ -122,7 +134,7 @@ class Pool:
             task.state = "failed"
             task.reason = late or reason(status, runfile.read(task.job.folder), task.job.log)
 
-    def _mind_the_time(self, task: Task, process: Process) -> None:
+    def _mind_the_time(self, task: Task, process: Process | Forked) -> None:
         now = time.monotonic()
         if task.asked is None and self.time_limit and now - process.began > self.time_limit:
             task.asked = now

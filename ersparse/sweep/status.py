@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     elif asked.watch:
         _watch(asked.folder, console)
     else:
-        console.print(table_of(rows_of(asked.folder), asked.folder))
+        for line in lines_of(rows_of(asked.folder), asked.folder):
+            console.print(line)
     return 0
 
 
@@ -85,13 +86,13 @@ def _row(path: Path, record: dict[str, Any], now: datetime) -> Row:
     )
 
 
-def table_of(rows: Sequence[Row], folder: Path, most: int | None = None) -> RenderableType:
+def lines_of(rows: Sequence[Row], folder: Path, most: int | None = None) -> list[Text]:
     """A line for each run, and how many there are of each state; of many only `most`, those that are not done first."""
     shown = list(rows) if most is None else sorted(rows, key=lambda row: row.state == "done")[:most]
     counts = ", ".join(f"{count} {state}" for state, count in Counter(row.state for row in rows).items())
     head = Text(f"{'state':13}{'epoch':>9}{'accuracy':>10}{'age':>8}  run", "bold")
     foot = Text(f"{len(rows)} runs{': ' if counts else ''}{counts}", "bold")
-    return Group(head, *(_line(row, folder) for row in shown), foot)
+    return [head, *(_line(row, folder) for row in shown), foot]
 
 
 def _line(row: Row, folder: Path) -> Text:
@@ -108,7 +109,10 @@ def _watch(folder: Path, console: Console) -> None:
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         try:
             while True:
-                live.update(table_of(rows_of(folder), folder, max(1, console.height - 3)), refresh=True)
+                lines = lines_of(rows_of(folder), folder, max(1, console.height - 3))
+                for line in lines:
+                    line.no_wrap, line.overflow = True, "ellipsis"
+                live.update(Group(*lines), refresh=True)
                 time.sleep(EVERY)
         except KeyboardInterrupt:
             pass
