@@ -54,7 +54,11 @@ class LocalLauncher(Launcher):
 
         cores, gib = slots.this_machine()
         gpus = slots.visible_gpus(os.environ) if any(job.gpu for job in jobs) else []
-        return slots.slots_of(self.slots, self.jobs_per_gpu, gpus, cores, gib)
+        found = slots.slots_of(self.slots, self.jobs_per_gpu, gpus, cores, gib)
+        most = max((job.devices for job in jobs), default=1)
+        if slots.room_for(most, found, found) is None:
+            raise UserError(f"hydra.launcher.slots={self.slots}: must be at least trainer.devices={most}")
+        return found
 
 
 def same_config(config: DictConfig) -> list[str]:

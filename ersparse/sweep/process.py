@@ -94,7 +94,7 @@ class Forked:
 def _started(
     arguments: Sequence[str], environment: Mapping[str, str], cores: set[int], stdin: int, stdout: Any
 ) -> subprocess.Popen[bytes]:
-    """A Python process in a session of its own, on these cores; what it says on stderr goes to its log, if it has one."""
+    """A Python process in a session of its own, on these cores; stderr goes to its log, if it has one."""
     popen = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=stdin,

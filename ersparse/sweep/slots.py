@@ -49,7 +49,9 @@ def room_for(devices: int, free: Sequence[Slot], slots: Sequence[Slot]) -> list[
     if slots[0].gpu is None:
         wanted = min(devices, len(slots))
         return list(free[:wanted]) if len(free) >= wanted else None
-    by_gpu = {slot.gpu: slot for slot in reversed(free)}
+    by_gpu: dict[str | None, Slot] = {}
+    for slot in free:
+        by_gpu.setdefault(slot.gpu, slot)
     return list(by_gpu.values())[:devices] if len(by_gpu) >= devices else None
 
 

@@ -6,18 +6,19 @@ import re
 from collections.abc import Sequence
 
 OR = "or"
+MULTIRUN = ("-m", "--multirun")
 ZIPPED = re.compile(r"[^=\s-][^=\s]*,[^=\s]*=.*", re.DOTALL)
 
 
 def for_hydra(arguments: Sequence[str]) -> list[str]:
-    """The command line as Hydra can read it: zipped axes and further grids are quoted, and make it a sweep."""
-    if not any(word == OR or ZIPPED.fullmatch(word) for word in arguments):
-        return list(arguments)
-    end = arguments.index(OR) if OR in arguments else len(arguments)
-    own = [word for word in arguments[:end] if word.startswith("-") or not ZIPPED.fullmatch(word)]
-    words = [word for word in arguments if not word.startswith(("-", "hydra.", "hydra/"))]
-    flag = [] if {"-m", "--multirun"} & set(arguments) else ["-m"]
-    return [*flag, *own, f"hydra.sweeper.words=[{','.join(map(_quoted, words))}]"]
+    """The command line as Hydra can read it: -m comes first; zipped axes and further grids are quoted, and imply it."""
+    rest = [word for word in arguments if word not in MULTIRUN]
+    if not any(word == OR or ZIPPED.fullmatch(word) for word in rest):
+        return [*MULTIRUN[: len(rest) < len(arguments)], *rest]
+    end = rest.index(OR) if OR in rest else len(rest)
+    own = [word for word in rest[:end] if not ZIPPED.fullmatch(word)]
+    words = [word for word in rest if not word.startswith(("-", "hydra.", "hydra/"))]
+    return [MULTIRUN[0], *own, f"hydra.sweeper.words=[{','.join(map(_quoted, words))}]"]
 
 
 def _quoted(word: str) -> str:
