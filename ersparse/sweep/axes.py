@@ -77,7 +77,7 @@ def axis_of(word: str, parser: OverridesParser) -> Axis:
     override = parser.parse_override(word)
     key = override.get_key_element()
     if not override.is_sweep_override():
-        return Axis((key,), ((override.get_value_element_as_str(),),))
+        return Axis((key,), ((word.partition("=")[2],),))
     if not override.is_discrete_sweep():
         raise UserError(f"{word}: must list its values, as in {key}=1,2,3")
     return Axis((key,), tuple((text,) for text in override.sweep_string_iterator()))
@@ -106,7 +106,7 @@ def product(grid: Grid) -> list[list[str]]:
 
 
 def _words(axis: Axis, value: tuple[str, ...]) -> list[str]:
-    return [f"{key}={text}" for key, text in zip(axis.keys, value, strict=True)]
+    return [f"{key}={text}" if text or key[0] != "~" else key for key, text in zip(axis.keys, value, strict=True)]
 
 
 def _axis_of_yaml(key: str, value: Any, parser: OverridesParser) -> Axis:

@@ -28,6 +28,7 @@ class Composer:
         """`always` are words for every composition, such as hydra.searchpath."""
         self.loader, self.config_name, self.always = loader, config_name, list(always)
         self.parser = OverridesParser.create(config_loader=loader)
+        self.parsed = cache(self.parser.parse_override)
         self.is_group = cache(self._is_group)
         self.of_groups = cache(self._of_groups)
 
@@ -37,18 +38,20 @@ class Composer:
         Raises:
             UserError, HydraException, OmegaConfBaseException: there is no such key or option.
         """
-        overrides = self.parser.parse_overrides(list(words))
-        groups = tuple(str(o.input_line) for o in overrides if self.is_group(o.key_or_group))
+        groups, keys = self._split(words)
         config = copy.deepcopy(self.of_groups(groups)[0])
-        ConfigLoaderImpl._apply_overrides_to_config([o for o in overrides if not self.is_group(o.key_or_group)], config)
+        ConfigLoaderImpl._apply_overrides_to_config(keys, config)
         return values_of(config)
 
     def params(self, words: Sequence[str]) -> Any:
         """hydra.sweeper.params as the presets among these words give them."""
-        return self.of_groups(tuple(word for word in words if self.is_group(self._parsed(word).key_or_group)))[1]
+        return self.of_groups(self._split(words)[0])[1]
 
-    def _parsed(self, word: str) -> Override:
-        return self.parser.parse_override(word)
+    def _split(self, words: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
+        """The words that choose options of groups, and those that set keys."""
+        overrides = [(word, self.parsed(word)) for word in words]
+        groups = tuple(word for word, override in overrides if self.is_group(override.key_or_group))
+        return groups, [override for word, override in overrides if word not in groups]
 
     def _of_groups(self, groups: tuple[str, ...]) -> tuple[DictConfig, Any]:
         config = self.loader.load_configuration(self.config_name, [*self.always, *groups], RunMode.RUN)

@@ -22,13 +22,14 @@ class LocalLauncher(Launcher):
 
     def __init__(self, slots: int | None = None, jobs_per_gpu: int = 1, time_limit: float | None = None) -> None:
         """`time_limit` in seconds."""
-        for key, value in (("slots", slots), ("jobs_per_gpu", jobs_per_gpu), ("time_limit", time_limit)):
-            if value is not None and not (isinstance(value, (int, float)) and value > 0):
-                raise UserError(f"hydra.launcher.{key}={value}: must be a number above 0")
         self.slots, self.jobs_per_gpu, self.time_limit = slots, jobs_per_gpu, time_limit
         self.extra: list[str] = []  # words for every job
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        for key, kind in (("slots", int), ("jobs_per_gpu", int), ("time_limit", (int, float))):
+            value = getattr(self, key)
+            if value is not None and not (isinstance(value, kind) and value > 0):
+                raise UserError(f"hydra.launcher.{key}={value}: must lie above 0")
         self.hydra_context, self.config, self.extra = hydra_context, config, same_config(config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:

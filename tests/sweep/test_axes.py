@@ -70,6 +70,8 @@ WRITTEN = [
     ("a=1 or a=2 or b=3", ["a=1", "a=2", "a=1 b=3"]),
     ("optimizer.milestones=[0.5,0.75],[0.3]", ["optimizer.milestones=[0.5,0.75]", "optimizer.milestones=[0.3]"]),
     ("+a=1,2", ["+a=1", "+a=2"]),
+    ("~a seed=0,1", ["~a seed=0", "~a seed=1"]),
+    ("a=true b=", ["a=true b="]),
     ("paths.root='a,b'", ["paths.root='a,b'"]),
 ]
 
