@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ PAUSE = 0.05  # seconds between two looks at the jobs
 HELD_PAUSE = 1.0  # and at a folder that another process holds
 GRACE = 30.0  # for a job that was asked to stop
 INTERRUPTED = 130
+SWEEP = "ERSPARSE_SWEEP"  # what ersparse.runs.loggers groups the runs of a sweep by
 IN_USE = "in use by another process"
 
 
@@ -46,6 +48,8 @@ class Pool:
         """`extra` are words for every job."""
         self.tasks = [Task(job) for job in jobs]
         self.slots, self.free, self.time_limit, self.extra = slots, list(slots), time_limit, list(extra)
+        folders = "\n".join(job.name for job in jobs)
+        self.name = f"sweep-{hashlib.sha256(folders.encode()).hexdigest()[:8]}"  # the same when it is issued again
         self.workers: dict[Slot, Worker] = {}  # warm, for jobs that only draw
 
     def run(self, show: Callable[[], None]) -> int:
@@ -108,7 +112,7 @@ class Pool:
 
     def _process(self, job: Job, room: Sequence[Slot]) -> Process | Forked:
         words = [*job.words, *self.extra, "hydra.mode=RUN"]
-        surroundings = environment(os.environ, room, job.devices), cores_of(room)
+        surroundings = environment(os.environ, room, job.devices) | {SWEEP: self.name}, cores_of(room)
         if job.epochs:
             return Process(words, *surroundings, job.log)
         worker = self.workers.get(room[0])
