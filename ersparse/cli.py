@@ -33,8 +33,17 @@ Examples
   python launch.py method=draw model=vgg19 dataset=cifar100 sparsity=pyramidal sparsity.level=0.999
   python launch.py model=resnet18 sparsity.budget=100000 dry_run=true      says what would run, and creates nothing
 
+Sweeps (-m): every job is checked before the first starts; the same command again goes on where it was
+  python launch.py -m sparsity=er,erk seed=0,1,2                            a grid: every combination
+  python launch.py -m model,dataset=[vgg16,cifar10],[vgg19,cifar100]        keys that take their values together
+  python launch.py -m seed=0,1 sparsity=er,erk or sparsity=dense            a union: the rest as in the first grid
+  python launch.py -m seed=0,1 hydra.launcher.slots=1 dry_run=true          what would run, and what it would cost
+
 Groups and their options (group=option)"""
 HELP_FOOT = """
+Launcher of sweeps (hydra.launcher.key=value)
+  slots (null: one for each GPU, or core), jobs_per_gpu (1), time_limit (null; seconds for each job)
+
 The same command again resumes: finished runs are skipped, interrupted ones go on. README.md explains the keys;
 --hydra-help lists Hydra's own flags."""
 

@@ -32,8 +32,8 @@ def logger_of(plan: Plan, folder: RunFolder, record: Record | None) -> Any:
         return pl.loggers.TensorBoardLogger(folder.path, name="", version="tensorboard")
     import wandb  # heavy, and only where it was chosen
 
-    record.save(wandb_id=record.content["wandb_id"] or secrets.token_hex(4))  # a resumed run goes on with its own
-    s = plan.settings
+    s, known = plan.settings, record.content["wandb_id"]  # a resumed run goes on under its own
+    record.save(wandb_id=known or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))  # W&B's agents give one
     return pl.loggers.WandbLogger(
         name=f"{plan.folder.parent.name}/s{s.seed}",
         save_dir=folder.path,

@@ -118,6 +118,8 @@ def timings(records: Iterable[Mapping[str, Any]]) -> dict[Kind, float]:
 def in_words(cost: Cost, slots: int) -> list[str]:
     """A line for each thing that is known."""
     lines = [f"epochs      {cost.epochs:,}"]
+    if not cost.epochs:
+        return lines
     if cost.images is not None and cost.sparse is not None and cost.dense is not None:
         lines.append(f"images      {cost.images:,}")
         lines.append(f"operations  {cost.sparse:.3g}, by density ({cost.dense:.3g} as masked dense networks)")

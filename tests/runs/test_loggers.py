@@ -1,11 +1,13 @@
 """What a dashboard gets, read back from W&B's offline files."""
 
 import json
+import runpy
 import struct
 
 import pytest
 import torch
-from conftest import TINY
+import yaml
+from conftest import ROOT, TINY
 from wandb.proto import wandb_internal_pb2
 
 from ersparse.lightning.classifier import Classifier
@@ -138,3 +140,24 @@ def test_tensorboard_shows_the_layers(launch, only_run):
     assert launch(*TINY, "logger=tensorboard")[0] == 0
     (events,) = (only_run() / "tensorboard").glob("events*")
     assert b"conv1.weight|" in events.read_bytes()
+
+
+def test_the_template_for_agents_names_keys_and_options_that_there_are(launch):
+    """Every value of every parameter, as an agent would write it on the command line."""
+    template = yaml.safe_load((ROOT / "docs" / "wandb-sweep.yaml").read_text())
+    assert template["command"][1:3] == ["python", "${program}"] and (ROOT / template["program"]).is_file()
+    own = [word for word in template["command"] if "=" in word]
+    axes = [f"{key}={','.join(map(str, value['values']))}" for key, value in template["parameters"].items()]
+    status, printed = launch("-m", "dry_run=true", *own, *axes)
+    assert status == 0 and printed.splitlines()[-1] == "48 jobs"
+
+
+def test_the_report_template_builds_what_it_can_without_an_account():
+    pytest.importorskip("wandb_workspaces")
+    path = ROOT / "docs" / "wandb_report.py"
+    names = runpy.run_path(str(path))
+    assert len(names["report"]("someone", "ersparse").blocks[0].panels) == 4
+
+
+def test_the_report_template_is_python():
+    compile((ROOT / "docs" / "wandb_report.py").read_text(), "wandb_report.py", "exec")

@@ -100,12 +100,12 @@ def test_no_such_folder(ersparse, tmp_path):
 
 
 def test_it_is_fast_and_imports_no_torch(tmp_path):
-    """A tenth of the 10 000 runs that may take five seconds; half a second, and as much again for a busy machine."""
+    """A tenth of the 10 000 runs that may take five seconds: half a second of this processor."""
     layers = [{"name": f"layer{n}.weight", "shape": [64, 64, 3, 3], "size": 36864, "density": 0.1} for n in range(22)]
     for number in range(1000):
         write(tmp_path / f"net{number}" / "s0", "running" if number % 100 == 0 else "done", layers=layers)
-    began = time.perf_counter()
-    assert len(rows_of(tmp_path)) == 1000 and time.perf_counter() - began < 1
+    began = time.process_time()
+    assert len(rows_of(tmp_path)) == 1000 and time.process_time() - began < 0.5
     code = f"import sys; sys.argv = ['ersparse', 'status', {str(tmp_path)!r}]; from ersparse.cli import main; main(); "
     code += "assert not {'torch', 'pytorch_lightning'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -154,12 +154,12 @@ def test_an_axis_outside_identity_may_come_paired(launch):
 
 
 def test_400_jobs_are_checked_in_seconds(launch):
-    """Ten seconds are allowed on an idle machine; this one may be shared."""
+    """Ten seconds of this processor, whatever else it does."""
     words = ["model=resnet20,vgg16", "sparsity=er,erk,balanced,uniform", "sparsity.level=0.5,0.8,0.9,0.95,0.99"]
-    began = time.perf_counter()
+    began = time.process_time()
     status, printed = launch("-m", "dry_run=true", *words, "seed=range(0,10)")
     assert status == 0 and printed.splitlines()[-1] == "400 jobs"
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 10
 
 
 # ---- What a sweep leaves -------------------------------------------------------------------------------------------
