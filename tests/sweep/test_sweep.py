@@ -170,12 +170,16 @@ def test_killed_again_and_again_a_sweep_ends_as_if_undisturbed(process, launch, 
     kills = int(os.environ.get("ERSPARSE_KILLS", "3"))
     seeds = 23 if kills > 3 else 3
     words = [*TINY, "trainer.max_epochs=3", f"seed=range(0,{seeds})"]
+    landed = 0
     for _ in range(kills):
         sweep = process("-m", f"paths.root={tmp_path}/killed", *words, *FAILS)
-        time.sleep(random.uniform(2, 2 + 3.5 * seeds / min(kills, 3)))
+        sweep.stdout.readline()  # the first job starts
+        time.sleep(random.uniform(0, 3.5 * seeds / kills))
+        landed += sweep.poll() is None
         sweep.send_signal(signal.SIGKILL)
         assert gone(tmp_path), "a job outlived its sweep"
         sweep.communicate()
+    assert landed > kills // 2, "they were to be killed while they worked"
     sweep = process("-m", f"paths.root={tmp_path}/killed", *words, *FAILS)
     printed, _ = sweep.communicate(timeout=1200)
     assert sweep.returncode == 1, printed
