@@ -41,9 +41,8 @@ def overhead(folder: Path, runs: int, slots: int) -> None:
     took = seconds("launch.py", *sweep, env=outer)
     again = seconds("launch.py", *sweep, env=outer)
     print(f"bare runs: n={runs}, mean {sum(bare) / runs:.2f} s, from {min(bare):.2f} to {max(bare):.2f} s")
-    print(
-        f"their sum over {slots} slots {sum(bare) / slots:.1f} s; the sweep {took:.1f} s: {took * slots / sum(bare):.3f}"
-    )
+    ratio = took * slots / sum(bare)
+    print(f"their sum over {slots} slots {sum(bare) / slots:.1f} s; the sweep {took:.1f} s, {ratio:.3f} of it")
     print(f"the sweep again, with nothing to do: {again:.1f} s")
 
 

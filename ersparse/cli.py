@@ -15,13 +15,16 @@ from typing import Any
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # read at import: Hydra then lets errors through, for us to explain
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ersparse.errors import UserError
 from ersparse.keys import CONF, explain, options_of, values_of
 from ersparse.sweep.family import tie_to_parent
+from ersparse.sweep.sweeper import refuse_ranks
 from ersparse.sweep.words import for_hydra
 
 HELP_HEAD = """\
@@ -35,7 +38,7 @@ Examples
 
 Sweeps (-m): every job is checked before the first starts; the same command again goes on where it was
   python launch.py -m sparsity=er,erk seed=0,1,2                            a grid: every combination
-  python launch.py -m model,dataset=[vgg16,cifar10],[vgg19,cifar100]        keys that take their values together
+  python launch.py -m "model,dataset=[vgg16,cifar10],[vgg19,cifar100]"      keys that take their values together
   python launch.py -m seed=0,1 sparsity=er,erk or sparsity=dense            a union: the rest as in the first grid
   python launch.py -m seed=0,1 hydra.launcher.slots=1 dry_run=true          what would run, and what it would cost
 
@@ -63,6 +66,8 @@ def _task(config: DictConfig) -> None:
     """Exits here where it can: Hydra announces every exception that passes through it."""
     try:
         values = values_of(config)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            refuse_ranks(HydraConfig.get().launcher["_target_"], config.trainer.devices)
         from ersparse import run
 
         run(values)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -32,13 +34,12 @@ class LocalLauncher(Launcher):
                 raise UserError(f"hydra.launcher.{key}={value}: must lie above 0")
         self.hydra_context, self.config, self.extra = hydra_context, config, same_config(config)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
         """For other sweepers than ours, which hand over words alone."""
         from ersparse.sweep.jobs import jobs_of
         from ersparse.sweep.sweeper import composer_of
 
-        self.run(jobs_of(job_overrides, composer_of(self.hydra_context, self.config)))
-        return []
+        sys.exit(self.run(jobs_of(job_overrides, composer_of(self.hydra_context, self.config))))
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Runs what is not done, and returns the exit status: 0, 1 where a job failed, 130 where it was stopped."""
@@ -46,8 +47,12 @@ class LocalLauncher(Launcher):
         from ersparse.sweep.table import Screen
 
         pool = Pool(jobs, self.slots_for(jobs), self.time_limit, self.extra)
-        with Screen(pool) as screen:
-            return pool.run(screen.update)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops at a checkpoint, as Ctrl-C does
+        try:
+            with Screen(pool) as screen:
+                return pool.run(screen.update)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def slots_for(self, jobs: Sequence[Job]) -> list[Slot]:
         """The slots of this machine; of its GPUs, if one of the jobs takes them."""

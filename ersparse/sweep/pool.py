@@ -99,6 +99,7 @@ class Pool:
         if not runfile.in_use(task.job.folder):
             task.state = "waiting"
             self._skip_if_done(task)
+            task.job.log.unlink(missing_ok=True)  # where it says that the folder is in use
 
     def _start(self, task: Task, room: list[Slot]) -> None:
         job = task.job

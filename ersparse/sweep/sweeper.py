@@ -17,7 +17,6 @@ from ersparse.errors import UserError
 if TYPE_CHECKING:
     from ersparse.sweep.axes import Axis
     from ersparse.sweep.compose import Composer
-    from ersparse.sweep.job import Job
 
 
 class GridSweeper(Sweeper):
@@ -42,8 +41,8 @@ class GridSweeper(Sweeper):
         assert isinstance(sweeper, dict)
         composer = composer_of(self.hydra_context, self.config)
         jobs = jobs_of(lists_of(sweeper["words"] or arguments, composer), composer)
-        if type(self.launcher).__name__ == "BasicLauncher":
-            _refuse_ranks(jobs)
+        for job in jobs:
+            refuse_ranks(self.config.hydra.launcher._target_, job.devices)
         local = self.launcher if isinstance(self.launcher, LocalLauncher) else None
         if any(job.settings and job.settings.dry_run for job in jobs):  # said after an `or`, it holds for all
             from ersparse.sweep.dry import list_jobs
@@ -54,14 +53,17 @@ class GridSweeper(Sweeper):
         return self.launcher.launch([list(job.words) for job in jobs], initial_job_idx=0)
 
 
-def _refuse_ranks(jobs: Sequence[Job]) -> None:
-    """Hydra's own launcher runs all jobs in one process, where a second device is left out without an error."""
-    for job in jobs:
-        if job.devices > 1:
-            raise UserError(
-                f"trainer.devices={job.devices}: must be 1 with hydra/launcher=basic, which runs all jobs in one "
-                "process and would train on one device without an error; hydra/launcher=local starts every rank"
-            )
+def refuse_ranks(launcher: str, devices: int) -> None:
+    """Hydra's own launcher runs all jobs in one process, where a second device is left out without an error.
+
+    Raises:
+        UserError: `launcher`, the class of a sweep's, is that one, and a job asks for several devices.
+    """
+    if devices != 1 and launcher.endswith("BasicLauncher"):
+        raise UserError(
+            f"trainer.devices={devices}: must be 1 with hydra/launcher=basic, which runs all jobs in one process and "
+            "would train on one device without an error; hydra/launcher=local starts every rank"
+        )
 
 
 def composer_of(context: HydraContext, config: DictConfig) -> Composer:

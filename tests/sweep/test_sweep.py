@@ -148,6 +148,12 @@ def test_refused_before_the_first_job_starts(launch, tmp_path, line, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_hydras_own_sweeper_does_not_get_round_it(launch, tmp_path):
+    status, printed = launch("-m", "hydra/sweeper=basic", "hydra/launcher=basic", "trainer.devices=2,3")
+    assert status == 2 and printed.startswith("trainer.devices=2: must be 1 with hydra/launcher=basic")
+    assert not list(tmp_path.rglob("run.json"))
+
+
 def test_an_axis_outside_identity_may_come_paired(launch):
     status, printed = launch("dry_run=true", "seed,trainer.devices=[0,1],[1,2]", "logger=csv")
     assert status == 0 and len(listed(printed)) == 2
