@@ -22,6 +22,7 @@ def tie_to_parent() -> None:
     if parent not in (0, own) and sys.platform == "linux":
         if parent == os.getppid():
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a sweep started with & would have it ignored
         if not _descends_from(parent):  # it ended before the kernel was told
             os._exit(1)
     os.environ[PARENT] = str(own)
