@@ -58,29 +58,27 @@ class Screen:
             self.live.update(self.picture(), refresh=True)
 
     def summary(self) -> str:
-        tasks = self.pool.tasks
-        counts = [
-            (state, len(self.pool.of(state))) for state in ("done", "running", "held", "waiting", "failed", "stopped")
-        ]
-        before = sum(task.before for task in tasks)
-        words = [
-            f"{count} {state}" + (f" ({before} before)" if state == "done" and before else "")
-            for state, count in counts
-            if count
-        ]
-        return f"{len(tasks)} jobs on {len(self.pool.slots)} slots: {', '.join(words) or 'nothing to do'}"
+        counts = {state: len(self.pool.of(state)) for state in STATES}
+        before = sum(task.before for task in self.pool.tasks)
+        words = [f"{count} {state}" for state, count in counts.items() if count]
+        if before:
+            words[0] += f" ({before} before)"
+        slots = len(self.pool.slots)
+        return f"{len(self.pool.tasks)} jobs on {slots} slot{'s' * (slots != 1)}: {', '.join(words) or 'nothing to do'}"
 
     def picture(self) -> RenderableType:
         """The jobs that run, those that wait for another process, and the latest that ended."""
         table = Table(box=None, show_header=False, pad_edge=False, expand=True)
         table.add_column(width=8)
         table.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
-        table.add_column(ratio=2, no_wrap=True, overflow="ellipsis")
-        table.add_column(width=20)
+        table.add_column(ratio=3, no_wrap=True, overflow="ellipsis")
+        table.add_column(width=16)
         ended = [task for task in self.pool.of("done", "stopped") if not task.before]
-        for task in [*self.pool.of("failed")[-LATEST:], *ended[-LATEST:], *self.pool.of("held", "running")]:
+        tasks = [*self.pool.of("failed")[-LATEST:], *ended[-LATEST:], *self.pool.of("held", "running")]
+        for task in tasks[-max(1, self.console.height - 2) :]:
             bar = self._bar(task) if task.state == "running" else ""
-            table.add_row(Text(task.state, STYLES.get(task.state, "")), task.job.name, self._figures(task).strip(), bar)
+            state = Text(task.state, STYLES.get(task.state, ""))
+            table.add_row(state, Text(task.job.name), Text(self._figures(task).strip()), bar)
         return Group(table, Text(f"{self.summary()}  {clock(time.monotonic() - self.began)}{self._left()}", "bold"))
 
     def _bar(self, task: Task) -> RenderableType:

@@ -1,5 +1,6 @@
 """How jobs are started, watched and stopped, with little scripts in place of runs."""
 
+import io
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import threading
 import time
 
 import pytest
+from rich.console import Console
 
 from ersparse.runs.folder import RunFolder
 from ersparse.sweep import pool as pools
@@ -93,6 +95,26 @@ def test_a_failing_job_stops_no_other(job, capsys):
     assert "failed  runs/b/s0: out of luck\n        log: " in printed
     assert printed.splitlines()[-1] == "4 jobs on 2 slots: 2 done, 2 failed"
     assert jobs[1].log.read_text() == "out of luck\n" and not jobs[0].log.exists()
+
+
+def test_the_live_table_fits_the_screen_and_takes_reasons_as_they_are(job, monkeypatch):
+    """No reason is read as markup, and of many jobs the running ones and the summary stay in sight."""
+    pool = Pool([job(f"job{n}", "fail" if n < 9 else "work") for n in range(40)], cpu(2), None)
+    screen = Screen(pool)
+    for task in pool.tasks[:9]:
+        task.state, task.reason = "failed", "[/nowhere] must lie in [0, 1)"
+    for task in pool.tasks[9:]:
+        task.state = "running"
+    console = Console(width=100, height=24, record=True, file=io.StringIO())
+    screen.console = console
+    console.print(screen.picture())
+    lines = console.export_text().splitlines()
+    assert len(lines) <= 24 and lines[-1].startswith("40 jobs on 2 slots: 31 running, 9 failed")
+    assert lines[-2].startswith("running   runs/job39/s0")
+    for task in pool.tasks[9:]:
+        task.state = "waiting"
+    console.print(screen.picture())
+    assert "[/nowhere] must lie in [0" in console.export_text()
 
 
 def test_what_is_done_is_skipped_without_a_process(job):
