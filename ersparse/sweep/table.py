@@ -42,7 +42,8 @@ class Screen:
             self.live.stop()
         for task in self.pool.of("failed"):
             self._print(f"failed  {task.job.name}: {task.reason}\n        log: {task.job.log}", "red")
-        self._print(self.summary())
+        if self.pool.of("failed") or not self.live:  # else it is the last line of the picture
+            self._print(self.summary())
         if self.pool.of("stopped"):
             self._print("stopped; the same command goes on where it was")
 
