@@ -16,9 +16,14 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     if not any(word == OR or ZIPPED.fullmatch(word) for word in rest):
         return [*MULTIRUN[: len(rest) < len(arguments)], *rest]
     end = rest.index(OR) if OR in rest else len(rest)
-    own = [word for word in rest[:end] if not ZIPPED.fullmatch(word)]
-    words = [word for word in rest if not word.startswith(("-", "hydra.", "hydra/"))]
-    return [MULTIRUN[0], *own, f"hydra.sweeper.words=[{','.join(map(_quoted, words))}]"]
+    first = [word for word in rest[:end] if not ZIPPED.fullmatch(word)]
+    others = [word for word in rest[end:] if word != OR and not _of_jobs(word)]  # Hydra's own flags and keys
+    words = [word for word in rest if word == OR or _of_jobs(word)]
+    return [MULTIRUN[0], *others, *first, f"hydra.sweeper.words=[{','.join(map(_quoted, words))}]"]
+
+
+def _of_jobs(word: str) -> bool:
+    return not word.startswith(("-", "hydra.", "hydra/")) and ("=" in word or word.startswith("~"))
 
 
 def _quoted(word: str) -> str:

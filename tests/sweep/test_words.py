@@ -31,6 +31,12 @@ def test_zipped_axes_and_unions_are_quoted():
     ]
 
 
+def test_what_is_meant_for_hydra_reaches_hydra_from_any_grid():
+    assert for_hydra(["--config-dir", "x", "a=0", "~b", "or", "a=1", "hydra.launcher.slots=1"]) == [
+        "-m", "hydra.launcher.slots=1", "--config-dir", "x", "a=0", "~b", "hydra.sweeper.words=['a=0','~b','or','a=1']",
+    ]  # fmt: skip
+
+
 @given(st.lists(st.text(alphabet="ab=,.[]{}'\"\\$ :", min_size=1), min_size=1))
 def test_hydra_reads_the_same_words_back(texts):
     words = [f"key={text}" for text in texts]
