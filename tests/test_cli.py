@@ -93,7 +93,7 @@ def test_help_teaches_without_importing_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     for word in ("Examples", "resnet110", "pyramidal", "tiny_imagenet", "sampling (bernoulli)", "seed (0)", "resumes"):
         assert word in done.stdout
-    assert done.stdout.count("python launch.py") == 4
+    assert done.stdout.count("python launch.py") == 8
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import TINY
 
-from ersparse.cli import CONF, options_of
+from ersparse.keys import CONF, options_of
 
 GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
 OPTIONS = [(group, option) for group in sorted(GROUPS) for option in options_of(group)]

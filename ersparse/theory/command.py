@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ersparse.errors import UserError
+
 NAMES = ("lemma", "weak", "conv", "strong", "lower")
 OWN = ("p", "delta", "epsilon", "trials")
 
 
-def overrides(words: Sequence[str]) -> list[str] | str:
-    """The words of the `theory` command as those of a run, or one line that says what is wrong with them."""
+def overrides(words: Sequence[str]) -> list[str]:
+    """The words of the `theory` command as those of a run.
+
+    Raises:
+        UserError: the first is no theorem, or another is not key=value.
+    """
     if not words or words[0] not in NAMES:
-        return f"{' '.join(['ersparse theory', *words[:1]])}: must be one of {', '.join(NAMES)}"
+        raise UserError(f"{' '.join(['ersparse theory', *words[:1]])}: must be one of {', '.join(NAMES)}")
     if odd := [word for word in words[1:] if "=" not in word]:
-        return f"{odd[0]}: must be key=value"
+        raise UserError(f"{odd[0]}: must be key=value")
     return [f"experiment=theory_{words[0]}", *[_override(word) for word in words[1:]]]
 
 
