@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 
 from ersparse.errors import UserError
 from ersparse.keys import CONF, values_of
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"out={out}: must end in .png, .svg or .pdf")
     try:
         (_flow if "--flow" in arguments else _densities)(options, words, out)
+    except HydraException:  # some of them are OSErrors
+        raise
     except OSError as error:
         raise UserError(f"out={out}: cannot be written ({error.strerror})") from None
     print(out)

@@ -82,7 +82,7 @@ def plan(settings: Settings) -> Plan:
     """
     method = method_of(settings)
     _check_together(settings)
-    network, layers, steps = _architecture(_network_of(settings))
+    network, layers, followed = _architecture(_network_of(settings))
     smallest = int(network.shrinks_by)  # type: ignore[arg-type]
     if settings.dataset.image_size < smallest:
         raise UserError(
@@ -96,10 +96,9 @@ def plan(settings: Settings) -> Plan:
     contents["kind"] = "ticket" if isinstance(source, TicketSource) else "er"
     run = run_hash(describe(settings, method, contents))
     folder = Path(settings.paths.root) / (settings.experiment or "runs") / _name(settings, source, run)
-    if isinstance(steps, GraphError):
-        if isinstance(source, ERSource) and source.flow != "none":
-            raise UserError(f"sparsity.flow={source.flow}: {steps}")
-        steps = None
+    if isinstance(followed, GraphError) and isinstance(source, ERSource) and source.flow != "none":
+        raise UserError(f"sparsity.flow={source.flow}: {followed}")
+    steps = None if isinstance(followed, GraphError) else followed
     return Plan(settings, method, run, folder / f"s{settings.seed}", layers, steps, source, init_from)
 
 

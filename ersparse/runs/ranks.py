@@ -60,16 +60,20 @@ def others(count: int, decided: Mapping[str, Any], ended: Callable[[str, str], N
     try:
         _all_ready(ranks, ready)
         with _signals() as signals:
-            threading.Thread(target=_watch, args=(ranks, over, signals, ended), daemon=True).start()
-            share_cores(count)
-            yield
+            watch = threading.Thread(target=_watch, args=(ranks, over, signals, ended), daemon=True)
+            watch.start()
+            try:
+                share_cores(count)
+                yield
+            finally:
+                over.set()
+                watch.join()
         for rank in ranks:
             rank.wait()
     except Exception as error:
         _raise_fallen(ranks, NOTICE, error)
         raise
     finally:
-        over.set()
         for rank in ranks:
             rank.kill()
             rank.wait()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 FOREIGN = ("PL_", "MASTER_", "TORCHELASTIC_", "SLURM_")  # of a launcher that this process runs under
 OWN = {
-    "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ERSPARSE_RANK_ZERO",
+    "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ERSPARSE_RANK",
     "WANDB_RUN_ID", "WANDB_SERVICE",
 }  # fmt: skip
 GIB_EACH = 2.0

@@ -43,6 +43,7 @@ def test_two_ranks_train_the_network_that_one_trains(process, tmp_path):
             assert float(first[figure]) == pytest.approx(float(second[figure]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_normalisation_over_all_ranks(process, tmp_path):
     """One epoch with the statistics of all images; rounding grows with every step, so the bound is loose."""
     words = ["model.sync_batchnorm=true", "model.width=0.25", "optimizer.lr=0.01", *EXACT, "trainer.max_epochs=1"]
@@ -73,6 +74,7 @@ def gone(pid, within=15.0):
     return False
 
 
+@pytest.mark.slow
 def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
     """SIGKILL at random moments of the training, every other one on the second rank; ERSPARSE_KILLS=20 for more."""
     kills = int(os.environ.get("ERSPARSE_KILLS", "2"))
@@ -114,6 +116,7 @@ def test_a_terminated_run_takes_its_ranks_along(process, tmp_path):
     assert read(record.parent)["state"] == "preempted"
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_makes_nobody_deaf(process, tmp_path):
     """The first rank waits for one that was stopped; Ctrl-C still ends both."""
     run = process(*KILLED, "trainer.devices=2", "trainer.max_epochs=500", f"paths.root={tmp_path}/stopped")

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from rich.console import Console
@@ -136,7 +137,7 @@ def test_nothing_is_left_beside_the_runs(job, tmp_path):
 def test_each_job_has_a_clean_environment_and_its_share(job, monkeypatch):
     for key in ("WORLD_SIZE", "PL_GLOBAL_SEED", "MASTER_ADDR"):
         monkeypatch.setenv(key, "1")
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     made = job("a")
     run([made], extra=["hydra.searchpath=[x]"])
     said = record(made)["said"]
@@ -185,18 +186,16 @@ def test_ctrl_c_stops_the_jobs_and_starts_no_more(job):
 def test_a_folder_in_use_is_waited_for_and_others_go_first(job, monkeypatch, capsys):
     monkeypatch.setattr(pools, "HELD_PAUSE", 0.1)
     jobs = [job("a"), job("b")]
-    folder = RunFolder(jobs[0].folder)
-    lock = folder.acquire()
+    held = ExitStack()
+    held.enter_context(RunFolder(jobs[0].folder).acquire())
     pool = Pool(jobs, cpu(1), None)
     screen = Screen(pool)
 
     def look():
         screen.update()
-        if pool.tasks[1].state == "done" and lock.is_locked:
-            assert pool.tasks[0].state == "held"
-            lock.release()
+        if pool.tasks[1].state == "done" and pool.tasks[0].state == "held":
+            held.close()
 
-    lock = lock.lock if hasattr(lock, "lock") else lock
     assert pool.run(look) == 0
     printed = capsys.readouterr().out
     assert "held    runs/a/s0  waiting for another process" in printed
@@ -206,13 +205,12 @@ def test_a_folder_in_use_is_waited_for_and_others_go_first(job, monkeypatch, cap
 def test_what_another_process_finished_meanwhile_is_not_run_again(job, monkeypatch):
     monkeypatch.setattr(pools, "HELD_PAUSE", 0.1)
     made = job("a", "fail")
-    held = RunFolder(made.folder).acquire()
-    lock = held.lock if hasattr(held, "lock") else held
+    held = ExitStack()
+    held.enter_context(RunFolder(made.folder).acquire())
 
     def finish():
-        if lock.is_locked:
-            (made.folder / "run.json").write_text('{"state": "done"}')
-            lock.release()
+        (made.folder / "run.json").write_text('{"state": "done"}')
+        held.close()
 
     assert Pool([made], cpu(1), None).run(finish) == 0
 

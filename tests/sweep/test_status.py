@@ -37,9 +37,8 @@ def tree(tmp_path):
     write(runs / "s4", "preempted")
     (runs / "s5").mkdir()
     (runs / "s5" / "run.json").write_text("{")
-    lock = RunFolder(runs / "s1").acquire()
-    yield tmp_path / "outputs"
-    getattr(lock, "lock", lock).release()
+    with RunFolder(runs / "s1").acquire():
+        yield tmp_path / "outputs"
 
 
 @pytest.fixture

@@ -171,6 +171,7 @@ def test_400_jobs_are_checked_in_seconds(launch):
 # ---- What a sweep leaves -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_a_sweep_ends_as_if_undisturbed(process, launch, tmp_path):
     """SIGKILL of the sweep at random moments; ERSPARSE_KILLS=10 for 24 jobs and more of them."""
     kills = int(os.environ.get("ERSPARSE_KILLS", "3"))
@@ -315,17 +316,3 @@ def test_four_at_the_same_instant(process, tmp_path):
     assert [record["state"] for record in records(tmp_path / "outputs").values()] == ["running"]
     winner.kill()
     winner.communicate()
-
-
-@pytest.mark.slow
-def test_ranks_die_with_the_first(process, tmp_path):
-    """SIGKILL of a bare run with two ranks leaves neither."""
-    if (os.cpu_count() or 1) < 2:
-        pytest.skip("one core")
-    run = process(*SLOW, "trainer.devices=2")
-    while not list(tmp_path.glob("outputs/runs/*/s0/checkpoints/epoch*")) and run.poll() is None:
-        time.sleep(0.05)
-    assert len(of_this_test(tmp_path)) == 2
-    run.send_signal(signal.SIGKILL)
-    run.communicate()
-    assert gone(tmp_path)

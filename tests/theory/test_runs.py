@@ -8,6 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+from ersparse.errors import UserError
 from ersparse.theory import run as theory_run
 from ersparse.theory.command import NAMES, overrides
 
@@ -143,10 +144,20 @@ def test_the_command_is_a_short_way_to_write_the_preset():
         "seed=2",
         "scale=smoke",
     ]
-    assert overrides(["upper"]) == "ersparse theory upper: must be one of lemma, weak, conv, strong, lower"
-    assert overrides([]) == "ersparse theory: must be one of lemma, weak, conv, strong, lower"
-    assert overrides(["lower", "wide"]) == "wide: must be key=value"
     assert overrides(["weak", "p=[0.1]"]) == ["experiment=theory_weak", "method.p=[0.1]"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["upper"], "ersparse theory upper: must be one of lemma, weak, conv, strong, lower"),
+        ([], "ersparse theory: must be one of lemma, weak, conv, strong, lower"),
+        (["lower", "wide"], "wide: must be key=value"),
+    ],
+)
+def test_words_that_are_none(words, message):
+    with pytest.raises(UserError, match=message):
+        overrides(words)
 
 
 def test_the_command(tmp_path):
