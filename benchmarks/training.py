@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from ersparse import run
-from ersparse.cli import CONF
+from ersparse.keys import CONF
 from ersparse.lightning.hardware import memory_format, resolve
 from ersparse.runs import run as run_module
 from ersparse.runs.plan import plan

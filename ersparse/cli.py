@@ -5,27 +5,26 @@ Status 0: done. 1: failed. 2: bad input. 130: interrupted, and can be resumed. I
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # read at import: Hydra then lets errors through, for us to explain
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ersparse.errors import RunFailed, UserError
-
-if TYPE_CHECKING:
-    from ersparse.runs.plan import Plan
+from ersparse.keys import CONF, explain, options_of, values_of
+from ersparse.sweep.family import tie_to_parent
+from ersparse.sweep.sweeper import refuse_ranks
+from ersparse.sweep.words import for_hydra
 
 HELP_HEAD = """\
 ersparse: draw a sparse Erdős–Rényi network, repair its flow, train it, and leave a run folder that explains itself.
@@ -36,8 +35,17 @@ Examples
   python launch.py method=draw model=vgg19 dataset=cifar100 sparsity=pyramidal sparsity.level=0.999
   python launch.py model=resnet18 sparsity.budget=100000 dry_run=true      says what would run, and creates nothing
 
+Sweeps (-m): every job is checked before the first starts; the same command again goes on where it was
+  python launch.py -m sparsity=er,erk seed=0,1,2                            a grid: every combination
+  python launch.py -m "model,dataset=[vgg16,cifar10],[vgg19,cifar100]"      keys that take their values together
+  python launch.py -m seed=0,1 sparsity=er,erk or sparsity=dense            a union: the rest as in the first grid
+  python launch.py -m seed=0,1 hydra.launcher.slots=1 dry_run=true          what would run, and what it would cost
+
 Groups and their options (group=option)"""
 HELP_FOOT = """
+Launcher of sweeps (hydra.launcher.key=value)
+  slots (null: one for each GPU, or core), jobs_per_gpu (1), time_limit (null; seconds for each job)
+
 The same command again resumes: finished runs are skipped, interrupted ones go on. README.md explains the keys;
 --hydra-help lists Hydra's own flags."""
 
@@ -47,18 +55,22 @@ ersparse run [group=option ...] [key=value ...]
 ersparse density [group=option ...] [key=value ...] [sparsity=erk,balanced,...] [out=densities.png]
     layer densities of one or more options, printed and plotted
 ersparse density --flow [sparsity.level=0.9,0.99,...] ...
-    channels without an edge and kept weights on a path over sparsities, with and without repair"""
-FLOW_LEVELS = "0.5,0.8,0.9,0.95,0.98,0.99,0.995,0.999"
-
-HERE = Path(__file__).resolve().parent
-CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # installed, or in a checkout
+    channels without an edge and kept weights on a path over sparsities, with and without repair
+ersparse status [folder] [--watch] [--json]
+    how every run below a folder stands (outputs, unless given)
+ersparse retry <folder> [--run] [--slots N]
+    the commands of the runs that are not done, printed or run
+ersparse theory lemma|weak|conv|strong|lower [scale=smoke|short|full] [p=0.1,0.5] [delta=0.05] [epsilon=0.01] [seed=N]
+    the paper's lemma and theorems, computed and measured, in a run folder"""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _task(config: DictConfig) -> None:
     """Exits here where it can: Hydra announces every exception that passes through it."""
     try:
-        values = _values(config)
+        values = values_of(config)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            refuse_ranks(HydraConfig.get().launcher["_target_"], config.trainer.devices)
         from ersparse import run
 
         run(values)
@@ -77,10 +89,14 @@ def launch() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
         return 0
+    tie_to_parent()
+    sys.argv[1:] = for_hydra(sys.argv[1:])
     try:
         _task()
+    except UserError as error:
+        return _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(_explain(error))
+        return _refuse(explain(error))
     except KeyboardInterrupt:
         return 130
     return 0
@@ -109,18 +125,13 @@ def help_text() -> str:
     return "\n".join([*lines, HELP_FOOT])
 
 
-def options_of(group: str) -> list[str]:
-    """The options of a group of conf/, by file name."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_"))
-
-
 def _plain(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def main() -> int:
     """The `ersparse` command: `ersparse run ...` is `python launch.py ...` from anywhere."""
-    commands = {"run": launch, "density": density}
+    commands = {"run": launch, "density": _density, "status": _status, "retry": _retry, "theory": _theory}
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(COMMANDS)
@@ -128,148 +139,42 @@ def main() -> int:
     if name not in commands:
         return _refuse(f"ersparse {name}: no such command; must be one of {', '.join(commands)}")
     del sys.argv[1]
-    return commands[name]()
-
-
-def density() -> int:
-    """`ersparse density model=vgg19 sparsity=erk,balanced ...`: layer densities, or flow, as a table and a PNG."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
+    if name != "run" and {"-h", "--help"} & set(sys.argv[1:]):
         print(COMMANDS)
         return 0
-    flow = "--flow" in sys.argv[1:]
-    arguments = [word for word in sys.argv[1:] if word != "--flow"]
-    if odd := [word for word in arguments if "=" not in word]:
-        return _refuse(f"{odd[0]}: must be group=option or key=value, or --flow")
-    words = dict(word.split("=", 1) for word in arguments)
-    options, out = words.pop("sparsity", "balanced").split(","), Path(words.pop("out", "densities.png"))
-    if not out.absolute().parent.is_dir():
-        return _refuse(f"out={out}: there is no folder {out.absolute().parent}")
     try:
-        (_flow if flow else _densities)(options, words, out)
+        return commands[name]()
     except UserError as error:
         return _refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(_explain(error))
-    print(out)
-    return 0
+        return _refuse(explain(error))
 
 
-def _densities(options: list[str], words: dict[str, str], out: Path) -> None:
-    """The layer densities of each option."""
-    plans = [_planned({**words, "sparsity": option}) for option in options]
-    from ersparse.report.density import plot_densities
+def _density() -> int:
+    from ersparse.report.command import main
 
-    layers, settings = plans[0].layers, plans[0].settings
-    found = {
-        name: planned.source.densities if planned.source else [1.0] * len(layers)
-        for name, planned in zip(options, plans, strict=True)
-    }
-    print(f"{'layer':36}{'size':>11}" + "".join(f"{name:>12}" for name in found))
-    for number, layer in enumerate(layers):
-        print(f"{layer.name:36}{layer.size:>11,}" + "".join(f"{values[number]:>12.5g}" for values in found.values()))
-    print(f"{'expected':36}{'':>11}" + "".join(f"{planned.expected:>12.5g}" for planned in plans))
-    sparsity = settings.sparsity.level if settings.sparsity.budget is None else 1 - plans[0].nominal
-    title = f"{settings.model.name}, {settings.dataset.num_classes} classes, sparsity {sparsity:g}"
-    plot_densities(layers, found, title, out)
+    return main(sys.argv[1:])
 
 
-def _flow(options: list[str], words: dict[str, str], out: Path) -> None:
-    """Channels without an edge and effective density of each option, over sparsities, with and without repair."""
-    levels = words.pop("sparsity.level", FLOW_LEVELS).split(",")
-    if "dense" in options:
-        raise UserError("sparsity=dense: must be another one with --flow, nothing is drawn")
-    repair = words.pop("sparsity.flow", "move")
-    plans = {
-        (option, flow): [
-            _planned({**words, "sparsity": option, "sparsity.level": level, "sparsity.flow": flow}) for level in levels
-        ]
-        for option in options
-        for flow in ("none", repair)
-    }
-    from ersparse.report import flow as report
+def _status() -> int:
+    from ersparse.sweep.status import main
 
-    drawn = {option: [report.measure(planned) for planned in plans[option, "none"]] for option in options}
-    repaired = {option: [report.measure(planned) for planned in plans[option, repair]] for option in options}
-    settings = plans[options[0], repair][0].settings
-    print(report.table(drawn, repaired, repair))
-    title = f"{settings.model.name}, {settings.dataset.num_classes} classes, seed {settings.seed}"
-    report.plot(drawn, repaired, repair, title, out)
+    return main(sys.argv[1:])
 
 
-def _planned(words: Mapping[str, str]) -> Plan:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("config", [f"{key}={value}" for key, value in words.items()])
-    from ersparse.runs.plan import plan
-    from ersparse.settings import Settings, build
+def _retry() -> int:
+    from ersparse.sweep.retry import main
 
-    return plan(build(Settings, _values(config)))
+    return main(sys.argv[1:])
 
 
-def _values(config: DictConfig) -> dict[str, Any]:
-    """The composed config as plain values, every key of it known."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    plain = {str(key): value for key, value in values.items()}
-    _known(plain)
-    return plain
+def _theory() -> int:
+    from ersparse.theory.command import overrides
+
+    sys.argv[1:] = overrides(sys.argv[1:])
+    return launch()
 
 
 def _refuse(line: str) -> int:
     print(line, file=sys.stderr)
     return 2
-
-
-def _explain(error: Exception) -> str:
-    """One line for what Hydra says in several."""
-    text = str(error)
-    if match := re.search(r"Could not (?:override|append to config\b.*?) '([^']+)'", text):
-        return _no_such_key(match[1], _all_keys())
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = match[1].rpartition("/")
-        return f"{group}={option}: no such option; must be one of {', '.join(options_of(group)) or 'none'}"
-    if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        return _no_such_key(match[2], _all_keys())
-    return " ".join(text.split())
-
-
-def _no_such_key(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, 1, 0.7)
-    if not near:  # perhaps the right name in the wrong place
-        near = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    hint = f"did you mean {near[0]}?" if near else "--help lists the keys"
-    return f"{key}: no such key; {hint}"
-
-
-def _all_keys() -> list[str]:
-    """Every key of every option of every group, and the groups, as the command line writes them."""
-    keys: set[str] = set()
-    for path in CONF.rglob("*.yaml"):
-        group = path.parent.relative_to(CONF)
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        if isinstance(content, dict) and "hydra" not in group.parts:
-            globally = path.read_text().startswith("# @package _global_")
-            keys.update(_flat(content, "" if globally or not group.parts else f"{group.parts[0]}."))
-            keys.update(group.parts[:1])
-    return sorted(keys)
-
-
-def _flat(content: Mapping[Any, Any], prefix: str) -> Iterator[str]:
-    """Keys and the keys below them, with dots."""
-    for key, value in content.items():
-        if key in ("defaults", "hydra"):
-            continue
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-
-
-def _known(values: Mapping[str, Any]) -> None:
-    """Refuses keys that were added with `+`.
-
-    Raises:
-        UserError: the key, and the nearest one that there is.
-    """
-    known = set(_all_keys())
-    for key in _flat(values, ""):
-        if key not in known:
-            raise UserError(_no_such_key(key, sorted(known)))

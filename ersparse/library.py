@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,14 @@ from ersparse.sparse import density as densities
 from ersparse.sparse import mask
 from ersparse.sparse.describe import describe_masks
 from ersparse.sparse.flow import FlowError
-from ersparse.sparse.graph import GraphError, Step, trace
+from ersparse.sparse.graph import Step
 from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource
+from ersparse.sparse.trace import GraphError, trace
 
 Rule = Callable[..., list[float]]
+NO_RULES = ("DensityError", "expected_density", "fill", "from_file")  # of ersparse.sparse.density
 
 
 class Sparse(NamedTuple):
@@ -70,6 +73,8 @@ def sparsify(
     layers = _layers(module)
     _one_of("flow", flow, REPAIRS)
     _one_of("sampling", sampling, SAMPLERS)
+    if (flow, sampling) == ("resample", "exact"):
+        raise UserError("sampling=exact: must be bernoulli with flow=resample, which conditions independent draws")
     try:
         nominal, by_layer = _densities(layers, density, level, budget, options)
         source = ERSource(layers, by_layer, nominal, seed, sampling, flow)
@@ -78,9 +83,10 @@ def sparsify(
         raise UserError(f"density={_name(density)}: {error}") from None
     steps = _steps(module, flow)
     masks, counts = source.repair(source.draw())
+    record = describe_masks(layers, by_layer, nominal, masks, counts, steps)
     mask.attach(module, masks)
     mask.enforce(module)
-    return Sparse(mask.masks_of(module), describe_masks(layers, by_layer, nominal, masks, counts, steps))
+    return Sparse(mask.masks_of(module), record)
 
 
 def load(run: str | Path) -> nn.Module:
@@ -90,6 +96,8 @@ def load(run: str | Path) -> nn.Module:
         UserError: the folder holds no finished run.
     """
     record = RunFolder(Path(run)).read()
+    if record and record.get("state") == "done" and not record.get("metrics"):
+        raise UserError(f"{run}: has no network, it was only drawn; must be the folder of a run that trained")
     state, _ = read_network(Path(run), str(run))
     if record is None:
         raise UserError(f"{run}: has no run.json that can be read; must be the folder of a finished run")
@@ -120,35 +128,42 @@ def _densities(
     layers: list[Layer], density: str | Rule | Mapping[str, float], level: float, budget: int | None, options: Any
 ) -> tuple[float, list[float]]:
     """The global density asked for, and each layer's."""
-    if isinstance(density, Mapping):
-        by_layer = densities.from_file(layers, density)
-        return densities.expected_density(layers, by_layer), by_layer
-    rule = _rule(density) if isinstance(density, str) else density
-    if unknown := sorted(set(options) - set(inspect.signature(rule).parameters)):
-        raise UserError(f"{unknown[0]}={options[unknown[0]]}: density={_name(density)} has no such option")
-    if "density" not in inspect.signature(rule).parameters:
-        return 1.0, rule(layers, **options)
-    total = sum(layer.size for layer in layers)
-    if not 0 <= level < 1:
+    if not (isinstance(level, (int, float)) and 0 <= level < 1):
         raise UserError(f"level={level}: must lie in [0, 1)")
-    if budget is not None and not len(layers) <= budget <= total:
+    total = sum(layer.size for layer in layers)
+    if budget is not None and not (isinstance(budget, int) and len(layers) <= budget <= total):
         raise UserError(f"budget={budget}: must lie in [{len(layers)}, {total}], from one weight a layer to all")
+    rule: Rule = _rule(density) if isinstance(density, str) else density  # type: ignore[assignment]
+    if isinstance(density, Mapping):
+        rule = partial(densities.from_file, file=density)
+    takes = list(inspect.signature(rule).parameters)[1:]
+    if unknown := sorted(set(options) - set(takes)):
+        raise UserError(f"{unknown[0]}={options[unknown[0]]}: density={_name(density)} has no such option")
+    if "density" not in takes:  # it brings its own
+        by_layer = _checked(layers, rule(layers, **options))
+        return densities.expected_density(layers, by_layer), by_layer
     nominal = 1 - level if budget is None else budget / total
-    return nominal, rule(layers, nominal, **options)
+    return nominal, _checked(layers, rule(layers, nominal, **options))
+
+
+def _checked(layers: list[Layer], by_layer: list[float]) -> list[float]:
+    if len(by_layer) != len(layers):
+        raise densities.DensityError(f"gives {len(by_layer)} densities, there are {len(layers)} layers")
+    for layer, density in zip(layers, by_layer, strict=True):
+        if not 0 <= density <= 1:
+            raise densities.DensityError(f"layer {layer.name}: density {density}, must lie in [0, 1]")
+    return by_layer
 
 
 def _rule(name: str) -> Rule:
-    """A function of ersparse.sparse.density from layers to densities."""
-    found = {key: value for key, value in vars(densities).items() if inspect.isfunction(value) and key[0] != "_"}
-    signatures = {key: inspect.signature(function) for key, function in found.items()}
-    rules = {
-        key: found[key]
-        for key, signature in signatures.items()
-        if next(iter(signature.parameters)) == "layers" and signature.return_annotation == "list[float]"
+    """The function of ersparse.sparse.density that has this name."""
+    own = {
+        key: value for key, value in vars(densities).items() if getattr(value, "__module__", "") == densities.__name__
     }
-    del rules["from_file"]  # which is what a mapping stands for
+    rules = {key: own[key] for key in own if key[0] != "_" and key not in NO_RULES}
     _one_of("density", name, rules)
-    return rules[name]
+    rule: Rule = rules[name]
+    return rule
 
 
 def _steps(module: nn.Module, flow: str) -> list[Step] | None:

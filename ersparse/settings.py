@@ -81,6 +81,7 @@ class Dataset(Targeted):
     augment: bool
     validation: Fraction
     num_classes: Annotated[int, In("[2, inf)")]
+    images: Annotated[tuple[Count, Count] | None, Field(strict=False), NotIdentity] = None  # training, test: for costs
     channels: Count
     image_size: Count
     batch_size: Annotated[int, In("[2, inf)")]

@@ -93,7 +93,7 @@ def test_help_teaches_without_importing_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     for word in ("Examples", "resnet110", "pyramidal", "tiny_imagenet", "sampling (bernoulli)", "seed (0)", "resumes"):
         assert word in done.stdout
-    assert done.stdout.count("python launch.py") == 4
+    assert done.stdout.count("python launch.py") == 8
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 
@@ -157,6 +157,8 @@ def test_density_refuses(monkeypatch, capsys):
         ("out=/nowhere/a.png", "out=/nowhere/a.png: there is no folder"),
         ("sead=3", "sead: no such key"),
         ("seed=-1", "seed=-1"),
+        ("out=a.foo", "out=a.foo: must end in .png, .svg or .pdf"),
+        ("--flow=1", "--flow=1: must be group=option"),
         ("--flaw", "--flaw: must be group=option or key=value, or --flow"),
     ):
         monkeypatch.setattr(sys, "argv", ["ersparse", "density", word])

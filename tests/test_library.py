@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 import ersparse
 from ersparse.errors import UserError
 from ersparse.sparse.flow import zero_degrees
-from ersparse.sparse.graph import effective_density, trace
+from ersparse.sparse.graph import effective_density
 from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.trace import trace
 
 
 class Small(nn.Module):
@@ -140,6 +141,31 @@ def test_a_shared_weight_counts_once():
     assert record["sparsity"]["effective"] == pytest.approx(0.5)
 
 
+def test_the_callback_keeps_masks_wherever_they_are():
+    """Also in a part of a module that has another part called `network`."""
+
+    class Theirs(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def training_step(self, batch, index):
+            return self.head(self.network(batch)).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+    module = Theirs()
+    masks, _ = ersparse.sparsify(module.head, "uniform", 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pl.Trainer(
+            max_epochs=2, accelerator="cpu", enable_model_summary=False, callbacks=[ersparse.FixedMask()], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False,
+        ).fit(module, DataLoader(torch.randn(8, 6), 4))  # fmt: skip
+    assert module.head.weight[~masks["weight"]].eq(0).all()
+
+
 class Product(nn.Module):
     def __init__(self):
         super().__init__()
@@ -171,6 +197,11 @@ def pruned():
         (Small, {"budget": 3}, "budget=3: must lie in [4, "),
         (Small, {"density": "snap"}, "density=snap: must be one of dense, uniform, er, erk, balanced, pyramidal"),
         (Small, {"density": {"a.weight": 0.5}}, "layer grouped.weight: density missing"),
+        (Small, {"level": "0.9"}, "level=0.9: must lie in [0, 1)"),
+        (Small, {"density": "dense", "level": 5.0}, "level=5.0: must lie in [0, 1)"),
+        (Small, {"density": lambda layers, density: [1.7] * 4}, "layer a.weight: density 1.7, must lie in [0, 1]"),
+        (Small, {"density": lambda layers, density: [0.5] * 3}, "gives 3 densities, there are 4 layers"),
+        (Small, {"flow": "resample", "sampling": "exact"}, "sampling=exact: must be bernoulli with flow=resample"),
         (Small, {"flow": "ad"}, "flow=ad: must be one of none, add, move, resample"),
         (Small, {"sampling": "sobol"}, "sampling=sobol: must be one of bernoulli, exact"),
         (Small, {"flor": 1}, "flor=1: density=balanced has no such option"),

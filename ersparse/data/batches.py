@@ -67,10 +67,13 @@ class Images:
         row, column = rows[:, :, None], columns[:, None, :]
         outside = (row < 0) | (row >= self.side) | (column < 0) | (column >= self.side)
         where = ((index[:, None, None] * self.side + row) * self.side + column).masked_fill_(outside, 0)
-        picked = self.pixels.index_select(0, where.reshape(-1).to(device)).reshape(*where.shape, -1)
+        picked = self.pixels.index_select(0, where.reshape(-1).to(device)).reshape(*where.shape, self.pixels.shape[1])
         picked.masked_fill_(outside.to(device)[..., None], 0)
         images = (picked.float() - self.mean) / self.std
         return images.permute(0, 3, 1, 2), self.labels[index.to(device)]
+
+
+EVALUATED = 500  # images of a batch that is only evaluated
 
 
 def smallest(count: int, batch_size: int) -> int:

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -82,8 +83,9 @@ def _read(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.nda
         file.seek(info.header_offset + 30 + int(name) + int(extra))
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(file)
-        return np.memmap(path, dtype, "c", file.tell(), shape)  # "c": torch wants to be allowed to write
+        shape, fortran, dtype = read_header(file)
+        order: Literal["F", "C"] = "F" if fortran else "C"
+        return np.memmap(path, dtype, "c", file.tell(), shape, order)  # "c": torch wants to be allowed to write
 
 
 def source_of(path: Path) -> str | None:

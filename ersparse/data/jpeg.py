@@ -27,7 +27,7 @@ def decode(images: Sequence[Named], side: int) -> np.ndarray:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 pixels = np.asarray(image.convert("RGB"))
-        except OSError as error:  # what Pillow raises for all that is no image
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged images
             raise ValueError(f"{name} cannot be decoded ({str(error).split(' <')[0]})") from None
         if pixels.shape != decoded.shape[1:]:
             raise ValueError(f"{name} has {pixels.shape[1]}x{pixels.shape[0]} pixels, must have {side}x{side}")

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from ersparse.data.arrays import Arrays
-from ersparse.data.batches import Augmentation, Batches, Images
+from ersparse.data.batches import EVALUATED, Augmentation, Batches, Images
 from ersparse.settings import Dataset
 
 
@@ -50,7 +50,7 @@ class InMemory(pl.LightningDataModule):
         rank, ranks = self._ranks()
         parts = [(self.test_images, torch.arange(len(self.arrays.y_test))), (self.train_images, self.val_index)]
         wanted = parts[: len(self.eval_names)]
-        return [Batches(images, index, 500, rank=rank, world_size=ranks) for images, index in wanted]
+        return [Batches(images, index, EVALUATED, rank=rank, world_size=ranks) for images, index in wanted]
 
     def _ranks(self) -> tuple[int, int]:
         trainer = self._trainer()

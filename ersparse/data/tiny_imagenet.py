@@ -39,11 +39,14 @@ class Files:
         """
         if name not in self.names:
             raise UserError(f"{self.where}: is not Tiny ImageNet, has no {FOLDER}/{name}; the official one is {URL}")
-        return self.read(name).decode()
+        return self.read(name).decode(errors="replace")
 
 
 def load(root: Path, download: bool) -> Arrays:
-    """<root>/tiny_imagenet.npz, made from <root>/tiny-imagenet*.zip or <root>/tiny-imagenet-200/ where that is newer.
+    """<root>/tiny_imagenet.npz; it is made from <root>/tiny-imagenet-200.zip, or the folder of that name.
+
+    It is made anew for a zip of another size than that which it was made from; a folder is read once. Where there is
+    none of the three, a zip with another name will do, as long as it begins with tiny-imagenet.
 
     The official validation images are the test images; the official test images have no labels. Labels count the
     classes of wnids.txt in alphabetical order.
@@ -51,7 +54,8 @@ def load(root: Path, download: bool) -> Arrays:
     Raises:
         UserError: there is none of them, or what is there is damaged or not Tiny ImageNet.
     """
-    path, original = root / "tiny_imagenet.npz", _original(root)
+    path = root / "tiny_imagenet.npz"
+    original = _original(root, path)
     if original is None:
         if path.exists():
             return read_npz(path)
@@ -71,9 +75,10 @@ def load(root: Path, download: bool) -> Arrays:
     return read_npz(path)
 
 
-def _original(root: Path) -> Path | None:
-    found = [path for path in (root / f"{FOLDER}.zip", root / FOLDER) if path.exists()]
-    return next(iter(found + sorted(root.glob("tiny-imagenet*.zip"))), None)
+def _original(root: Path, path: Path) -> Path | None:
+    found = [original for original in (root / f"{FOLDER}.zip", root / FOLDER) if original.exists()]
+    others = [] if path.exists() else sorted(root.glob("tiny-imagenet*.zip"))
+    return next(iter(found + others), None)
 
 
 def _decoded(original: Path) -> dict[str, np.ndarray]:
@@ -95,22 +100,28 @@ def _opened(original: Path) -> Iterator[Files]:
             top = f"{FOLDER}/"
             names = [name.removeprefix(top) for name in archive.namelist() if name.startswith(top)]
             yield Files(original, names, lambda name: archive.read(top + name))
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{original}: damaged or truncated ({error}); the official one is {URL}") from None
 
 
 def _train(files: Files, classes: dict[str, int]) -> Labelled:
-    """train/<wnid>/images/*.JPEG."""
+    """train/<wnid>/images/*.JPEG, some of each class."""
     images = [(name, PurePosixPath(name).parts) for name in sorted(files.names) if name.endswith(".JPEG")]
-    return [(name, classes[parts[1]]) for name, parts in images if parts[0] == "train" and parts[1] in classes]
+    found = [(name, parts[1]) for name, parts in images if parts[0] == "train" and parts[1] in classes]
+    if lacking := sorted(set(classes) - {wnid for _, wnid in found}):
+        raise UserError(f"{files.where}: is not whole, has no training images of class {lacking[0]}")
+    return [(name, classes[wnid]) for name, wnid in found]
 
 
 def _validation(files: Files, classes: dict[str, int]) -> Labelled:
-    """val/images/*.JPEG, with their classes in val/val_annotations.txt."""
+    """val/images/*.JPEG, all those of val/val_annotations.txt, which has their classes."""
     there = set(files.names)
     rows = [line.split("\t") for line in files.text("val/val_annotations.txt").splitlines()]
     named = [(f"val/images/{row[0]}", row[1]) for row in rows if len(row) > 1]
-    return [(name, classes[wnid]) for name, wnid in named if name in there and wnid in classes]
+    for name, wnid in named:
+        if name not in there or wnid not in classes:
+            raise UserError(f"{files.where}: is not whole, has no {name if name not in there else f'class {wnid}'}")
+    return [(name, classes[wnid]) for name, wnid in named]
 
 
 def _images(files: Files, labelled: Labelled, what: str) -> tuple[np.ndarray, np.ndarray]:

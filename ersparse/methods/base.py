@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ersparse.errors import UserError
@@ -47,6 +48,16 @@ class Method(Targeted):
     def callbacks(self, plan: Plan) -> list[pl.Callback]:
         """Callbacks that act on the masks, after the source network has been drawn and repaired."""
         return []
+
+
+class Standalone(Method):
+    """A method that concerns no network and no data: it checks, names and fills a run folder by itself."""
+
+    trains: ClassVar[bool] = False
+
+    def run(self, settings: Settings) -> Path:
+        """Does the work, or what is left of it, and returns the run folder."""
+        raise NotImplementedError
 
 
 def method_of(settings: Settings) -> Method:

@@ -33,6 +33,11 @@ class Flow:
     kept: float
     effective: float
 
+    @property
+    def on_paths(self) -> float:
+        """Of the kept weights, those that lie on a path."""
+        return self.effective / self.kept if self.kept else 0.0
+
 
 def measure(plan: Plan) -> Flow:
     """Draws and repairs the plan's source network."""
@@ -59,7 +64,7 @@ def table(drawn: Mapping[str, Sequence[Flow]], repaired: Mapping[str, Sequence[F
         for before, after in zip(flows, repaired[option], strict=True):
             lines.append(
                 f"{option:12}{before.sparsity:>10.5g}{before.zero_in:>14,}{before.zero_out:>14,}"
-                f"{before.effective / before.kept:>14.4f}{after.effective / after.kept:>12.4f}{after.kept:>12.5g}"
+                f"{before.on_paths:>14.4f}{after.on_paths:>12.4f}{after.kept:>12.5g}"
             )
     return "\n".join(lines)
 
@@ -75,8 +80,8 @@ def plot(
         style = {"color": color, "marker": marker, "markersize": 5, "linewidth": 1.5}
         density = [1 - flow.sparsity for flow in flows]
         left.plot(density, [(f.zero_in + f.zero_out) / f.channels for f in flows], label=option, **style)
-        right.plot(density, [f.effective / f.kept for f in flows], linestyle=":", **style)
-        right.plot(density, [f.effective / f.kept for f in repaired[option]], **style)
+        right.plot(density, [f.on_paths for f in flows], linestyle=":", **style)
+        right.plot(density, [f.on_paths for f in repaired[option]], **style)
     right.plot([], [], color="#555555", linestyle=":", label="as drawn")
     right.plot([], [], color="#555555", label=f"repaired ({repair})")
     left.set(ylabel="channels without an edge, as drawn (fraction)")

@@ -39,7 +39,7 @@ class CheckpointFiles:
         """Named by the digest of its bytes, written whole, and read back; only then do older ones go.
 
         Raises:
-            OSError: it cannot be written, or what the disk holds is not what was written.
+            OSError: it cannot be written, or reads back differently.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         stream = io.BytesIO()
@@ -55,6 +55,10 @@ class CheckpointFiles:
         """Removes all but the newest `count`, and what was left half-written."""
         for path in [*self._newest_first()[count:], *self.folder.glob(".*.partial")]:
             path.unlink(missing_ok=True)
+
+    def some(self) -> bool:
+        """Whether there is a file that calls itself a checkpoint."""
+        return bool(self._newest_first())
 
     def latest(self) -> tuple[int, Path] | None:
         """(epochs done, path) of the newest whole checkpoint.

@@ -80,10 +80,10 @@ def quiet_lightning() -> None:
 
 
 @contextmanager
-def logging_to(path: Path | None, console: Console) -> Iterator[None]:
-    """Our messages to the console, and with their times to `path`."""
+def logging_to(path: Path | None, console: Console | None) -> Iterator[None]:
+    """Our messages to the console, and with their times to `path`; None leaves out either."""
     log.setLevel(logging.DEBUG)
-    handlers: list[logging.Handler] = [_ToConsole(console)]
+    handlers: list[logging.Handler] = [_ToConsole(console)] if console else []
     if path:
         file = _ToFile(path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

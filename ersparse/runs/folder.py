@@ -51,12 +51,12 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / LOCK, timeout=0)
-            lock.acquire()
+            held = lock.acquire()
         except Timeout:
             raise UserError(f"{self.path}: in use by another process; wait for it, or stop it") from None
         except OSError as error:
             raise UserError(f"paths.root: {self.path} cannot be written ({error.strerror or error})") from None
-        with lock:
+        with held:
             self._not_elsewhere()
             with self._heartbeat():
                 yield
@@ -64,14 +64,15 @@ class RunFolder:
     def _not_elsewhere(self) -> None:
         """Not every file system shares its locks between hosts: watches the heart of a run that was on another."""
         record = self.read() or {}
-        if record.get("state") != "running" or record.get("host") == socket.gethostname():
+        host = record.get("host")
+        if record.get("state") != "running" or host in (None, socket.gethostname()):
             return
-        log.info(f"it was running on {record['host']}; watching for {3 * BEAT:g} s whether it still is")
+        log.info(f"it was running on {host}; watching for {3 * BEAT:g} s whether it still is")
         before, until = self._beat(), time.monotonic() + 3 * BEAT
         while time.monotonic() < until:
             time.sleep(BEAT / 10)
             if self._beat() != before:
-                raise UserError(f"{self.path}: in use on {record['host']}; wait for it, or stop it")
+                raise UserError(f"{self.path}: in use on {host}; wait for it, or stop it")
 
     def _beat(self) -> int:
         with (self.path / LOCK).open() as file:  # opening makes a network file system look again

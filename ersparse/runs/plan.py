@@ -6,8 +6,9 @@ import hashlib
 import importlib.util
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,14 @@ from ersparse.methods.base import Method, method_of
 from ersparse.runs.checkpoints import CheckpointFiles
 from ersparse.runs.folder import network_masks, read_densities, read_network
 from ersparse.runs.identity import applicable, describe, run_hash, takes_density
-from ersparse.settings import Settings
+from ersparse.settings import Settings, locate
 from ersparse.sparse.density import DensityError, expected_density
 from ersparse.sparse.flow import FlowError
-from ersparse.sparse.graph import GraphError, Step, trace
+from ersparse.sparse.graph import Step
 from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.mask import generator
 from ersparse.sparse.source import ERSource, Source, TicketSource
+from ersparse.sparse.trace import GraphError, trace
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Plan:
         """The network with its initial weights, on the CPU."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator(self.settings.seed_of("init"), "weights").integers(2**62)))
-            network = _build(self.settings)
+            network = _network_of(self.settings).build()
         if self.init_from is not None and self.settings.sparsity.control != "reinit":
             weights = {key: value for key, value in self.init_from.items() if value.dtype != torch.bool}
             network.load_state_dict(weights)
@@ -84,15 +86,13 @@ def plan(settings: Settings) -> Plan:
     """
     method = method_of(settings)
     _check_together(settings)
-    with torch.device("meta"):
-        network = _build(settings)
+    network, layers, followed = _architecture(_network_of(settings))
     smallest = int(network.shrinks_by)  # type: ignore[arg-type]
     if settings.dataset.image_size < smallest:
         raise UserError(
             f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "
             f"must lie in [{smallest}, inf)"
         )
-    layers = prunable_layers(network)
     init_from, contents = _read_files(settings)
     if init_from is not None:
         _same_architecture(settings, network, init_from)
@@ -101,12 +101,9 @@ def plan(settings: Settings) -> Plan:
     contents["kind"] = "ticket" if isinstance(source, TicketSource) else "er"
     run = run_hash(describe(settings, method, contents))
     folder = Path(settings.paths.root) / (settings.experiment or "runs") / _name(settings, source, run)
-    try:
-        steps = trace(network)
-    except GraphError as error:
-        if isinstance(source, ERSource) and source.flow != "none":
-            raise UserError(f"sparsity.flow={source.flow}: {error}") from None
-        steps = None
+    if isinstance(followed, GraphError) and isinstance(source, ERSource) and source.flow != "none":
+        raise UserError(f"sparsity.flow={source.flow}: {followed}")
+    steps = None if isinstance(followed, GraphError) else followed
     return Plan(settings, method, run, folder / f"s{settings.seed}", layers, steps, source, init_from)
 
 
@@ -119,11 +116,34 @@ def _check_together(settings: Settings) -> None:
         raise UserError(f"logger={logger}: is not installed; pip install {logger}, or logger=csv")
 
 
-def _build(settings: Settings) -> nn.Module:
+class Network(NamedTuple):
+    """What a network is built from."""
+
+    target: str
+    num_classes: int
+    channels: int
+    width: float
+
+    def build(self) -> nn.Module:
+        network = locate(self.target)(self.num_classes, channels=self.channels, width=self.width)
+        assert isinstance(network, nn.Module)
+        return network
+
+
+def _network_of(settings: Settings) -> Network:
     model, dataset = settings.model, settings.dataset
-    network = model.resolve()(dataset.num_classes, channels=dataset.channels, width=model.width)
-    assert isinstance(network, nn.Module)
-    return network
+    return Network(model.target, dataset.num_classes, dataset.channels, model.width)
+
+
+@lru_cache(maxsize=64)  # the jobs of a sweep have few networks between them
+def _architecture(network: Network) -> tuple[nn.Module, list[Layer], list[Step] | GraphError]:
+    """The network without its weights, its layers, and its channel graph, or why it cannot be followed."""
+    with torch.device("meta"):
+        module = network.build()
+    try:
+        return module, prunable_layers(module), trace(module)
+    except GraphError as error:
+        return module, prunable_layers(module), error
 
 
 def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:

@@ -6,9 +6,9 @@ it works from a notebook as well, waits for no lock, and its death is recorded.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -23,8 +23,15 @@ import torch
 from torch import distributed
 
 RANK = "ERSPARSE_RANK"  # what the first rank decided, for one that it starts, as JSON
-GRACE = 10.0  # seconds in which a first rank that hangs can notice by itself that another has died
+START = "import sys; sys.path[:] = {path!r}; from ersparse.runs.rank import main; main()"
+GRACE = 10.0  # seconds in which a first rank that hangs can notice by itself that it should end
 NOTICE = 2.0  # seconds after its own failure in which it looks for a dead one as the cause
+
+Ranks = list[subprocess.Popen[bytes]]
+
+
+class RankFailed(RuntimeError):
+    """Another rank ended with an error, which it has printed."""
 
 
 def free_port() -> int:
@@ -35,31 +42,43 @@ def free_port() -> int:
 
 
 @contextmanager
-def others(count: int, decided: Mapping[str, Any], died: Callable[[str], None]) -> Iterator[None]:
-    """Ranks 1 to `count` - 1 as processes, for the length of the `with`.
+def others(count: int, decided: Mapping[str, Any], ended: Callable[[str, str], None]) -> Iterator[None]:
+    """Ranks 1 to `count` - 1 as processes, for the length of the `with`, which begins when all are ready.
 
     Args:
         decided: what each is told, beside its "rank".
-        died: called with a line if one of them dies while this process hangs in waiting for it; then this process
-            ends with status 1.
+        ended: called with a state and a line where this process hangs in waiting for another that died, or is deaf
+            to Ctrl-C and SIGTERM because it waits; then this process ends.
+
+    Raises:
+        ChildProcessError: a rank was killed.
+        RankFailed: a rank failed.
     """
-    ranks = [_start(rank, {**decided, "rank": rank}) for rank in range(1, count)]
+    ready, told = os.pipe()
+    ranks = [_start({**decided, "rank": rank, "ready": told}, told) for rank in range(1, count)]
     over, threads = threading.Event(), torch.get_num_threads()
-    threading.Thread(target=_watch, args=(ranks, over, died), daemon=True).start()
     try:
-        share_cores(count)
-        yield
+        _all_ready(ranks, ready)
+        with _signals() as signals:
+            watch = threading.Thread(target=_watch, args=(ranks, over, signals, ended), daemon=True)
+            watch.start()
+            try:
+                share_cores(count)
+                yield
+            finally:
+                over.set()
+                watch.join()
         for rank in ranks:
             rank.wait()
     except Exception as error:
-        if fallen := _fallen(ranks, NOTICE):
-            raise ChildProcessError(fallen) from error
+        _raise_fallen(ranks, NOTICE, error)
         raise
     finally:
-        over.set()
         for rank in ranks:
             rank.kill()
             rank.wait()
+        for end in (ready, told):
+            os.close(end)
         torch.set_num_threads(threads)
         if distributed.is_initialized():  # or the next run of this process would take itself for one of several ranks
             distributed.destroy_process_group()
@@ -71,44 +90,78 @@ def share_cores(count: int) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
 
 
-def told() -> dict[str, Any]:
-    """What the first rank decided for this one. From here on this process dies with the first."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    decided = json.loads(os.environ[RANK])
-    if os.getppid() != decided["parent"]:
-        sys.exit(1)
-    assert isinstance(decided, dict)
-    return decided
+def _start(decided: Mapping[str, Any], told: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", START.format(path=[path or os.getcwd() for path in sys.path])]
+    environment = os.environ | {RANK: json.dumps({**decided, "parent": os.getpid()})}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=[told])
 
 
-def _start(rank: int, decided: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    told_and_found = {
-        RANK: json.dumps({**decided, "parent": os.getpid()}),
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # where this process finds modules
-    }
-    command = [sys.executable, "-m", "ersparse.runs.rank"]
-    return subprocess.Popen(command, env=os.environ | told_and_found, stdin=subprocess.DEVNULL, start_new_session=True)
+def _all_ready(ranks: Ranks, ready: int) -> None:
+    """Waits here, where a signal is heard, and not in a rendezvous."""
+    missing = len(ranks)
+    while missing:
+        if select.select([ready], [], [], 0.1)[0]:
+            missing -= len(os.read(ready, missing))
+        else:
+            _raise_fallen(ranks, 0, None)
 
 
-def _fallen(ranks: list[subprocess.Popen[bytes]], wait: float) -> str | None:
-    """A line about the first rank found dead within `wait` seconds."""
+def _fallen(ranks: Ranks) -> tuple[int, int] | None:
+    """Number and exit status of a rank that ended with an error."""
+    return next(((number, rank.returncode) for number, rank in enumerate(ranks, 1) if rank.poll()), None)
+
+
+def _said(fallen: tuple[int, int], ranks: Ranks) -> str:
+    number, code = fallen
+    how = f"died ({signal.Signals(-code).name})" if code < 0 else f"failed (status {code}), as printed above"
+    return f"rank {number} of {len(ranks) + 1} {how}"
+
+
+def _raise_fallen(ranks: Ranks, wait: float, cause: Exception | None) -> None:
+    """Raises the end of another rank, if one is found within `wait` seconds."""
     until = time.monotonic() + wait
-    while True:
-        for number, rank in enumerate(ranks, 1):
-            if code := rank.poll():
-                how = signal.Signals(-code).name if code < 0 else f"status {code}"
-                return f"rank {number} of {len(ranks) + 1} died ({how})"
-        if time.monotonic() > until:
-            return None
+    while not (fallen := _fallen(ranks)) and time.monotonic() < until:
         time.sleep(0.05)
+    if fallen:
+        kind = ChildProcessError if fallen[1] < 0 else RankFailed
+        raise kind(_said(fallen, ranks)) from cause
 
 
-def _watch(ranks: list[subprocess.Popen[bytes]], over: threading.Event, died: Callable[[str], None]) -> None:
-    """A collective that waits for a dead rank may wait for ever, deaf to signals: this thread ends the process."""
-    while not over.wait(1.0):
-        if fallen := _fallen(ranks, 0):
-            if over.wait(GRACE):
-                return
-            died(fallen)
-            os._exit(1)
+@contextmanager
+def _signals() -> Iterator[int | None]:
+    """A file descriptor on which signals can be read, also while the main thread waits inside a collective."""
+    if threading.current_thread() is not threading.main_thread():
+        yield None
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    try:
+        yield read
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write)
+        os.close(read)
+
+
+def _heard(signals: int | None) -> set[int]:
+    if signals is None or not select.select([signals], [], [], 0)[0]:
+        return set()
+    return set(os.read(signals, 100))
+
+
+def _watch(ranks: Ranks, over: threading.Event, signals: int | None, ended: Callable[[str, str], None]) -> None:
+    """A collective that waits for a rank may wait for ever, deaf to signals: this thread ends the process."""
+    state = line = ""
+    while not line:
+        if over.wait(0.5):
+            return
+        if fallen := _fallen(ranks):
+            state, line = "failed", _said(fallen, ranks)
+        elif _heard(signals) & {signal.SIGINT, signal.SIGTERM}:
+            state, line = "preempted", "interrupted"
+    if not over.wait(GRACE):
+        ended(state, line)
+        for rank in ranks:
+            rank.kill()
+        os._exit(130 if state == "preempted" else 1)

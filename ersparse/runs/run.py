@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ersparse.data.arrays import Arrays
-from ersparse.data.batches import smallest
+from ersparse.data.batches import EVALUATED, smallest
 from ersparse.errors import RunFailed, UserError
 from ersparse.lightning.hardware import resolve
+from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
 from ersparse.runs import ranks
 from ersparse.runs.checkpoints import CheckpointFiles
@@ -40,7 +41,13 @@ def run(config: Mapping[str, Any]) -> Path:
         UserError: bad input, before anything is created.
         KeyboardInterrupt: the run was interrupted, and can be resumed.
     """
-    settings = build(Settings, config)
+    with screen.logging_to(None, screen.make_console()), interruptible():
+        settings = build(Settings, config)
+        method = method_of(settings)
+        return method.run(settings) if isinstance(method, Standalone) else _run(settings)
+
+
+def _run(settings: Settings) -> Path:
     planned = plan(settings)
     trainer = (
         settings.trainer.model_copy(update=resolve(settings.trainer)) if planned.method.trains else settings.trainer
@@ -59,7 +66,7 @@ def run(config: Mapping[str, Any]) -> Path:
         arrays = load_arrays(settings)
         _enough_for_all(settings, trainer, arrays)
     try:
-        with interruptible(), folder.acquire():
+        with folder.acquire():
             _first_rank(planned, trainer, arrays, folder)
     except OSError as error:
         if _is_mendable(error):
@@ -76,17 +83,19 @@ def _is_mendable(error: Exception) -> bool:
 def _is_done(record: Mapping[str, Any], planned: Plan) -> bool:
     """A finished run whose network was lost is made whole from its last checkpoint, where that is still there."""
     lost = planned.method.trains and not RunFolder(planned.folder).network.exists()
-    return record["state"] == "done" and not (lost and planned.checkpoints().latest())
+    return record["state"] == "done" and not (lost and planned.checkpoints().some())
 
 
 def _enough_for_all(settings: Settings, trainer: Trainer, arrays: Arrays) -> None:
-    """Normalisation needs two images on each rank, in the smallest batch as well."""
+    """Each rank needs two images of every training batch, for normalisation, and one of every other batch."""
     held_out = round(settings.dataset.validation * len(arrays.y_train))
-    least = smallest(len(arrays.y_train) - held_out, settings.dataset.batch_size)
-    if trainer.devices > 1 and least < 2 * trainer.devices:
+    least = smallest(len(arrays.y_train) - held_out, settings.dataset.batch_size) // 2
+    for count in (len(arrays.y_test), held_out):
+        least = min(least, smallest(count, EVALUATED)) if count else least
+    if trainer.devices > max(1, least):
         raise UserError(
-            f"trainer.devices={trainer.devices}: must be at most {max(1, least // 2)} with dataset.batch_size="
-            f"{settings.dataset.batch_size}, whose smallest batch has {least} images; each rank needs two"
+            f"trainer.devices={trainer.devices}: must be at most {max(1, least)} with dataset.batch_size="
+            f"{settings.dataset.batch_size} and so many images, or a rank would get none of the smallest batch"
         )
 
 
@@ -111,7 +120,7 @@ def _first_rank(planned: Plan, trainer: Trainer, arrays: Arrays | None, folder: 
     before = folder.read()
     if before and _is_done(before, planned):  # another process finished it while this one waited
         return
-    with screen.logging_to(folder.log, console):
+    with screen.logging_to(folder.log, None):
         screen.log.info(screen.title(planned))
         if before is None and (folder.path / "run.json").exists():
             screen.log.warning("run.json is damaged; it is written anew")
@@ -177,13 +186,13 @@ def _train(
         "resume": str(resume) if resume else None,
         "port": port,
     }
-    with ranks.others(trainer.devices, decided, partial(_died, record)):
+    with ranks.others(trainer.devices, decided, partial(_ended, record)):
         train(planned, trainer, arrays, files, resume, console, record, LocalRanks(0, trainer.devices, port))
 
 
-def _died(record: Record, how: str) -> None:
-    record.save(state="failed", error=how)
-    screen.log.error(f"{how}; {AGAIN}")
+def _ended(record: Record, state: str, line: str) -> None:
+    record.save(state=state, error=line if state == "failed" else None)
+    screen.log.error(f"{line}; {AGAIN}")
 
 
 def _draw(planned: Plan, record: Record, console: Any) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -21,10 +19,12 @@ from ersparse.lightning.callbacks import (
     FlowRepair,
     History,
     InStep,
+    MaskChanges,
     Recorder,
     SparseInit,
-)  # fmt: skip
+)
 from ersparse.lightning.ranks import LocalRanks
+from ersparse.runs import loggers
 from ersparse.runs.checkpoint_io import VerifiedCheckpointIO
 from ersparse.runs.checkpoints import CheckpointFiles
 from ersparse.runs.console import layer_table, quiet_lightning
@@ -70,6 +70,7 @@ def train(
         if record:
             record.describe_source(masks_of(module.network), repair.counts if repair else {})
             record.save()
+            loggers.describe_layers(trainer.logger, record)
             if console.is_terminal:
                 console.print(layer_table(record.content))
 
@@ -88,11 +89,12 @@ def train(
         sync_batchnorm=s.model.sync_batchnorm and not on_cpu,
         detect_anomaly=trainer_settings.detect_anomaly,
         max_epochs=plan.epochs,
-        logger=_logger(plan, folder, record),
+        logger=loggers.logger_of(plan, folder, record),
         callbacks=[
             *masking,
             InStep(),
             *plan.method.callbacks(plan),
+            *([MaskChanges()] if s.logger.name != "csv" else []),
             EpochBar(console),
             history,
             recorder,
@@ -106,41 +108,12 @@ def train(
         enable_model_summary=False,
         default_root_dir=folder.path,
     )
-    try:
+    with loggers.finished(trainer.logger):
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    finally:
-        if isinstance(trainer.logger, pl.loggers.WandbLogger):
-            trainer.logger.experiment.finish()  # or the next run of this process would write into this one
-    if record:
-        record.describe_masks(module.masks())
-        record.content["network_sha256"] = folder.write_network(module.product())
-        timing = {"fit_s": recorder.fit_s, "epochs": len(history.rows), "images_per_s": recorder.images_per_s()}
-        record.save(state="done", metrics=history.summary(), timing=timing)
-        files.keep(1)
-
-
-def _logger(plan: Plan, folder: RunFolder, record: Record | None) -> Any:
-    """The logger asked for, beside metrics.csv and run.json, which every run writes."""
-    settings = plan.settings.logger
-    if record is None or settings.name == "csv":
-        return False
-    if settings.name == "tensorboard":
-        return pl.loggers.TensorBoardLogger(folder.path, name="", version="tensorboard")
-    import wandb  # heavy, and only where it was chosen
-
-    record.save(wandb_id=record.content["wandb_id"] or secrets.token_hex(4))
-    chosen = ("model", "dataset", "sparsity", "method", "optimizer", "seed")
-    config = {key: value for key, value in record.content["config"].items() if key in chosen}
-    for group, key in (("dataset", "root"), ("model", "init_from"), ("sparsity", "file")):  # paths stay here
-        config[group] = {name: value for name, value in config[group].items() if name != key}
-    return pl.loggers.WandbLogger(
-        name=f"{plan.folder.parent.name}/s{plan.settings.seed}",
-        save_dir=folder.path,
-        id=record.content["wandb_id"],
-        resume="allow",
-        offline=settings.mode == "offline",
-        project=settings.project,
-        entity=settings.entity,
-        config=config,
-        settings=wandb.Settings(silent=True, x_disable_meta=True, x_disable_machine_info=True),  # paths, arguments
-    )
+        if record:
+            record.describe_masks(module.masks())
+            record.content["network_sha256"] = folder.write_network(module.product())
+            timing = {"fit_s": recorder.fit_s, "epochs": len(history.rows), "images_per_s": recorder.images_per_s()}
+            record.save(state="done", metrics=history.summary(), timing=timing)
+            loggers.summarise(trainer.logger, record)
+            files.keep(1)

@@ -1,42 +1,19 @@
 """Which weights lie on a path from input to output: reachability through the network as it computes.
 
-The network is traced once (torch.fx) into a short list of steps on channels. A residual add joins what its branches
-reach, a concatenation lays them side by side, pooling and normalisation pass channels on, flattening repeats each
-channel once per pixel.
+The network is given as a short list of steps on channels (`ersparse.sparse.trace`). A residual add joins what its
+branches reach, a concatenation lays them side by side, pooling and normalisation pass channels on, flattening repeats
+each channel once per pixel.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from ersparse.sparse.layers import Layer, Prunable, prunable_modules
-
-SAME_MODULES = (
-    nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.modules.dropout._DropoutNd, nn.Identity, nn.Flatten,
-    nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Upsample,
-)  # fmt: skip
-SAME_FUNCTIONS = (
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardtanh, F.softplus, torch.relu,
-    torch.tanh, torch.sigmoid, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.dropout,
-    F.interpolate, torch.flatten,
-)  # fmt: skip
-SAME_METHODS = ("flatten", "relu", "contiguous", "mean", "tanh", "sigmoid")
-RESHAPES = ("view", "reshape")
-ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
-CAT_FUNCTIONS = (torch.cat, torch.concat)
-SIZE_METHODS = ("size", "dim")
-
-
-class GraphError(ValueError):
-    """The network does something whose flow cannot be followed."""
+from ersparse.sparse.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -46,74 +23,6 @@ class Step:
     kind: str
     inputs: tuple[int, ...]
     layer: str = ""
-
-
-def trace(network: nn.Module) -> list[Step]:
-    """The steps of `network`, in the order in which it computes them.
-
-    Raises:
-        GraphError: names the operation that cannot be followed.
-    """
-    if isinstance(network, Prunable):  # which torch.fx would look into
-        return [Step("input", ()), Step("layer", (0,), "weight"), Step("output", (1,))]
-    try:
-        graph = fx.symbolic_trace(network).graph
-    except Exception as error:  # whatever the module's own code raises when it is run on proxies
-        raise GraphError(f"the network cannot be traced ({error}); flow=none does without") from None
-    names = {id(module.weight): name for name, module in prunable_modules(network).items()}
-    modules = dict(network.named_modules())
-    number: dict[fx.Node, int] = {}
-    steps: list[Step] = []
-    for node in graph.nodes:
-        if not _is_size(node, number):
-            inputs = tuple(number[argument] for argument in node.all_input_nodes if argument in number)
-            steps.append(_step(node, inputs, modules, names))
-            number[node] = len(steps) - 1
-    return steps
-
-
-def _is_size(node: fx.Node, carriers: Mapping[fx.Node, int]) -> bool:
-    """Whether a node computes with sizes, not with channels (`carriers` are the nodes before it that carry those)."""
-    if node.op in ("placeholder", "output", "call_module", "get_attr"):
-        return False
-    if (node.op == "call_method" and node.target in SIZE_METHODS) or node.target is getattr:
-        return True
-    return not any(argument in carriers for argument in node.all_input_nodes)
-
-
-def _step(node: fx.Node, inputs: tuple[int, ...], modules: Mapping[str, nn.Module], names: Mapping[int, str]) -> Step:
-    if node.op == "placeholder":
-        return Step("input", ())
-    if node.op == "output":
-        return Step("output", inputs)
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    if isinstance(module, Prunable):
-        return Step("layer", inputs, names[id(module.weight)])
-    if len(inputs) == 1 and (
-        isinstance(module, SAME_MODULES)
-        or (node.op == "call_function" and node.target in SAME_FUNCTIONS)
-        or (node.op == "call_method" and (node.target in SAME_METHODS or (node.target in RESHAPES and _flattens(node))))
-    ):
-        return Step("same", inputs)
-    if node.op == "call_function" and node.target in ADD_FUNCTIONS and len(inputs) == 2:
-        return Step("add", inputs)
-    if node.op == "call_function" and node.target in CAT_FUNCTIONS and _dim(node) == 1:
-        return Step("cat", inputs)
-    raise GraphError(f"the flow through {_named(node)} cannot be followed; flow=none does without")
-
-
-def _named(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
-
-
-def _flattens(node: fx.Node) -> bool:
-    """`x.view(len(x), -1)` or `x.view(-1, 400)`: to two dimensions, of which the first is the batch."""
-    sizes = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
-    return len(sizes) == 2
-
-
-def _dim(node: fx.Node) -> object:
-    return node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
 
 
 def on_paths(masks: Mapping[str, Tensor], layers: list[Layer], steps: list[Step]) -> dict[str, Tensor]:
@@ -200,6 +109,7 @@ def _edges(mask: Tensor, layer: Layer) -> Tensor:
 
 def _widened(channels: Tensor, n_in: int) -> Tensor:
     """Channels as a layer of `n_in` inputs sees them: each repeated once per pixel where they were flattened."""
+    assert n_in % len(channels) == 0, f"{len(channels)} channels cannot be {n_in} inputs"
     return channels.repeat_interleave(n_in // len(channels))
 
 

@@ -78,8 +78,15 @@ def test_it_is_decoded_once(tmp_path, monkeypatch):
 
 def test_another_zip_is_decoded_anew(tmp_path):
     tiny_imagenet.load(as_zip(tmp_path), False)
-    as_zip(tmp_path, **{"val/images/val_0.JPEG": None})
-    assert len(tiny_imagenet.load(tmp_path, False).y_test) == 3
+    as_zip(tmp_path, **{"train/n01/images/n01_9.JPEG": jpeg(9)})
+    assert len(tiny_imagenet.load(tmp_path, False).y_train) == 7
+
+
+def test_another_zip_beside_a_cache_is_left_alone(tmp_path):
+    first = tiny_imagenet.load(as_zip(tmp_path), False)
+    (tmp_path / f"{TOP}.zip").unlink()
+    (tmp_path / "tiny-imagenet-c.zip").write_bytes(b"something else")
+    assert tiny_imagenet.load(tmp_path, False).y_train.equal(first.y_train)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +94,11 @@ def test_another_zip_is_decoded_anew(tmp_path):
     [
         ({"wnids.txt": None}, "is not Tiny ImageNet, has no tiny-imagenet-200/wnids.txt"),
         ({"val/val_annotations.txt": None}, "is not Tiny ImageNet, has no tiny-imagenet-200/val/val_annotations.txt"),
-        ({"wnids.txt": b"n77"}, "is not Tiny ImageNet, has no training images"),
+        ({"wnids.txt": b""}, "is not Tiny ImageNet, has no training images"),
+        ({"wnids.txt": b"n77"}, "is not whole, has no training images of class n77"),
+        ({"wnids.txt": b"\xff\xfe"}, "is not whole, has no training images of class"),
+        ({"val/images/val_2.JPEG": None}, "is not whole, has no val/images/val_2.JPEG"),
+        ({"val/val_annotations.txt": b"val_0.JPEG\tn03"}, "is not whole, has no class n03"),
         ({"val/val_annotations.txt": b"val_0.JPEG"}, "has no validation images"),
         ({"val/images/val_1.JPEG": jpeg(1, side=32)}, "val_1.JPEG has 32x32 pixels, must have 64x64"),
         ({"val/images/val_1.JPEG": b"no image"}, "val_1.JPEG cannot be decoded"),
@@ -167,6 +178,9 @@ def test_large_arrays_are_mapped_and_checked(tmp_path, monkeypatch):
     mapped = cache.read_npz(tmp_path / "a.npz")
     for name in cache.NAMES:
         assert np.array_equal(getattr(mapped, name).numpy(), arrays[name])
+    turned = {name: np.asfortranarray(array) for name, array in arrays.items()}
+    np.savez(tmp_path / "f.npz", **turned)
+    assert np.array_equal(cache.read_npz(tmp_path / "f.npz").x_train.numpy(), arrays["x_train"])
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         start = archive.getinfo("x_test.npy").header_offset
     data = bytearray((tmp_path / "a.npz").read_bytes())

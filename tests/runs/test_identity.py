@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ersparse.cli import CONF
+from ersparse.keys import CONF
 from ersparse.runs.identity import identity_fields, run_hash
 from ersparse.runs.plan import plan
 from ersparse.settings import Group, NotIdentity, Settings, Since, build

@@ -43,6 +43,7 @@ def test_two_ranks_train_the_network_that_one_trains(process, tmp_path):
             assert float(first[figure]) == pytest.approx(float(second[figure]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_normalisation_over_all_ranks(process, tmp_path):
     """One epoch with the statistics of all images; rounding grows with every step, so the bound is loose."""
     words = ["model.sync_batchnorm=true", "model.width=0.25", "optimizer.lr=0.01", *EXACT, "trainer.max_epochs=1"]
@@ -55,7 +56,9 @@ def test_normalisation_over_all_ranks(process, tmp_path):
 
 def ranks_of(run):
     """Process numbers of the ranks that `run` has started."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(run.pid)], capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(run.pid)], capture_output=True, text=True
+    ).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "ersparse.runs.rank" in line]
 
 
@@ -71,6 +74,7 @@ def gone(pid, within=15.0):
     return False
 
 
+@pytest.mark.slow
 def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
     """SIGKILL at random moments of the training, every other one on the second rank; ERSPARSE_KILLS=20 for more."""
     kills = int(os.environ.get("ERSPARSE_KILLS", "2"))
@@ -112,9 +116,42 @@ def test_a_terminated_run_takes_its_ranks_along(process, tmp_path):
     assert read(record.parent)["state"] == "preempted"
 
 
+@pytest.mark.slow
+def test_a_rank_that_hangs_makes_nobody_deaf(process, tmp_path):
+    """The first rank waits for one that was stopped; Ctrl-C still ends both."""
+    run = process(*KILLED, "trainer.devices=2", "trainer.max_epochs=500", f"paths.root={tmp_path}/stopped")
+    while not list(tmp_path.glob("stopped/runs/*/s0/checkpoints/epoch00001*")) and run.poll() is None:
+        time.sleep(0.01)
+    (second,) = ranks_of(run)
+    os.kill(second, signal.SIGSTOP)
+    time.sleep(1)
+    run.send_signal(signal.SIGINT)
+    printed, _ = run.communicate(timeout=60)
+    assert run.returncode == 130 and "interrupted; the same command goes on" in printed and gone(second)
+    (record,) = (tmp_path / "stopped").rglob("run.json")
+    assert read(record.parent)["state"] == "preempted"
+
+
+def test_a_rank_that_fails_is_no_reason_to_try_again(process, tmp_path):
+    (tmp_path / "failing.py").write_text(
+        "import os\nfrom plain import plain as good\n"
+        "def plain(*a, **k):\n"
+        "    assert 'ERSPARSE_RANK' not in os.environ, 'out of memory, say'\n"
+        "    return good(*a, **k)\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests/runs"), str(tmp_path)])
+    words = ["model._target_=failing.plain", "model.name=plain", "trainer.devices=2", "trainer.max_epochs=1"]
+    run = process(*words, env={"PYTHONPATH": path})
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 1 and "out of memory, say" in printed and "the same command goes on" not in printed
+    (record,) = (tmp_path / "outputs").rglob("run.json")
+    assert read(record.parent)["error"] == "RankFailed: rank 1 of 2 failed (status 1), as printed above"
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
+        (["trainer.devices=2", "dataset.validation=0.001"], "trainer.devices=2: must be at most 1 with"),
         (["trainer.devices=64"], "trainer.devices=64: must lie in [1, "),
         (
             ["trainer.devices=2", "dataset.batch_size=2"],

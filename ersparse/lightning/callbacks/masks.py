@@ -61,7 +61,7 @@ class FixedMask(pl.Callback):
     """Removed weights are exactly zero after every optimizer step: also before the next forward pass, also in DDP."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.hooks = [mask.keep(network_of(pl_module), optimizer) for optimizer in trainer.optimizers]
+        self.hooks = [mask.keep(pl_module, optimizer) for optimizer in trainer.optimizers]
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for hook in self.hooks:

@@ -1,0 +1,1 @@
+"""Many runs: which they are, where each of them runs, how they stand."""

@@ -1,0 +1,79 @@
+"""The jobs of a sweep, all of them checked before the first starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from ersparse.errors import UserError
+from ersparse.lightning.hardware import resolve
+from ersparse.runs.plan import Plan, plan
+from ersparse.settings import Settings, Trainer, build
+from ersparse.sweep.compose import Composer
+from ersparse.sweep.job import Job
+
+
+def jobs_of(lists: Sequence[Sequence[str]], composer: Composer) -> list[Job]:
+    """One job for each run that the lists of words name: a run that is named twice is there once.
+
+    Raises:
+        UserError: a job is refused, with its reason; or two jobs are one run, told to happen in two ways.
+    """
+    found: dict[tuple[str | None, str, int], tuple[Job, Settings]] = {}
+    for words in lists:
+        settings = build(Settings, composer.values(words))
+        planned = plan(settings)
+        job = _job(words, planned)
+        first, as_first = found.setdefault((settings.experiment, planned.hash, settings.seed), (job, settings))
+        _same_way(first, as_first, settings)
+    return [job for job, _ in found.values()]
+
+
+def _job(words: Sequence[str], planned: Plan) -> Job:
+    settings, trains = planned.settings, planned.method.trains
+    densities = planned.source.densities if planned.source else [1.0] * len(planned.layers)
+    return Job(
+        words=tuple(words),
+        folder=planned.folder,
+        root=Path(settings.paths.root),
+        devices=settings.trainer.devices * settings.trainer.num_nodes if trains else 1,
+        gpu=trains and _accelerator(settings.trainer) == "gpu",
+        epochs=planned.epochs if trains else 0,
+        fresh=settings.fresh,
+        settings=settings,
+        densities={layer.name: density for layer, density in zip(planned.layers, densities, strict=True)},
+    )
+
+
+def _accelerator(trainer: Trainer) -> str:
+    """Where it trains. What `auto` precision would be is not asked: the answer would occupy the GPU."""
+    asked = "32-true" if trainer.precision == "auto" else trainer.precision
+    return str(resolve(trainer.model_copy(update={"precision": asked}))["accelerator"])
+
+
+def _same_way(job: Job, first: Settings, second: Settings) -> None:
+    """Refuses two sets of settings that are the same run and differ in where or how it happens."""
+    if first is second:
+        return
+    ways = dict(_outside(first, "", False)), dict(_outside(second, "", False))
+    for key, value in ways[0].items():
+        other = ways[1].get(key)
+        if other != value:
+            raise UserError(
+                f"{key}={value},{other}: is no part of a run's identity, both would be {job.name}; "
+                f"pair it with a key that is, as in seed,{key}=[0,{value}],[1,{other}]"
+            )
+
+
+def _outside(group: BaseModel, prefix: str, marked: bool) -> Iterator[tuple[str, Any]]:
+    """Keys with their values of what is no part of a run's identity."""
+    for key, info in type(group).model_fields.items():
+        marks = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        value, outside = getattr(group, key), marked or not marks.get("identity", True)
+        if isinstance(value, BaseModel):
+            yield from _outside(value, f"{prefix}{key}.", outside)
+        elif outside:
+            yield f"{prefix}{key}", value

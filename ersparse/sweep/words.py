@@ -1,0 +1,32 @@
+"""What Hydra's grammar has no words for reaches the sweeper whole, as hydra.sweeper.words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+OR = "or"
+MULTIRUN = ("-m", "--multirun")
+ZIPPED = re.compile(r"[^=\s-][^=\s]*,[^=\s]*=.*", re.DOTALL)
+
+
+def for_hydra(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra can read it: -m comes first; zipped axes and further grids are quoted, and imply it."""
+    rest = [word for word in arguments if word not in MULTIRUN]
+    if not any(word == OR or ZIPPED.fullmatch(word) for word in rest):
+        return [*MULTIRUN[: len(rest) < len(arguments)], *rest]
+    end = rest.index(OR) if OR in rest else len(rest)
+    first = [word for word in rest[:end] if not ZIPPED.fullmatch(word)]
+    others = [word for word in rest[end:] if word != OR and not _of_jobs(word)]  # Hydra's own flags and keys
+    words = [word for word in rest if word == OR or _of_jobs(word)]
+    return [MULTIRUN[0], *others, *first, f"hydra.sweeper.words=[{','.join(map(_quoted, words))}]"]
+
+
+def _of_jobs(word: str) -> bool:
+    return not word.startswith(("-", "hydra.", "hydra/")) and ("=" in word or word.startswith("~"))
+
+
+def _quoted(word: str) -> str:
+    """A word as a quoted string of Hydra's grammar, in which a backslash before a quote is one."""
+    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", word)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"

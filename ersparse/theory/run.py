@@ -1,0 +1,146 @@
+"""A theory run: cells measured one by one, each written when it is done, then tables and plots, in a run folder."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
+from rich.progress import track
+
+from ersparse.files import write_json, write_text
+from ersparse.methods.base import Standalone
+from ersparse.runs import console as screen
+from ersparse.runs.folder import SCHEMA, RunFolder
+from ersparse.runs.identity import run_hash
+from ersparse.runs.provenance import now, provenance
+from ersparse.settings import Count, In, Settings
+from ersparse.sparse.mask import generator
+from ersparse.theory.experiments import Cell, Experiment, Options, Result, experiment
+
+Open = Annotated[float, In("(0, 1)")]
+
+
+class Theory(Standalone):
+    """A lemma or theorem, measured: the keys of `experiments.Options`."""
+
+    name: Literal["lemma", "weak", "conv", "strong", "lower"]
+    p: Annotated[list[Annotated[float, In("(0, 1]")]], Field(min_length=1)] | None
+    delta: Open
+    epsilon: Open
+    trials: Count | None
+
+    def run(self, settings: Settings) -> Path:
+        """Measures what is not measured yet, and returns the folder."""
+        options = Options(self.p, self.delta, self.epsilon, self.trials, settings.scale.name)
+        job = Job(self, settings, options)
+        console = screen.make_console()
+        done = job.folder.read()
+        if settings.dry_run:
+            state = done["state"] if done else "new"
+            console.print(f"{job.title}\nstate: {state}, {len(job.cells)} cells", markup=False)
+        elif done and done["state"] == "done" and not settings.fresh:
+            console.print(f"already done: {job.folder.path}", markup=False)
+        else:
+            with job.folder.acquire():
+                _work(job, console)
+        return job.folder.path
+
+
+class Job:
+    """What one run measures, and where. Its identity is the list of its cells."""
+
+    def __init__(self, method: Theory, settings: Settings, options: Options) -> None:
+        self.settings, self.options, self.seed = settings, options, settings.seed_of("mask")
+        self.experiment: Experiment = experiment(method.name)
+        self.cells = self.experiment.cells(options)
+        own = {key: seed for key, seed in settings.seeds.model_dump().items() if seed is not None}
+        self.hash = run_hash({"theory": method.name, "cells": self.cells, "seeds": own})
+        root = Path(settings.paths.root) / (settings.experiment or f"theory_{method.name}")
+        self.folder = RunFolder(root / f"{method.name}-{self.hash[:8]}" / f"s{settings.seed}")
+        self.title = f"theory {method.name}, scale {options.scale}, seed {settings.seed}: {self.folder.path}"
+        self.config = {
+            "method": method.model_dump(by_alias=True),
+            **settings.model_dump(include={"scale", "experiment", "seed", "seeds", "paths"}),
+        }
+
+
+def _work(job: Job, console: Any) -> None:
+    folder = job.folder
+    if job.settings.fresh:
+        folder.clear()
+    if (before := folder.read()) and before["state"] == "done":
+        return
+    record = _record(job)
+    with screen.logging_to(folder.log, None):
+        screen.log.info(job.title)
+        write_text(folder.path / "config.yaml", yaml.safe_dump(job.config, sort_keys=False))
+        try:
+            _save(folder, record)
+            results = _measure(job, record, console)
+            record["metrics"] = job.experiment.report(job.options, results, folder.path)
+            _save(folder, record, state="done")
+        except (KeyboardInterrupt, SystemExit):
+            _save(folder, record, state="preempted")
+            screen.log.warning("interrupted; the same command goes on from the last finished cell")
+            raise KeyboardInterrupt from None
+        except Exception as error:
+            _save(folder, record, state="failed", error=f"{type(error).__name__}: {error}")
+            screen.log.debug(traceback.format_exc())
+            raise
+        for key, value in record["metrics"].items():
+            screen.log.info(f"{key} {value:.6g}" if value is not None else f"{key} not measured")
+        screen.log.info(f"done: {folder.path}")
+
+
+def _measure(job: Job, record: dict[str, Any], console: Any) -> list[tuple[Cell, Result]]:
+    """Every cell's result. The generator of a cell is its own, so the order and an interruption change nothing."""
+    path = job.folder.path / "cells.json"
+    found: dict[str, Result] = json.loads(path.read_text()) if path.exists() else {}
+    results: list[tuple[Cell, Result]] = []
+    for cell in track(job.cells, "measuring", console=console, disable=not console.is_terminal, transient=True):
+        key = json.dumps(cell, sort_keys=True)
+        if key not in found:
+            found[key] = job.experiment.measure(cell, generator(job.seed, "theory", key))
+            write_json(path, found)
+            record["progress"] = {"epoch": len(results) + 1, "epochs": len(job.cells)}
+            _save(job.folder, record)
+            screen.log.debug(f"{key}: {json.dumps(found[key])}")
+        results.append((cell, json.loads(json.dumps(found[key]))))
+    record["progress"] = {"epoch": len(job.cells), "epochs": len(job.cells)}
+    return results
+
+
+def _record(job: Job) -> dict[str, Any]:
+    """run.json: an epoch of its progress is a cell; there is no network, so no sparsity and no layers."""
+    origin = provenance()
+    return {
+        "schema": SCHEMA,
+        "state": "running",
+        "hash": job.hash,
+        "seed": job.settings.seed,
+        "command": origin["command"],
+        "host": origin["host"],
+        "config": job.config,
+        "progress": {"epoch": 0, "epochs": len(job.cells)},
+        "updated": None,
+        "wandb_id": None,
+        "sparsity": None,
+        "layers": [],
+        "mask_sha256": None,
+        "source_mask_sha256": None,
+        "metrics": {},
+        "timing": {},
+        "versions": origin["versions"],
+        "git": origin["git"],
+        "error": None,
+    }
+
+
+def _save(folder: RunFolder, record: dict[str, Any], **changes: Any) -> None:
+    record |= changes
+    record["updated"] = now()
+    folder.write(record)

@@ -1,0 +1,12 @@
+"""Where Hydra finds our sweeper and our launcher: it takes none from elsewhere."""
+
+import ersparse.sweep.launcher
+import ersparse.sweep.sweeper
+
+
+class GridSweeper(ersparse.sweep.sweeper.GridSweeper):
+    """conf/hydra/sweeper/grids.yaml names it."""
+
+
+class LocalLauncher(ersparse.sweep.launcher.LocalLauncher):
+    """conf/hydra/launcher/local.yaml names it."""

@@ -1,0 +1,163 @@
+"""What a dashboard gets, read back from W&B's offline files."""
+
+import json
+import runpy
+import struct
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TINY
+from wandb.proto import wandb_internal_pb2
+
+from ersparse.lightning.classifier import Classifier
+from ersparse.methods.fixed import Fixed
+
+BLOCK = 32768
+
+
+def transactions(path):
+    """The records of a .wandb file: after seven bytes, LevelDB's log format, each record a protobuf message."""
+    data, place, whole = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        left = BLOCK - place % BLOCK
+        if left < 7:
+            place += left
+            continue
+        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
+        whole += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+def read_back(folder):
+    """(run, config, history rows, summary) of each offline run in a run folder, oldest first."""
+    found = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        run, config, rows, summary = None, {}, [], {}
+        for record in transactions(path):
+            if record.HasField("run"):
+                run = record.run
+                config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+            if record.HasField("history"):
+                rows.append({_name(item): json.loads(item.value_json) for item in record.history.item})
+            summary |= {_name(item): json.loads(item.value_json) for item in record.summary.update}
+        found.append((run, config, rows, summary))
+    return found
+
+
+def _name(item):
+    return item.key or ".".join(item.nested_key)
+
+
+def curve(rows, name):
+    return [row[name] for row in rows if name in row]
+
+
+class Wandering(Fixed):
+    """Moves one kept weight of the largest layer in every epoch but the first."""
+
+    def callbacks(self, plan):
+        import pytorch_lightning as pl
+
+        from ersparse.sparse.mask import masks_of
+
+        class Move(pl.Callback):
+            def on_train_epoch_end(self, trainer, module):
+                mask = max(masks_of(module.network).values(), key=torch.numel)
+                if trainer.current_epoch:
+                    flat = mask.view(-1)
+                    taken, given = flat.nonzero()[0], (~flat).nonzero()[0]
+                    flat[taken], flat[given] = False, True
+
+        return [*super().callbacks(plan), Move()]
+
+
+def test_curves_layers_and_summary(launch, only_run, monkeypatch):
+    monkeypatch.setenv("ERSPARSE_SWEEP", "sweep-01234567")
+    status, printed = launch(*TINY, "trainer.max_epochs=2", "logger=wandb", "seed=3")
+    assert status == 0, printed
+    record = json.loads((only_run() / "run.json").read_text())
+    ((run, config, rows, summary),) = read_back(only_run())
+    assert (run.run_id, run.project, run.run_group, run.job_type) == (
+        record["wandb_id"], "ersparse", "sweep-01234567", "fixed",
+    )  # fmt: skip
+    assert run.display_name == f"{only_run().parent.name}/s3"
+    assert set(run.tags) == {"resnet20", "digits", "balanced", "fixed", "paper", "full"}
+    assert {"model", "dataset", "sparsity", "method", "optimizer", "seed", "hash"} <= set(config)
+    assert not {"paths", "logger", "trainer"} & set(config) and "root" not in config["dataset"]
+    accuracy = curve(rows, "test/acc")
+    assert len(accuracy) == 2 and accuracy[-1] == pytest.approx(record["metrics"]["test/acc"])
+    assert not curve(rows, "mask/grown"), "fixed masks have no such curve"
+    assert summary["sparsity/realised"] == record["sparsity"]["realised"] and summary["state"] == "done"
+    assert summary["test/acc_best"] == record["metrics"]["test/acc_best"]
+    assert summary["timing/images_per_s"] > 0
+    (table,) = only_run().glob("wandb/offline-run-*/files/media/table/layers_*.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["name", "size", "density", "drawn", "nonzero"]
+    assert content["data"] == [[layer[column] for column in content["columns"]] for layer in record["layers"]]
+
+
+def test_masks_that_change_have_a_curve(launch, only_run):
+    target = f"method._target_={__name__}.Wandering"
+    status, printed = launch(*TINY, "trainer.max_epochs=3", "logger=wandb", target)
+    assert status == 0, printed
+    record = json.loads((only_run() / "run.json").read_text())
+    ((_, _, rows, _),) = read_back(only_run())
+    kept = sum(layer["nonzero"] for layer in record["layers"])
+    assert curve(rows, "mask/grown") == pytest.approx([1 / kept, 1 / kept])
+    assert curve(rows, "mask/sparsity") == pytest.approx([record["sparsity"]["realised"]] * 2)
+
+
+def test_a_resumed_run_goes_on_under_its_id(launch, only_run, monkeypatch):
+    training_step, steps = Classifier.training_step, []
+
+    def interrupted(self, batch, index):
+        steps.append(index)
+        if len(steps) > 8:  # in the second of three epochs of six steps
+            raise RuntimeError("out of luck")
+        return training_step(self, batch, index)
+
+    words = [*TINY, "trainer.max_epochs=3", "logger=wandb"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "training_step", interrupted)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            launch(*words)
+    status, printed = launch(*words)
+    assert status == 0, printed
+    record = json.loads((only_run() / "run.json").read_text())
+    first, second = read_back(only_run())
+    assert first[0].run_id == second[0].run_id == record["wandb_id"]
+    assert len(curve(first[2], "test/acc")) == 1 and len(curve(second[2], "test/acc")) == 2
+    assert second[3]["state"] == "done"
+
+
+def test_tensorboard_shows_the_layers(launch, only_run):
+    assert launch(*TINY, "logger=tensorboard")[0] == 0
+    (events,) = (only_run() / "tensorboard").glob("events*")
+    assert b"conv1.weight|" in events.read_bytes()
+
+
+def test_the_template_for_agents_names_keys_and_options_that_there_are(launch):
+    """Every value of every parameter, as an agent would write it on the command line."""
+    template = yaml.safe_load((ROOT / "docs" / "wandb-sweep.yaml").read_text())
+    assert template["command"][1:3] == ["python", "${program}"] and (ROOT / template["program"]).is_file()
+    own = [word for word in template["command"] if "=" in word]
+    axes = [f"{key}={','.join(map(str, value['values']))}" for key, value in template["parameters"].items()]
+    status, printed = launch("-m", "dry_run=true", *own, *axes)
+    assert status == 0 and printed.splitlines()[-1] == "48 jobs"
+
+
+def test_the_report_template_builds_what_it_can_without_an_account():
+    pytest.importorskip("wandb_workspaces")
+    path = ROOT / "docs" / "wandb_report.py"
+    names = runpy.run_path(str(path))
+    assert len(names["report"]("someone", "ersparse").blocks[0].panels) == 4
+
+
+def test_the_report_template_is_python():
+    compile((ROOT / "docs" / "wandb_report.py").read_text(), "wandb_report.py", "exec")
