@@ -33,8 +33,10 @@ def test_runs(launch, only_run, tiny_data, group, option):
         words.append("dataset.batch_size=20")
     if group == "experiment":
         words.append("scale=smoke")
-    if (group, option) == ("method", "theory"):
-        words += ["method.name=lower", "scale=smoke"]
+    if group == "method":  # some of them have levels in place of epochs
+        words = [word for word in words if "max_epochs" not in word] + ["scale=smoke"]
+    if option == "theory":
+        words.append("method.name=lower")
     if (group, option) == ("sparsity", "file"):
         launch("method=draw", "sparsity=erk", "model.width=0.25", f"paths.root={tiny_data}/source")
         words.append(f"sparsity.file={next((tiny_data / 'source').rglob('run.json')).parent}")
@@ -45,7 +47,7 @@ def test_runs(launch, only_run, tiny_data, group, option):
         pytest.skip("one core")
     assert status == 0, printed
     if "theory" not in option and option != "draw":
-        assert len((only_run() / "metrics.csv").read_text().splitlines()) == 2
+        assert len((only_run() / "metrics.csv").read_text().splitlines()) > 1
 
 
 @pytest.mark.parametrize(

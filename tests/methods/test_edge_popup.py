@@ -208,6 +208,7 @@ def test_recalibrated_statistics_are_those_of_the_training_images(launch, only_r
     assert len(rows(only_run())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scores", ["carry", "reset"])
 def test_killed_in_the_middle_of_a_level(process, tmp_path, scores):
     words = [word for word in KILLED if "max_epochs" not in word] + SEARCH + [

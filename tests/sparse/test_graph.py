@@ -41,6 +41,7 @@ def test_agrees_with_gradients(name, density):
         for module in prunable_modules(network).values():
             module.weight.fill_(1 / module.weight[0].numel())
     attach(network, masks)
+    enforce(network)
     network(torch.ones(1, 2, 32, 32).double()).sum().backward()
     live = G.on_paths(masks, layers, steps)
     for layer, module in zip(layers, prunable_modules(network).values(), strict=True):
