@@ -18,7 +18,7 @@ from torch import nn
 
 from ersparse.errors import UserError
 from ersparse.sparse.layers import prunable_modules
-from ersparse.sparse.mask import Masks, attach, generator
+from ersparse.sparse.mask import Masks, attach, enforce, generator
 from ersparse.theory.networks import Stage, chain, draw_masks, stages_of, without_dead_ends
 from ersparse.theory.subset_sum import solve
 from ersparse.theory.tolerances import Shape, shape_of
@@ -129,6 +129,7 @@ def strong_ticket(
         errors.append(worst)
     masks = without_dead_ends(masks)
     attach(network, masks)
+    enforce(network)
     return StrongTicket(network, drawn, masks, errors, float(carried.error.max()))
 
 

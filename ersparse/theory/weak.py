@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ersparse.errors import UserError
 from ersparse.sparse.layers import prunable_modules
-from ersparse.sparse.mask import Masks, attach
+from ersparse.sparse.mask import Masks, attach, enforce
 from ersparse.theory.extra_layer import Identity, with_extra_layer
 from ersparse.theory.networks import Stage, draw_masks, needed_weights, stages_of, widened, without_dead_ends
 from ersparse.theory.widths import weak_copies
@@ -111,6 +111,7 @@ def _fill(
         modules[name].bias.data = stage.bias.repeat_interleave(copies[layer])  # type: ignore[union-attr]
     masks = without_dead_ends(masks)
     attach(network, masks)
+    enforce(network)
     return Ticket(network, drawn, masks)
 
 
