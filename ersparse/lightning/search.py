@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,18 @@ from ersparse.sparse.init import random_scores
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import Masks, masks_of
 
-if TYPE_CHECKING:
-    from ersparse.methods.edge_popup import EdgePopup
+
+@dataclass(frozen=True)
+class Search:
+    """How tickets are looked for; `ersparse.methods.edge_popup` says what each key means."""
+
+    levels: int
+    lr_restart: bool
+    score_init: str
+    affine: bool
+    signed: bool
+    scope: str
+    min_keep: int
 
 
 class TicketSearch(Classifier):
@@ -30,7 +40,7 @@ class TicketSearch(Classifier):
     Args:
         network: with its random weights; the ER masks are its buffers by the time training starts, and without any it
             is dense.
-        method: its settings.
+        search: how.
         epochs: of each level.
         seed: of the scores.
     """
@@ -42,30 +52,30 @@ class TicketSearch(Classifier):
         optimizer: settings.Optimizer,
         epochs: int,
         eval_names: list[str],
-        method: EdgePopup,
+        search: Search,
         seed: int,
     ) -> None:
         super().__init__(network, num_classes, optimizer, epochs, eval_names)
         self.network.to(memory_format=torch.contiguous_format)  # scores are ranked in the order of their index
-        self.method = method
+        self.search = search
         self.layers = prunable_layers(network)
         self.names = [layer.name for layer in self.layers]
         self._freeze()
-        self.scores = nn.ParameterList(random_scores(layer, method.score_init, seed) for layer in self.layers)
+        self.scores = nn.ParameterList(random_scores(layer, search.score_init, seed) for layer in self.layers)
         self.counts = [layer.size for layer in self.layers]
         self.near: list[float | None] = [None] * len(self.layers)
         self.chosen: list[Tensor] | None = None
 
     def _freeze(self) -> None:
         for module in self.network.modules():
-            trains = self.method.affine and isinstance(module, _BatchNorm)
+            trains = self.search.affine and isinstance(module, _BatchNorm)
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(trains)
 
     def set_density(self, density: float) -> None:
         """How much of the dense network the ticket has from now on."""
         present = [int(allowed.sum()) for allowed in self._allowed()]
-        self.counts = supermask.counts(self.layers, density, present, self.method.min_keep)
+        self.counts = supermask.counts(self.layers, density, present, self.search.min_keep)
         self.chosen = None
 
     def masks(self) -> Masks:
@@ -81,8 +91,8 @@ class TicketSearch(Classifier):
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
         """The schedule of a level, once more in each, or once over all of them."""
-        levels = self.method.levels
-        length = self.epochs if self.method.lr_restart else self.epochs * levels
+        levels = self.search.levels
+        length = self.epochs if self.search.lr_restart else self.epochs * levels
         milestones = self.milestones(length)
         gamma = self.optimizer_settings.gamma
         return LambdaLR(optimizer, lambda epoch: gamma ** sum(epoch % length >= m for m in milestones))
@@ -93,7 +103,7 @@ class TicketSearch(Classifier):
             self.names, self.scores, self._tickets(), self._allowed(), strict=True
         ):
             weight = self.network.get_parameter(name)
-            weights[name] = supermask.masked(scores, weight, ticket, allowed, self.method.signed)
+            weights[name] = supermask.masked(scores, weight, ticket, allowed, self.search.signed)
         logits: Tensor = functional_call(self.network, weights, (x,))
         return logits
 
@@ -117,8 +127,8 @@ class TicketSearch(Classifier):
 
     def _choose(self) -> list[Tensor]:
         pairs = zip(self.scores, self._allowed(), strict=True)
-        values = [supermask.rank(scores, allowed, self.method.signed) for scores, allowed in pairs]
-        if self.method.scope == "global":
+        values = [supermask.rank(scores, allowed, self.search.signed) for scores, allowed in pairs]
+        if self.search.scope == "global":
             return self._choose_globally(values)
         tickets = []
         for number, (value, count) in enumerate(zip(values, self.counts, strict=True)):
@@ -128,7 +138,7 @@ class TicketSearch(Classifier):
 
     def _choose_globally(self, values: list[Tensor]) -> list[Tensor]:
         """The same total, wherever the scores are; `min_keep` of each layer come first."""
-        least = self.method.min_keep
+        least = self.search.min_keep
         firsts = [supermask.top(value, min(least, int(value.isfinite().sum())))[0] for value in values]
         raised = [torch.where(first, math.inf, value) for value, first in zip(values, firsts, strict=True)]
         whole = torch.cat([value.flatten() for value in raised])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ersparse.errors import UserError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ersparse.lightning.classifier import Classifier
+    from ersparse.lightning.search import Search
     from ersparse.runs.plan import Plan
 
 EPOCHS_PER_LEVEL = 100  # the paper's; the data set's own where that is shorter
@@ -98,7 +100,13 @@ class EdgePopup(Method):
             densities = plan.source.densities if plan.source and self.scale_weights else [1.0] * len(plan.layers)
             draw_weights(network, densities, self.weight_init, seed)
         epochs = self.per_level(s)
-        return TicketSearch(network, s.dataset.num_classes, s.optimizer, epochs, eval_names, self, seed)
+        return TicketSearch(network, s.dataset.num_classes, s.optimizer, epochs, eval_names, self.search(), seed)
+
+    def search(self) -> Search:
+        """The part of the settings that the LightningModule needs."""
+        from ersparse.lightning.search import Search
+
+        return Search(**{field.name: getattr(self, field.name) for field in fields(Search)})
 
     def callbacks(self, plan: Plan) -> list[pl.Callback]:
         from ersparse.lightning.callbacks.annealing import SparsityAnnealing

@@ -15,7 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ersparse.keys import values_of
@@ -62,3 +62,9 @@ class Composer:
 
     def _is_group(self, key: str) -> bool:
         return bool(self.loader.get_group_options(key, config_name=self.config_name, overrides=self.always))
+
+
+def composer_of(context: HydraContext, config: DictConfig) -> Composer:
+    """What composes the jobs of the sweep that `config` describes."""
+    always = [word for word in config.hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
+    return Composer(context.config_loader, config.hydra.job.config_name, always)

@@ -36,8 +36,8 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
         """For other sweepers than ours, which hand over words alone."""
+        from ersparse.sweep.compose import composer_of
         from ersparse.sweep.jobs import jobs_of
-        from ersparse.sweep.sweeper import composer_of
 
         sys.exit(self.run(jobs_of(job_overrides, composer_of(self.hydra_context, self.config))))
 

@@ -33,6 +33,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the jobs that `arguments` and the presets among them name; ends the process where one failed."""
+        from ersparse.sweep.compose import composer_of
         from ersparse.sweep.jobs import jobs_of  # PyTorch takes a second to import
         from ersparse.sweep.launcher import LocalLauncher
 
@@ -64,14 +65,6 @@ def refuse_ranks(launcher: str, devices: int) -> None:
             f"trainer.devices={devices}: must be 1 with hydra/launcher=basic, which runs all jobs in one process and "
             "would train on one device without an error; hydra/launcher=local starts every rank"
         )
-
-
-def composer_of(context: HydraContext, config: DictConfig) -> Composer:
-    """What composes the jobs of the sweep that `config` describes."""
-    from ersparse.sweep.compose import Composer
-
-    always = [word for word in config.hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
-    return Composer(context.config_loader, config.hydra.job.config_name, always)
 
 
 def lists_of(words: Sequence[str], composer: Composer) -> list[list[str]]:

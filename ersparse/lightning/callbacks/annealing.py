@@ -43,6 +43,6 @@ class SparsityAnnealing(pl.Callback):
     def _reset(self, trainer: pl.Trainer, module: TicketSearch, level: int) -> None:
         with torch.no_grad():
             for layer, scores in zip(module.layers, module.scores, strict=True):
-                scores.copy_(random_scores(layer, module.method.score_init, self.seed + level))
+                scores.copy_(random_scores(layer, module.search.score_init, self.seed + level))
         for optimizer in trainer.optimizers:
             optimizer.state.clear()
