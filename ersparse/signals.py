@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+PR_SET_PDEATHSIG = 1
 
 
 def interrupt(*_: Any) -> None:
@@ -42,3 +46,9 @@ def take_back() -> None:
     """Our handler alone, where Lightning has put its own in front: that one waits for ranks which may never come."""
     if interrupt in getattr(signal.getsignal(signal.SIGTERM), "signal_handlers", ()):
         signal.signal(signal.SIGTERM, interrupt)
+
+
+def die_with_parent() -> None:
+    """SIGKILL when the process that started this one ends, however it ends. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

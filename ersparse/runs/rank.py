@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
+from ersparse.signals import die_with_parent
+
 
 def main() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it dies with the first, before anything else
+    die_with_parent()  # before anything that takes time
     decided = json.loads(os.environ["ERSPARSE_RANK"])
     if os.getppid() != decided["parent"]:
         sys.exit(1)

@@ -6,14 +6,14 @@ when it ends, however it ends. Linux only: elsewhere the jobs of a killed sweep 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
 
+from ersparse.signals import die_with_parent
+
 PARENT = "ERSPARSE_PARENT"
-PR_SET_PDEATHSIG = 1
 
 
 def tie_to_parent() -> None:
@@ -21,7 +21,7 @@ def tie_to_parent() -> None:
     parent, own = int(os.environ.get(PARENT, 0)), os.getpid()
     if parent not in (0, own) and sys.platform == "linux":
         if parent == os.getppid():
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            die_with_parent()
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a sweep started with & would have it ignored
         if not _descends_from(parent):  # it ended before the kernel was told
             os._exit(1)

@@ -46,9 +46,7 @@ def cells(options: Options) -> list[Cell]:
 
 
 def measure(cell: Cell, random: np.random.Generator) -> Result:
-    if cell["kind"] == "built":
-        return _build(cell, random)
-    return copies.measure_width(cell, random) if cell["kind"] == "width" else copies.measure_curve(cell, random)
+    return _build(cell, random) if cell["kind"] == "built" else copies.measure(cell, random)
 
 
 def _build(cell: Cell, random: np.random.Generator) -> Result:

@@ -42,6 +42,10 @@ def profile(copies: Sequence[int], first: int) -> list[int]:
     return [max(1, -(-q * first // copies[0])) for q in copies[:-1]] + [1]
 
 
+def measure(cell: Cell, random: np.random.Generator) -> Result:
+    return measure_width(cell, random) if cell["kind"] == "width" else measure_curve(cell, random)
+
+
 def measure_curve(cell: Cell, random: np.random.Generator) -> Result:
     """Draws that contain the ticket, along a list of widths."""
     p = densities(cell, cell["p"], cell["p0"])

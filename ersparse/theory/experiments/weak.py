@@ -44,9 +44,7 @@ def _built_cell(p: float, p0: float, options: Options) -> Cell:
 
 
 def measure(cell: Cell, random: np.random.Generator) -> Result:
-    if cell["kind"] == "built":
-        return _build(cell, random)
-    return copies.measure_width(cell, random) if cell["kind"] == "width" else copies.measure_curve(cell, random)
+    return _build(cell, random) if cell["kind"] == "built" else copies.measure(cell, random)
 
 
 def _build(cell: Cell, random: np.random.Generator) -> Result:
