@@ -95,7 +95,7 @@ def plot(runs: pd.DataFrame) -> None:
             mean, sd = 100 * cells[name].mean(), 100 * cells[name].std()
             axes.plot(density, mean, style, marker="o", ms=4, color=COLOURS[source])
             if name == "ticket":
-                axes.fill_between(density, mean - sd, mean + sd, color=COLOURS[source], alpha=0.2, lw=0)
+                axes.errorbar(density, mean, sd, fmt="none", color=COLOURS[source], alpha=0.5, capsize=3)
         axes.plot([], [], color=COLOURS[source], label=f"source sparsity {source:g}")
     for name, style in (("ticket", "-"), ("ticket shuffled within layers", ":"), ("its mask, weights redrawn", "--")):
         axes.plot([], [], style, color="0.3", label=name)
@@ -108,7 +108,7 @@ def plot(runs: pd.DataFrame) -> None:
     axes.set(xlabel="final sparsity", ylabel="test accuracy, %", ylim=(0, 102))
     axes.set_title("Tickets found in untrained networks: resnet20, digits", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.13))
     figure.savefig(HERE / "strong.png", dpi=150)
 
 
