@@ -34,8 +34,8 @@ class FullSort(TicketSearch):
 
     def _choose(self) -> list[torch.Tensor]:
         tickets = []
-        for scores, allowed, count in zip(self.scores, self._allowed(), self.counts, strict=True):
-            values = supermask.rank(scores, allowed, self.search.signed).flatten()
+        for scores, (_, outside), count in zip(self.scores, self._source(), self.counts, strict=True):
+            values = supermask.rank(scores, outside, self.search.signed).flatten()
             ticket = torch.zeros_like(values, dtype=torch.bool)
             ticket[values.argsort(descending=True)[:count]] = True
             tickets.append(ticket.reshape(scores.shape))

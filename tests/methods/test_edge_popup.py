@@ -96,7 +96,7 @@ def test_the_ticket_follows_the_scores():
     for name, scores, count, allowed in zip(
         module.names, module.scores, module.counts, masks_of(module.network).values(), strict=True
     ):
-        assert second[name].equal(supermask.top(supermask.rank(scores, allowed, False), count)[0])
+        assert second[name].equal(supermask.top(supermask.rank(scores, supermask.barred(allowed), False), count)[0])
 
 
 def test_only_scores_train_unless_affine():
