@@ -69,29 +69,31 @@ def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, 
     if count == values.numel():
         return torch.ones_like(values, dtype=torch.bool), near
     if values.device.type == "cpu":
-        mask, threshold = _top_on_cpu(values.numpy().reshape(-1), count, near)
-        return torch.from_numpy(mask).reshape(values.shape), threshold
+        mask, threshold = _top_on_cpu(values.reshape(-1), count, near)
+        return mask.reshape(values.shape), threshold
     flat = values.reshape(-1)
     least = flat.kthvalue(len(flat) - count + 1).values
     above, tied = flat > least, flat == least
     return (above | (tied & (tied.cumsum(0) <= count - above.sum()))).reshape(values.shape), None
 
 
-def _top_on_cpu(values: np.ndarray, count: int, near: float | None) -> tuple[np.ndarray, float]:
+def _top_on_cpu(values: Tensor, count: int, near: float | None) -> tuple[Tensor, float]:
+    """Comparisons over all values are PyTorch's, on all cores; what is done to the few candidates is numpy's."""
     if near is None:
-        mask, inside = np.zeros(values.shape, dtype=bool), np.arange(len(values))
+        mask, inside = torch.zeros(len(values), dtype=torch.bool), np.arange(len(values))
     else:
         mask = values > near + BAND * abs(near)
-        inside = np.flatnonzero((values >= near - BAND * abs(near)) ^ mask)
-    above = int(np.count_nonzero(mask))
+        inside = np.flatnonzero(((values >= near - BAND * abs(near)) ^ mask).numpy())
+    kept = mask.numpy()
+    above = int(np.count_nonzero(kept))
     if not above < count <= above + len(inside):
         return _top_on_cpu(values, count, None)
-    candidates = values[inside]
+    candidates = values.numpy()[inside]
     place = len(candidates) - (count - above)
     threshold = np.partition(candidates, place)[place]
     better, tied = candidates > threshold, candidates == threshold
-    mask[inside[better]] = True
-    mask[inside[tied][: count - above - np.count_nonzero(better)]] = True
+    kept[inside[better]] = True
+    kept[inside[tied][: count - above - np.count_nonzero(better)]] = True
     return mask, float(threshold)
 
 
