@@ -56,12 +56,12 @@ class TicketSearch(Classifier):
         seed: int,
     ) -> None:
         super().__init__(network, num_classes, optimizer, epochs, eval_names)
-        self.network.to(memory_format=torch.contiguous_format)  # scores are ranked in the order of their index
         self.search = search
         self.layers = prunable_layers(network)
         self.names = [layer.name for layer in self.layers]
         self._freeze()
         self.scores = nn.ParameterList(random_scores(layer, search.score_init, seed) for layer in self.layers)
+        self.scores.to(memory_format=self.memory_format)  # as the weights, or every product would be a copy
         self.counts = [layer.size for layer in self.layers]
         self.near: list[float | None] = [None] * len(self.layers)
         self.chosen: list[Tensor] | None = None

@@ -43,7 +43,7 @@ def barred(allowed: Tensor) -> Tensor:
     """What is added to scores before they are ranked: 0 inside the ER network, -inf outside. An addition is vectorised
     where a choice by a boolean mask is not, and this one is made in every step.
     """
-    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -math.inf)
+    return torch.zeros_like(allowed, dtype=torch.float).masked_fill_(~allowed, -math.inf)
 
 
 def rank(scores: Tensor, outside: Tensor, signed: bool) -> Tensor:
@@ -52,7 +52,7 @@ def rank(scores: Tensor, outside: Tensor, signed: bool) -> Tensor:
 
 
 def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, float | None]:
-    """The `count` largest, exactly: under ties those with the lowest index.
+    """The `count` largest, exactly: under ties those that come first in memory.
 
     A full sort is not needed. On a CPU the threshold is looked for among the values `near` the last one, which are few
     when scores have moved little, and among all if it is not there. On a GPU nothing waits for the host.
@@ -68,13 +68,22 @@ def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, 
         return torch.zeros_like(values, dtype=torch.bool), near
     if count == values.numel():
         return torch.ones_like(values, dtype=torch.bool), near
+    order = _order(values)
+    laid = values.permute(order)
+    flat, threshold = laid.reshape(-1), None
     if values.device.type == "cpu":
-        mask, threshold = _top_on_cpu(values.reshape(-1), count, near)
-        return mask.reshape(values.shape), threshold
-    flat = values.reshape(-1)
-    least = flat.kthvalue(len(flat) - count + 1).values
-    above, tied = flat > least, flat == least
-    return (above | (tied & (tied.cumsum(0) <= count - above.sum()))).reshape(values.shape), None
+        mask, threshold = _top_on_cpu(flat, count, near)
+    else:
+        least = flat.kthvalue(len(flat) - count + 1).values
+        above, tied = flat > least, flat == least
+        mask = above | (tied & (tied.cumsum(0) <= count - above.sum()))
+    return mask.reshape(laid.shape).permute(tuple(np.argsort(order).tolist())), threshold
+
+
+def _order(values: Tensor) -> tuple[int, ...]:
+    """The dimensions from the slowest to the fastest, where they are those of one of PyTorch's two layouts."""
+    last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return (0, 2, 3, 1) if last and not values.is_contiguous() else tuple(range(values.dim()))
 
 
 def _top_on_cpu(values: Tensor, count: int, near: float | None) -> tuple[Tensor, float]:

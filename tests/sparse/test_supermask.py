@@ -47,6 +47,17 @@ def test_the_guess_changes_nothing(drift):
     assert mask.sum() == 5000 and moved[mask].min() >= moved[~mask].max()
 
 
+def test_ties_are_broken_in_the_order_of_memory():
+    """Whatever the layout, the mask is laid out as the values, and says the same of values without ties."""
+    values = torch.rand(4, 3, 2, 2)
+    last = values.contiguous(memory_format=torch.channels_last)
+    for count in (1, 7, 40):
+        assert S.top(values, count)[0].equal(S.top(last, count)[0])
+        assert S.top(last, count)[0].is_contiguous(memory_format=torch.channels_last)
+    tied = torch.zeros(2, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    assert S.top(tied, 4)[0].nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 2, 0, 0]]
+
+
 def test_counts_are_of_the_dense_layer():
     layers = [Layer("a", (10, 10)), Layer("b", (3, 5)), Layer("c", (20, 100))]
     assert S.counts(layers, 0.1, [40, 15, 150]) == [10, 2, 150]
