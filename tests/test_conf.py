@@ -1,5 +1,6 @@
 """Every option of every group composes and runs, as far as this machine can; every key is known to the settings."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ def test_runs(launch, only_run, tiny_data, group, option):
     words = [*TINY, f"dataset.root={tiny_data}", f"{group}={option}"]
     if group == "dataset":
         words.append("dataset.batch_size=20")
-    if group == "experiment":
-        words.append("scale=smoke")
+    if group == "experiment":  # one job of those that are sweeps
+        words = [word for word in words if "max_epochs" not in word] + ["scale=smoke", "hydra.mode=RUN"]
     if group == "method":  # some of them have levels in place of epochs
         words = [word for word in words if "max_epochs" not in word] + ["scale=smoke"]
     if option == "theory":
@@ -92,3 +93,38 @@ def test_the_first_line_of_every_option_says_what_it_is():
         lines = (Path(CONF) / group / f"{option}.yaml").read_text().splitlines()
         first = next(line for line in lines if "@package" not in line)
         assert first.startswith("# ") and first.endswith((".", "?")), f"{group}/{option}: {first}"
+
+
+# what the captions and rows of the paper add up to
+JOBS = {"table1": 18, "table11": 18, "table12": 12, "table13": 12, "table14": 12, "table15": 3}
+
+
+@pytest.mark.parametrize("preset", JOBS)
+def test_presets_have_the_jobs_of_their_tables(launch, tmp_path, preset):
+    status, printed = launch(f"experiment={preset}", "dry_run=true")
+    assert status == 0 and f"{JOBS[preset]} new" in printed and not list(tmp_path.iterdir()), printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", JOBS)
+def test_presets_run_at_smoke_scale(process, tmp_path, preset):
+    """The whole sweep through the command line: both ends of its axes, one seed."""
+    sweep = process(f"experiment={preset}", "scale=smoke", "model.width=0.5")
+    printed, _ = sweep.communicate(timeout=900)
+    assert sweep.returncode == 0, printed
+    records = [json.loads(path.read_text()) for path in tmp_path.rglob("run.json")]
+    assert len(records) == 2 and all(record["state"] == "done" for record in records)
+    assert {record["config"]["dataset"]["name"] for record in records} == {"digits"}
+
+
+def test_a_variant_reaches_its_methods_only(launch, tmp_path):
+    """The released code's annealing for edge-popup, whose presets follow it; a plain run keeps its milestones."""
+    for words in (["experiment=table1", "hydra.mode=RUN"], []):
+        status, printed = launch("variant=code", "scale=smoke", "model.width=0.25", *words)
+        assert status == 0, printed
+    configs = [json.loads(path.read_text())["config"] for path in tmp_path.rglob("run.json")]
+    by_method = {config["method"]["name"]: config for config in configs}
+    assert by_method["edge_popup"]["method"]["schedule"] == "code"
+    assert by_method["edge_popup"]["optimizer"]["milestones"] == [0.3, 0.6, 0.9]
+    assert by_method["edge_popup"]["dataset"]["augment"] is False
+    assert by_method["fixed"]["optimizer"]["milestones"] == [0.5, 0.75]

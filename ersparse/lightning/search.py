@@ -56,15 +56,16 @@ class TicketSearch(Classifier):
         seed: int,
     ) -> None:
         super().__init__(network, num_classes, optimizer, epochs, eval_names)
-        self.network.to(memory_format=torch.contiguous_format)  # scores are ranked in the order of their index
         self.search = search
         self.layers = prunable_layers(network)
         self.names = [layer.name for layer in self.layers]
         self._freeze()
         self.scores = nn.ParameterList(random_scores(layer, search.score_init, seed) for layer in self.layers)
+        self.scores.to(memory_format=self.memory_format)  # as the weights, or every product would be a copy
         self.counts = [layer.size for layer in self.layers]
         self.near: list[float | None] = [None] * len(self.layers)
         self.chosen: list[Tensor] | None = None
+        self.source: list[tuple[Tensor, Tensor]] | None = None
 
     def _freeze(self) -> None:
         for module in self.network.modules():
@@ -76,7 +77,7 @@ class TicketSearch(Classifier):
         """How much of the dense network the ticket has from now on."""
         present = [int(allowed.sum()) for allowed in self._allowed()]
         self.counts = supermask.counts(self.layers, density, present, self.search.min_keep)
-        self.chosen = None
+        self.chosen = self.source = None
 
     def masks(self) -> Masks:
         return dict(zip(self.names, self._choose(), strict=True))
@@ -98,12 +99,12 @@ class TicketSearch(Classifier):
         return LambdaLR(optimizer, lambda epoch: gamma ** sum(epoch % length >= m for m in milestones))
 
     def logits(self, x: Tensor) -> Tensor:
-        weights = {}
-        for name, scores, ticket, allowed in zip(
-            self.names, self.scores, self._tickets(), self._allowed(), strict=True
-        ):
-            weight = self.network.get_parameter(name)
-            weights[name] = supermask.masked(scores, weight, ticket, allowed, self.search.signed)
+        weights = {
+            name: supermask.masked(scores, weight, ticket, self.search.signed)
+            for name, scores, ticket, (weight, _) in zip(
+                self.names, self.scores, self._tickets(), self._source(), strict=True
+            )
+        }
         logits: Tensor = functional_call(self.network, weights, (x,))
         return logits
 
@@ -113,6 +114,16 @@ class TicketSearch(Classifier):
             masks[name] if name in masks else torch.ones_like(scores, dtype=torch.bool)
             for name, scores in zip(self.names, self.scores, strict=True)
         ]
+
+    def _source(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each layer the ER network's weights, and what keeps scores outside it from being chosen: neither changes
+        while scores are trained, and both are needed in every step.
+        """
+        if self.source is None:
+            weights = (self.network.get_parameter(name).detach() for name in self.names)
+            pairs = zip(weights, self._allowed(), strict=True)
+            self.source = [(weight * allowed, supermask.barred(allowed)) for weight, allowed in pairs]
+        return self.source
 
     def train(self, mode: bool = True) -> TicketSearch:
         """Scores change between training steps only: evaluation finds the tickets once."""
@@ -126,8 +137,8 @@ class TicketSearch(Classifier):
         return self.chosen
 
     def _choose(self) -> list[Tensor]:
-        pairs = zip(self.scores, self._allowed(), strict=True)
-        values = [supermask.rank(scores, allowed, self.search.signed) for scores, allowed in pairs]
+        pairs = zip(self.scores, self._source(), strict=True)
+        values = [supermask.rank(scores, outside, self.search.signed) for scores, (_, outside) in pairs]
         if self.search.scope == "global":
             return self._choose_globally(values)
         tickets = []

@@ -53,6 +53,29 @@ def effective_density(masks: Mapping[str, Tensor], layers: list[Layer], steps: l
     return sum(int(mask.sum()) for mask in live.values()) / sum(layer.size for layer in layers)
 
 
+def outputs_reached(masks: Mapping[str, Tensor], layers: list[Layer], steps: list[Step]) -> Tensor:
+    """For each output, whether an input reaches it."""
+    return _forward(steps, {layer.name: _edges(masks[layer.name], layer) for layer in layers})[-1]
+
+
+def cut(masks: Mapping[str, Tensor], layers: list[Layer], steps: list[Step]) -> list[str]:
+    """The layers at which the flow from the input ends, where no output is reached (layer collapse); else none.
+
+    A single empty layer is no cut while others, such as a shortcut's, carry the flow past it.
+    """
+    reached = _forward(steps, {layer.name: _edges(masks[layer.name], layer) for layer in layers})
+    found: list[str] = []
+    behind = {len(steps) - 1}
+    for number in reversed(range(len(steps))):
+        step = steps[number]
+        if number not in behind or reached[number].any():
+            continue
+        if step.kind == "layer" and reached[step.inputs[0]].any():
+            found.append(step.layer)
+        behind.update(step.inputs)
+    return found[::-1]
+
+
 def _forward(steps: list[Step], edges: Mapping[str, Tensor]) -> list[Tensor]:
     """For each step, which of its output channels an input reaches."""
     reached: list[Tensor] = []

@@ -39,14 +39,20 @@ def counts(layers: Sequence[Layer], density: float, present: Sequence[int], leas
     return [min(max(round(density * layer.size), least), there) for layer, there in zip(layers, present, strict=True)]
 
 
-def rank(scores: Tensor, allowed: Tensor, signed: bool) -> Tensor:
-    """What weights are chosen by: |score|, or the score itself; -inf outside the ER network."""
-    values = scores.detach() if signed else scores.detach().abs()
-    return torch.where(allowed, values, -math.inf)
+def barred(allowed: Tensor) -> Tensor:
+    """What is added to scores before they are ranked: 0 inside the ER network, -inf outside. An addition is vectorised
+    where a choice by a boolean mask is not, and this one is made in every step.
+    """
+    return torch.zeros_like(allowed, dtype=torch.float).masked_fill_(~allowed, -math.inf)
+
+
+def rank(scores: Tensor, outside: Tensor, signed: bool) -> Tensor:
+    """What weights are chosen by: |score|, or the score itself; -inf where `outside` (of `barred`) is."""
+    return scores.detach() + outside if signed else scores.detach().abs().add_(outside)
 
 
 def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, float | None]:
-    """The `count` largest, exactly: under ties those with the lowest index.
+    """The `count` largest, exactly: under ties those that come first in memory.
 
     A full sort is not needed. On a CPU the threshold is looked for among the values `near` the last one, which are few
     when scores have moved little, and among all if it is not there. On a GPU nothing waits for the host.
@@ -62,51 +68,66 @@ def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, 
         return torch.zeros_like(values, dtype=torch.bool), near
     if count == values.numel():
         return torch.ones_like(values, dtype=torch.bool), near
+    order = _order(values)
+    laid = values.permute(order)
+    flat, threshold = laid.reshape(-1), None
     if values.device.type == "cpu":
-        mask, threshold = _top_on_cpu(values.numpy().reshape(-1), count, near)
-        return torch.from_numpy(mask).reshape(values.shape), threshold
-    flat = values.reshape(-1)
-    least = flat.kthvalue(len(flat) - count + 1).values
-    above, tied = flat > least, flat == least
-    return (above | (tied & (tied.cumsum(0) <= count - above.sum()))).reshape(values.shape), None
+        mask, threshold = _top_on_cpu(flat, count, near)
+    else:
+        least = flat.kthvalue(len(flat) - count + 1).values
+        above, tied = flat > least, flat == least
+        mask = above | (tied & (tied.cumsum(0) <= count - above.sum()))
+    return mask.reshape(laid.shape).permute(tuple(np.argsort(order).tolist())), threshold
 
 
-def _top_on_cpu(values: np.ndarray, count: int, near: float | None) -> tuple[np.ndarray, float]:
-    above, inside = 0, None
-    if near is not None:
-        low, high = near - BAND * abs(near), near + BAND * abs(near)
-        above = int(np.count_nonzero(values > high))
-        inside = np.flatnonzero((values >= low) & (values <= high))
-    if inside is None or not above < count <= above + len(inside):
-        above, inside = 0, np.arange(len(values))
-    candidates = values[inside]
+def _order(values: Tensor) -> tuple[int, ...]:
+    """The dimensions from the slowest to the fastest, where they are those of one of PyTorch's two layouts."""
+    last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return (0, 2, 3, 1) if last and not values.is_contiguous() else tuple(range(values.dim()))
+
+
+def _top_on_cpu(values: Tensor, count: int, near: float | None) -> tuple[Tensor, float]:
+    """Comparisons over all values are PyTorch's, on all cores; what is done to the few candidates is numpy's."""
+    if near is None:
+        mask, inside = torch.zeros(len(values), dtype=torch.bool), np.arange(len(values))
+    else:
+        mask = values > near + BAND * abs(near)
+        inside = np.flatnonzero(((values >= near - BAND * abs(near)) ^ mask).numpy())
+    kept = mask.numpy()
+    above = int(np.count_nonzero(kept))
+    if not above < count <= above + len(inside):
+        return _top_on_cpu(values, count, None)
+    candidates = values.numpy()[inside]
     place = len(candidates) - (count - above)
     threshold = np.partition(candidates, place)[place]
-    mask = values > threshold
-    tied = inside[candidates == threshold]
-    mask[tied[: count - above - np.count_nonzero(candidates > threshold)]] = True
+    better, tied = candidates > threshold, candidates == threshold
+    kept[inside[better]] = True
+    kept[inside[tied][: count - above - np.count_nonzero(better)]] = True
     return mask, float(threshold)
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, weight: Tensor, mask: Tensor, allowed: Tensor, signed: bool) -> Tensor:
-        ctx.save_for_backward(scores, weight, allowed)
+    def forward(ctx: Any, scores: Tensor, weight: Tensor, mask: Tensor, signed: bool) -> Tensor:
+        ctx.save_for_backward(scores, weight)
         ctx.signed = signed
         return weight * mask
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        scores, weight, allowed = ctx.saved_tensors
-        gradient = gradients[0] * weight * allowed
-        return gradient if ctx.signed else gradient * scores.sign(), None, None, None, None
+        scores, weight = ctx.saved_tensors
+        gradient = gradients[0] * weight
+        return gradient if ctx.signed else gradient.mul_(scores.sign()), None, None, None
 
 
-def masked(scores: Tensor, weight: Tensor, mask: Tensor, allowed: Tensor, signed: bool) -> Tensor:
-    """`weight * mask`, whose gradient goes straight through to the scores of `allowed` positions.
+def masked(scores: Tensor, weight: Tensor, mask: Tensor, signed: bool) -> Tensor:
+    """`weight * mask`, whose gradient goes straight through to the scores.
 
     With m the mask and w the weight, dL/d|s| = dL/d(w m) w, hence dL/ds = dL/d(w m) w sign(s): without the sign it
     trains wrongly, and silently.
+
+    Args:
+        weight: of the ER network, zero where it has none: no score there gets a gradient.
     """
-    result: Tensor = _StraightThrough.apply(scores, weight, mask, allowed, signed)  # type: ignore[no-untyped-call]
+    result: Tensor = _StraightThrough.apply(scores, weight, mask, signed)  # type: ignore[no-untyped-call]
     return result

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -95,6 +95,17 @@ def replaced(grid: Grid, given: Sequence[Axis]) -> Grid:
     """`grid` with the axes that are given in place of its own; a zipped axis keeps its other keys."""
     gone = {_bare(key) for axis in given for key in axis.keys}
     return [kept for axis in grid if (kept := axis.without(gone))] + list(given)
+
+
+def smoke(grid: Grid) -> Grid:
+    """A preset's grid in seconds: the first seed, every method, the two ends of every other axis."""
+    return [replace(axis, values=_shortened(axis)) for axis in grid]
+
+
+def _shortened(axis: Axis) -> tuple[tuple[str, ...], ...]:
+    if "seed" in axis.keys:
+        return axis.values[:1]
+    return axis.values if "method" in axis.keys else tuple(dict.fromkeys((axis.values[0], axis.values[-1])))
 
 
 def product(grid: Grid) -> list[list[str]]:

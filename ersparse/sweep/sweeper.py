@@ -83,7 +83,8 @@ def lists_of(words: Sequence[str], composer: Composer) -> list[list[str]]:
                 word for words in axes.product([axis for axis in chosen if len(axis.values) == 1]) for word in words
             ]
             for preset in axes.grids_of(composer.params(plain), composer.parser):
-                lists += axes.product(axes.replaced(preset, chosen))
+                short = axes.smoke(preset) if "scale=smoke" in plain else preset
+                lists += axes.product(axes.replaced(short, chosen))
     return lists
 
 

@@ -47,6 +47,17 @@ def test_the_guess_changes_nothing(drift):
     assert mask.sum() == 5000 and moved[mask].min() >= moved[~mask].max()
 
 
+def test_ties_are_broken_in_the_order_of_memory():
+    """Whatever the layout, the mask is laid out as the values, and says the same of values without ties."""
+    values = torch.rand(4, 3, 2, 2)
+    last = values.contiguous(memory_format=torch.channels_last)
+    for count in (1, 7, 40):
+        assert S.top(values, count)[0].equal(S.top(last, count)[0])
+        assert S.top(last, count)[0].is_contiguous(memory_format=torch.channels_last)
+    tied = torch.zeros(2, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    assert S.top(tied, 4)[0].nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 2, 0, 0]]
+
+
 def test_counts_are_of_the_dense_layer():
     layers = [Layer("a", (10, 10)), Layer("b", (3, 5)), Layer("c", (20, 100))]
     assert S.counts(layers, 0.1, [40, 15, 150]) == [10, 2, 150]
@@ -69,7 +80,7 @@ def example(signed, seed=0):
     scores = torch.randn(4, 3, 3, 3, generator=random, requires_grad=True)
     weight = torch.randn(4, 3, 3, 3, generator=random)
     allowed = torch.rand(weight.shape, generator=random) < 0.6
-    mask, _ = S.top(S.rank(scores, allowed, signed), 20)
+    mask, _ = S.top(S.rank(scores, S.barred(allowed), signed), 20)
     return scores, weight, allowed, mask
 
 
@@ -77,7 +88,7 @@ def example(signed, seed=0):
 def test_forward_is_a_product_with_a_boolean_mask(signed):
     scores, weight, allowed, mask = example(signed)
     assert mask.dtype == torch.bool and mask.sum() == 20 and not (mask & ~allowed).any()
-    found = S.masked(scores, weight, mask, allowed, signed)
+    found = S.masked(scores, weight * allowed, mask, signed)
     assert found.detach().numpy().tobytes() == (weight * mask).numpy().tobytes()
 
 
@@ -86,7 +97,7 @@ def test_gradient_is_straight_through_with_its_sign(signed):
     """By hand: dL/d(w m) comes from a network with plain weights, and is multiplied by w and sign(s)."""
     scores, weight, allowed, mask = example(signed)
     x, target = torch.randn(2, 3, 5, 5), torch.randn(2, 4, 3, 3)
-    (F.conv2d(x, S.masked(scores, weight, mask, allowed, signed)) - target).square().sum().backward()
+    (F.conv2d(x, S.masked(scores, weight * allowed, mask, signed)) - target).square().sum().backward()
     plain = (weight * mask).requires_grad_()
     (F.conv2d(x, plain) - target).square().sum().backward()
     expected = torch.zeros_like(weight)
@@ -102,8 +113,8 @@ def test_a_score_outside_the_network_changes_nothing():
     scores, weight, allowed, mask = example(False)
     with torch.no_grad():
         scores[~allowed] = 1e9
-    assert S.top(S.rank(scores, allowed, False), 20)[0].equal(mask)
-    S.masked(scores, weight, mask, allowed, False).sum().backward()
+    assert S.top(S.rank(scores, S.barred(allowed), False), 20)[0].equal(mask)
+    S.masked(scores, weight * allowed, mask, False).sum().backward()
     assert scores.grad[~allowed].eq(0).all()
 
 
@@ -131,8 +142,8 @@ def test_the_best_of_all_tickets_is_found(signed):
     scores = torch.from_numpy(random.uniform(-0.1, 0.1, (1, 16))).requires_grad_()
     optimizer = torch.optim.SGD([scores], 0.1)
     for _ in range(2000):
-        mask, _ = S.top(S.rank(scores, allowed, signed), 4)
+        mask, _ = S.top(S.rank(scores, S.barred(allowed), signed), 4)
         optimizer.zero_grad()
-        loss(S.masked(scores, weight, mask, allowed, signed)).backward()
+        loss(S.masked(scores, weight * allowed, mask, signed)).backward()
         optimizer.step()
     assert loss(weight * mask).item() == pytest.approx(best, abs=2e-3)

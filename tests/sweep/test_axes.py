@@ -191,3 +191,18 @@ def test_several_presets_each_bring_their_own_sweep(composer, preset):
         ["sparsity=er", "experiment=two"],
         ["sparsity=erk", "experiment=two"],
     ]
+
+
+def test_a_smoke_test_of_a_preset_cuts_all_axes_but_the_method():
+    grid = [
+        axes.Axis(("seed",), (("0",), ("1",), ("2",))),
+        axes.Axis(("method",), (("fixed",), ("rigl",), ("set",))),
+        axes.Axis(("model", "sparsity.level"), (("a", "1"), ("b", "2"), ("c", "3"))),
+        axes.Axis(("width",), (("1",),)),
+    ]
+    assert [axis.values for axis in axes.smoke(grid)] == [
+        (("0",),),
+        (("fixed",), ("rigl",), ("set",)),
+        (("a", "1"), ("c", "3")),
+        (("1",),),
+    ]
