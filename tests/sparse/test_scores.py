@@ -238,9 +238,7 @@ def test_an_empty_layer_beside_a_shortcut_is_no_cut(network):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "build, sparsity", [(resnet110, 0.9), (resnet110, 0.99), (resnet110, 0.999), (resnet50, 0.99)]
-)
+@pytest.mark.parametrize("build, sparsity", [(resnet110, 0.9), (resnet110, 0.99), (resnet110, 0.999), (resnet50, 0.99)])
 def test_deep_networks_are_finite_and_whole(build, sparsity):
     """`largest` raises on a score that is not finite, in any of the rounds."""
     torch.manual_seed(8)
