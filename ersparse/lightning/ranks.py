@@ -92,3 +92,12 @@ def assert_same(value: str, what: str) -> None:
     if len(found) > 1:
         distributed.all_gather_object(found, value)
         assert len(set(found)) == 1, f"the ranks disagree on {what}: {found}"
+
+
+def any_over_ranks(flags: Tensor) -> Tensor:
+    """Where any rank's boolean `flags` are true."""
+    if world_size() == 1:
+        return flags
+    counts = flags.to(torch.int32)
+    distributed.all_reduce(counts)
+    return counts > 0

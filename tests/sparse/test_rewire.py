@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ersparse.sparse import rewire as R
+from ersparse.sparse.flow import move, zero_degrees
+from ersparse.sparse.layers import Layer
 
 # One layer, half of its four active weights exchanged. Of the active weights 1 and 2 tie in magnitude; 3 is zero.
 MASK = [True, True, True, True, False, False, False, False]
@@ -25,8 +27,12 @@ def places(mask):
     return mask.reshape(-1).nonzero().reshape(-1).tolist()
 
 
+def update(mask, drop, grow, share, regrow):
+    return R.update(mask, drop, grow, R.exchanged(int(mask.sum()), mask.numel(), share, regrow), regrow)
+
+
 def by_hand(share, regrow):
-    return R.update(layer(MASK), R.magnitude(layer(WEIGHT)), R.magnitude(layer(GRADIENT)), share, regrow)
+    return update(layer(MASK), R.magnitude(layer(WEIGHT)), R.magnitude(layer(GRADIENT)), share, regrow)
 
 
 @pytest.mark.parametrize(
@@ -48,14 +54,14 @@ def test_an_update_by_hand(share, regrow, removed, grown):
 @pytest.mark.parametrize("regrow", [True, False])
 def test_a_full_layer_is_left_out(regrow):
     full = torch.ones(2, 4, dtype=torch.bool)
-    found = R.update(full, R.magnitude(layer(WEIGHT)), R.magnitude(layer(GRADIENT)), 0.5, regrow)
+    found = update(full, R.magnitude(layer(WEIGHT)), R.magnitude(layer(GRADIENT)), 0.5, regrow)
     assert places(found.removed) == places(found.grown) == []
 
 
 def test_no_more_grow_than_were_inactive():
     """Six of eight are active, and half of them to go: only two can."""
     mask = layer([True] * 6 + [False] * 2)
-    found = R.update(mask, layer([3.0, 1.0, 2.0, 6.0, 5.0, 4.0, 0.0, 0.0]), torch.zeros(2, 4), 0.5, regrow=False)
+    found = update(mask, layer([3.0, 1.0, 2.0, 6.0, 5.0, 4.0, 0.0, 0.0]), torch.zeros(2, 4), 0.5, regrow=False)
     assert places(found.removed) == [1, 2] and places(found.grown) == [6, 7]
 
 
@@ -75,7 +81,7 @@ WEIGHTS = st.lists(st.tuples(st.booleans(), VALUES, VALUES), min_size=1, max_siz
 def test_an_update_is_that_of_stable_sorts_and_keeps_the_count(weights, share, regrow):
     mask, weight, gradient = map(list, zip(*weights, strict=True))
     tensors = torch.tensor(mask), torch.tensor(weight), torch.tensor(gradient)
-    found = R.update(tensors[0], R.magnitude(tensors[1]), R.magnitude(tensors[2]), share, regrow)
+    found = update(tensors[0], R.magnitude(tensors[1]), R.magnitude(tensors[2]), share, regrow)
     after = tensors[0] & ~found.removed | found.grown
     count = 0 if all(mask) else int(share * sum(mask))
     count = count if regrow else min(count, mask.count(False))
@@ -90,7 +96,7 @@ def test_an_update_is_that_of_stable_sorts_and_keeps_the_count(weights, share, r
 def test_counts_hold_where_training_has_diverged(regrow):
     """All NaN: whatever is chosen, as many weights are active as before."""
     lost = torch.full((2, 4), math.nan)
-    found = R.update(layer(MASK), R.magnitude(lost), R.magnitude(lost), 0.5, regrow)
+    found = update(layer(MASK), R.magnitude(lost), R.magnitude(lost), 0.5, regrow)
     assert (layer(MASK) & ~found.removed | found.grown).sum() == 4
 
 
@@ -114,7 +120,7 @@ def test_random_growth_is_uniform():
     mask = torch.tensor([True, False, False, False, False, True])
     seen = np.zeros(6)
     for step in range(4000):
-        found = R.update(mask, torch.arange(6.0), R.random_scores((6,), 0, "a", step), 0.5, regrow=False)
+        found = update(mask, torch.arange(6.0), R.random_scores((6,), 0, "a", step), 0.5, regrow=False)
         seen += found.grown.numpy()
     assert seen[mask.numpy()].sum() == 0 and seen.sum() == 4000
     assert ((seen[1:5] - 1000) ** 2 / 1000).sum() < 30.7
@@ -130,7 +136,7 @@ def trained(optimizer_of, memory_format=torch.contiguous_format):
         weight.grad = torch.randn(weight.shape, generator=random).to(memory_format=memory_format)
         optimizer.step()
         weight.data.mul_(mask)
-    found = R.update(mask, R.magnitude(weight), R.magnitude(weight.grad), 0.3, regrow=False)
+    found = update(mask, R.magnitude(weight), R.magnitude(weight.grad), 0.3, regrow=False)
     assert found.grown.any() and found.removed.any()
     return weight, optimizer, mask, found
 
@@ -195,3 +201,52 @@ def test_growing_leaves_the_output_as_it_is():
         weight[found.grown] = 7.0  # what an inactive weight holds must not matter
     R.apply(found, mask, weight, {})
     assert nn.functional.conv2d(images, weight.detach()).equal(dropped)
+
+
+def test_the_density_falls_cubically():
+    """s_t = s_f + (s_i - s_f) (1 - t)^3, in sparsities, by hand at the ends and half-way."""
+    assert [R.density_at(0.5, 0.01, part, "cubic") for part in (0, 0.5, 1)] == pytest.approx([0.5, 0.07125, 0.01])
+    assert R.density_at(0.5, 0.01, 0.7, "constant") == 0.5
+
+
+def test_a_global_share_is_taken_where_the_smallest_weights_lie():
+    """Of nine weights in layers that are not full four go, three of them from b; the full layer c has none to give."""
+    masks = {"a": torch.tensor([True] * 4 + [False]), "b": torch.tensor([True] * 5 + [False]),
+             "c": torch.ones(3, dtype=torch.bool)}  # fmt: skip
+    drop = {"a": torch.tensor([9.0, 8, 7, 1.5, 0]), "b": torch.tensor([1.0, 2, 3, 8, 9, 0]), "c": torch.zeros(3)}
+    assert R.exchanged_globally(masks, drop, 0.45, regrow=True) == {"a": 1, "b": 3, "c": 0}
+    assert R.exchanged_globally(masks, drop, 0.45, regrow=False) == {"a": 1, "b": 1, "c": 0}
+    assert R.exchanged_globally({"c": masks["c"]}, drop, 0.45, regrow=True) == {"c": 0}
+
+
+def test_pruning_leaves_the_largest_of_all_layers():
+    masks = {"a": torch.tensor([True, True, False, True]), "b": torch.tensor([[True, False], [True, True]])}
+    keep = {"a": torch.tensor([5.0, 1.0, 99.0, 3.0]), "b": torch.tensor([[4.0, 99.0], [3.0, 0.0]])}
+    found = R.pruned_globally(masks, keep, 3)  # 5, 4, and of the two threes the earlier
+    assert places(found["a"].removed) == [1] and places(found["b"].removed) == [2, 3]
+    assert not any(change.grown.any() for change in found.values())
+    assert not any(change.removed.any() for change in R.pruned_globally(masks, keep, 99).values())
+
+
+@given(st.integers(0, 10**6), st.sampled_from([(8, 6, 3, 3), (6, 10), (9, 4, 1, 1)]), st.sampled_from([1.0, 1.5, 3.0]))
+def test_flow_is_kept_and_so_is_the_count(seed, shape, crowd):
+    """From the fewest weights that reach every channel upwards, however many are exchanged."""
+    random = np.random.default_rng(seed)
+    layer_ = Layer("x", shape)
+    least = max(layer_.n_out, layer_.n_in)
+    drawn = torch.from_numpy(random.permutation(np.arange(layer_.size) < crowd * least).reshape(shape))
+    mask, counts = move(drawn, layer_, 1.0, random)
+    assert zero_degrees(mask, layer_) == (0, 0) and counts.added_in == counts.added_out == 0
+    change = update(mask, torch.from_numpy(random.random(shape)), torch.from_numpy(random.random(shape)), 0.9, True)
+    kept = R.with_flow(change, mask, layer_, random)
+    after = (mask & ~kept.removed) | kept.grown
+    assert zero_degrees(after, layer_) == (0, 0) and after.sum() == mask.sum()
+    assert not (kept.removed & ~mask).any() and not (kept.grown & mask).any()
+
+
+def test_grown_weights_may_have_a_value_and_a_memory():
+    weight, optimizer, mask, found = trained(sgd)
+    values, before = torch.randn(weight.shape), optimizer.state[weight]["momentum_buffer"].clone()
+    R.apply(found, mask, weight, optimizer.state[weight], values, forget=False)
+    assert weight[found.grown].equal(values[found.grown]) and weight[found.removed].eq(0).all()
+    assert optimizer.state[weight]["momentum_buffer"].equal(before)
