@@ -31,6 +31,15 @@ def test_zipped_axes_and_unions_are_quoted():
     ]
 
 
+def test_keys_of_a_group_that_is_swept_are_quoted():
+    """Hydra would look for them in the group's default option, which may not have them."""
+    assert for_hydra(["-m", "method=rigl,set", "method.delta_t=10,20", "seed=0"]) == [
+        "-m", "method=rigl,set", "seed=0", "hydra.sweeper.words=['method=rigl,set','method.delta_t=10,20','seed=0']",
+    ]  # fmt: skip
+    for plain in (["-m", "method=rigl", "method.delta_t=10,20"], ["-m", "method=rigl,set", "model.width=2"]):
+        assert for_hydra(plain) == plain
+
+
 def test_what_is_meant_for_hydra_reaches_hydra_from_any_grid():
     assert for_hydra(["--config-dir", "x", "a=0", "~b", "or", "a=1", "hydra.launcher.slots=1"]) == [
         "-m", "hydra.launcher.slots=1", "--config-dir", "x", "a=0", "~b", "hydra.sweeper.words=['a=0','~b','or','a=1']",
