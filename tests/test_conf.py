@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TINY
+from hydra import compose, initialize_config_dir
 
 from ersparse.keys import CONF, options_of
 
@@ -96,7 +97,16 @@ def test_the_first_line_of_every_option_says_what_it_is():
 
 
 # what the captions and rows of the paper add up to
-JOBS = {"table1": 18, "table11": 18, "table12": 12, "table13": 12, "table14": 12, "table15": 3}
+JOBS = {
+    "table1": 18,
+    "table11": 18,
+    "table12": 12,
+    "table13": 12,
+    "table14": 12,
+    "table15": 3,
+    "table4": 27,
+    "table21": 27,
+}
 
 
 @pytest.mark.parametrize("preset", JOBS)
@@ -113,7 +123,8 @@ def test_presets_run_at_smoke_scale(process, tmp_path, preset):
     printed, _ = sweep.communicate(timeout=900)
     assert sweep.returncode == 0, printed
     records = [json.loads(path.read_text()) for path in tmp_path.rglob("run.json")]
-    assert len(records) == 2 and all(record["state"] == "done" for record in records)
+    assert len(records) == (4 if preset in ("table4", "table21") else 2)  # two axes besides the seed
+    assert all(record["state"] == "done" for record in records)
     assert {record["config"]["dataset"]["name"] for record in records} == {"digits"}
 
 
@@ -128,3 +139,11 @@ def test_a_variant_reaches_its_methods_only(launch, tmp_path):
     assert by_method["edge_popup"]["optimizer"]["milestones"] == [0.3, 0.6, 0.9]
     assert by_method["edge_popup"]["dataset"]["augment"] is False
     assert by_method["fixed"]["optimizer"]["milestones"] == [0.5, 0.75]
+
+
+@pytest.mark.parametrize("preset, changed", [("table4", {"delta_t": 1000}), ("table21", {"prune_until": 0.5})])
+def test_a_variant_wins_over_a_preset(preset, changed):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        methods = [compose("config", [f"experiment={preset}", f"variant={v}"]).method for v in ("paper", "code")]
+    assert methods[0].delta_t == 100 and methods[1].delta_t == 1000 and methods[1].t_end == 1.0
+    assert all(methods[1][key] == value != methods[0][key] for key, value in changed.items())

@@ -43,6 +43,15 @@ def test_two_ranks_train_the_network_that_one_trains(process, tmp_path):
             assert float(first[figure]) == pytest.approx(float(second[figure]), rel=1e-4)
 
 
+def test_two_ranks_rewire_as_one(process, tmp_path):
+    """By the gradient of all images: the same weights go and come at every update, on ranks with different images."""
+    words = [*PLAIN, *EXACT, "method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]
+    one = trained(process, tmp_path / "one", *words)
+    two = trained(process, tmp_path / "two", *words, "trainer.devices=2")
+    assert read(one)["mask_sha256"] == read(two)["mask_sha256"] != read(one)["source_mask_sha256"]
+    assert (one / "rewiring.csv").read_text() == (two / "rewiring.csv").read_text()
+
+
 @pytest.mark.slow
 def test_normalisation_over_all_ranks(process, tmp_path):
     """One epoch with the statistics of all images; rounding grows with every step, so the bound is loose."""
