@@ -60,6 +60,8 @@ ersparse status [folder] [--watch] [--json]
     how every run below a folder stands (outputs, unless given)
 ersparse retry <folder> [--run] [--slots N]
     the commands of the runs that are not done, printed or run
+ersparse rewiring <run folder> [out=rewiring.png]
+    what rewiring did to each layer over a run, plotted
 ersparse theory lemma|weak|conv|strong|lower [scale=smoke|short|full] [p=0.1,0.5] [delta=0.05] [epsilon=0.01] [seed=N]
     the paper's lemma and theorems, computed and measured, in a run folder"""
 
@@ -131,7 +133,14 @@ def _plain(value: Any) -> str:
 
 def main() -> int:
     """The `ersparse` command: `ersparse run ...` is `python launch.py ...` from anywhere."""
-    commands = {"run": launch, "density": _density, "status": _status, "retry": _retry, "theory": _theory}
+    commands = {
+        "run": launch,
+        "density": _density,
+        "status": _status,
+        "retry": _retry,
+        "rewiring": _rewiring,
+        "theory": _theory,
+    }
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(COMMANDS)
@@ -164,6 +173,12 @@ def _status() -> int:
 
 def _retry() -> int:
     from ersparse.sweep.retry import main
+
+    return main(sys.argv[1:])
+
+
+def _rewiring() -> int:
+    from ersparse.report.rewiring import main
 
     return main(sys.argv[1:])
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from ersparse import cli
 from ersparse.lightning.callbacks.masks import FixedMask
 from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
 from ersparse.models import resnet20
@@ -179,7 +180,7 @@ def test_a_skipped_step_moves_no_weight(skip):
     plain, never = fitted(replace(RULES, delta_t=99), steps=2)
     assert at == [1] and never == []
     way, both = toy.network[0].bias.detach() - start, plain.network[0].bias.detach() - start
-    assert 0 < way.norm() and (way.norm() < 0.75 * both.norm()) == skip
+    assert way.norm() > 0 and (way.norm() < 0.75 * both.norm()) == skip
 
 
 @pytest.mark.slow
@@ -251,3 +252,11 @@ def test_what_is_measured_by_hand(launch, only_run):
             before = int(at[0][name]["nonzero"])
             assert float(row["overlap"]) == pytest.approx(1 - int(row["removed"]) / before, abs=1e-6)
     assert json.loads((only_run() / "run.json").read_text())["metrics"]["rewire/silent"] >= 0
+
+
+def test_the_picture(launch, only_run, monkeypatch, capsys):
+    launch(*TINY, "trainer.max_epochs=2", *RIGL)
+    monkeypatch.setattr("sys.argv", ["ersparse", "rewiring", str(only_run())])
+    assert cli.main() == 0 and (only_run() / "rewiring.png").stat().st_size > 10_000
+    monkeypatch.setattr("sys.argv", ["ersparse", "rewiring", str(only_run().parent)])
+    assert cli.main() == 2 and "has no rewiring.csv" in capsys.readouterr().err
