@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ersparse.errors import UserError
 
-PANELS = (
+PANELS: tuple[tuple[str, str, Callable[[dict[str, str]], float]], ...] = (
     ("grown", "weights grown, % of the layer's", lambda row: 100 * int(row["grown"]) / max(1, int(row["nonzero"]))),
     ("overlap", "still there of the source, %", lambda row: 100 * float(row["overlap"])),
     ("explored", "ever active, % of the layer", lambda row: 100 * float(row["explored"])),
@@ -38,7 +37,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def draw(rows: list[dict[str, Any]], out: Path) -> None:
+def draw(rows: list[dict[str, str]], out: Path) -> None:
     """Four panels over the steps of updates, a line for each layer, from first (dark) to last (light)."""
     import matplotlib
 
