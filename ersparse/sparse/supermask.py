@@ -17,6 +17,7 @@ from torch import Tensor
 from ersparse.sparse.layers import Layer
 
 BAND = 0.02  # around the last threshold, in parts of it, in which the next one is looked for first
+SAMPLE = 10_000  # values from which a first threshold is guessed
 
 
 def annealed(start: float, end: float, level: int, levels: int, schedule: str) -> float:
@@ -55,7 +56,8 @@ def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, 
     """The `count` largest, exactly: under ties those that come first in memory.
 
     A full sort is not needed. On a CPU the threshold is looked for among the values `near` the last one, which are few
-    when scores have moved little, and among all if it is not there. On a GPU nothing waits for the host.
+    when scores have moved little, or near where a sample has it, and among all if it is not there. On a GPU nothing
+    waits for the host.
 
     Args:
         values: of any shape, NaN-free.
@@ -72,7 +74,7 @@ def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, 
     laid = values.permute(order)
     flat, threshold = laid.reshape(-1), None
     if values.device.type == "cpu":
-        mask, threshold = _top_on_cpu(flat, count, near)
+        mask, threshold = _top_on_cpu(flat, count, *_guessed(flat, count, near))
     else:
         least = flat.kthvalue(len(flat) - count + 1).values
         above, tied = flat > least, flat == least
@@ -86,17 +88,30 @@ def _order(values: Tensor) -> tuple[int, ...]:
     return (0, 2, 3, 1) if last and not values.is_contiguous() else tuple(range(values.dim()))
 
 
-def _top_on_cpu(values: Tensor, count: int, near: float | None) -> tuple[Tensor, float]:
+def _guessed(values: Tensor, count: int, near: float | None) -> tuple[float, float]:
+    """Bounds between which the threshold lies, in all likelihood: around the last one, or from a sample's order.
+
+    Of a sample of m, about m count / N exceed the threshold, give or take the deviation of that number: five of it.
+    """
+    if near is not None:
+        return near - BAND * abs(near), near + BAND * abs(near)
+    if len(values) < 10 * SAMPLE:
+        return -math.inf, math.inf
+    sample = np.sort(values[:: len(values) // SAMPLE].numpy())[::-1]
+    share = count / len(values)
+    place, spread = share * len(sample), 5 * math.sqrt(share * (1 - share) * len(sample)) + 1
+    first, last = int(place - spread), int(place + spread)
+    return float(sample[last]) if last < len(sample) else -math.inf, float(sample[first]) if first >= 0 else math.inf
+
+
+def _top_on_cpu(values: Tensor, count: int, low: float, high: float) -> tuple[Tensor, float]:
     """Comparisons over all values are PyTorch's, on all cores; what is done to the few candidates is numpy's."""
-    if near is None:
-        mask, inside = torch.zeros(len(values), dtype=torch.bool), np.arange(len(values))
-    else:
-        mask = values > near + BAND * abs(near)
-        inside = np.flatnonzero(((values >= near - BAND * abs(near)) ^ mask).numpy())
+    mask = values > high
+    inside = np.flatnonzero(((values >= low) ^ mask).numpy())
     kept = mask.numpy()
     above = int(np.count_nonzero(kept))
     if not above < count <= above + len(inside):
-        return _top_on_cpu(values, count, None)
+        return _top_on_cpu(values, count, -math.inf, math.inf)
     candidates = values.numpy()[inside]
     place = len(candidates) - (count - above)
     threshold = np.partition(candidates, place)[place]

@@ -47,6 +47,26 @@ def test_the_guess_changes_nothing(drift):
     assert mask.sum() == 5000 and moved[mask].min() >= moved[~mask].max()
 
 
+@pytest.mark.parametrize("shape", ["normal", "sorted", "few", "infinite", "trap"])
+@pytest.mark.parametrize("share", [1e-5, 0.001, 0.3, 0.9999])
+def test_a_sample_changes_nothing_either(shape, share):
+    """Sizes at which a sample is taken; also where the sample misleads, having only what lies at its stride."""
+    random = np.random.default_rng(0)
+    values = random.normal(size=200_001).astype(np.float32)
+    if shape == "sorted":
+        values.sort()
+    elif shape == "few":
+        values = values.round()
+    elif shape == "infinite":
+        values[random.random(len(values)) < 0.5] = np.inf
+    elif shape == "trap":
+        values[::20] -= 10
+    count = max(1, round(share * len(values)))
+    mask, _ = S.top(torch.from_numpy(values), count)
+    order = np.argsort(-values, kind="stable")[:count]
+    assert set(np.flatnonzero(mask.numpy())) == set(order)
+
+
 def test_ties_are_broken_in_the_order_of_memory():
     """Whatever the layout, the mask is laid out as the values, and says the same of values without ties."""
     values = torch.rand(4, 3, 2, 2)
