@@ -158,6 +158,11 @@ class Trainer(Group):
     execution: Annotated[Literal["auto", "masked"], NotIdentity]
     detect_anomaly: Annotated[bool, NotIdentity]
 
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.num_nodes
+
 
 class Logger(Group):
     name: Literal["csv", "tensorboard", "wandb"]

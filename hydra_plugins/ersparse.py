@@ -1,6 +1,7 @@
 """Where Hydra finds our sweeper and our launcher: it takes none from elsewhere."""
 
 import ersparse.sweep.launcher
+import ersparse.sweep.slurm.launcher
 import ersparse.sweep.sweeper
 
 
@@ -10,3 +11,7 @@ class GridSweeper(ersparse.sweep.sweeper.GridSweeper):
 
 class LocalLauncher(ersparse.sweep.launcher.LocalLauncher):
     """conf/hydra/launcher/local.yaml names it."""
+
+
+class SlurmLauncher(ersparse.sweep.slurm.launcher.SlurmLauncher):
+    """conf/hydra/launcher/slurm.yaml names it."""

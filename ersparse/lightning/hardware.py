@@ -34,8 +34,6 @@ def resolve(settings: Trainer) -> dict[str, Any]:
         raise UserError(
             f"trainer.devices={settings.devices}: must lie in [1, {there}], this machine has {there} {kind}"
         )
-    if settings.num_nodes > 1:
-        raise UserError(f"trainer.num_nodes={settings.num_nodes}: must be 1, ranks are started on this machine only")
     precision = settings.precision
     if precision == "16-mixed" and accelerator == "cpu":
         raise UserError("trainer.precision=16-mixed: must be one of auto, 32-true, bf16-mixed on a CPU")

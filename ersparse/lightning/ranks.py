@@ -8,12 +8,14 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class LocalRanks(ClusterEnvironment):
-    """Ranks on this machine that were started by the first of them (`ersparse.runs.ranks`)."""
+class Ranks(ClusterEnvironment):
+    """Ranks that were started by the first of them (`ersparse.runs.ranks`), or by a cluster on several nodes."""
 
-    def __init__(self, rank: int, size: int, port: int) -> None:
+    def __init__(self, rank: int, size: int, address: str, port: int, local: int | None = None, node: int = 0) -> None:
+        """`address` and `port` of the first rank; `local`, the number on its `node`, is `rank` unless given."""
         super().__init__()
-        self.rank, self.size, self.port = rank, size, port
+        self.rank, self.size, self.address, self.port = rank, size, address, port
+        self.local, self.node = rank if local is None else local, node
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -21,7 +23,7 @@ class LocalRanks(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        return "127.0.0.1"
+        return self.address
 
     @property
     def main_port(self) -> int:
@@ -44,10 +46,10 @@ class LocalRanks(ClusterEnvironment):
         assert rank == self.rank, f"this is rank {self.rank}, the Trainer takes it for {rank}"
 
     def local_rank(self) -> int:
-        return self.rank
+        return self.local
 
     def node_rank(self) -> int:
-        return 0
+        return self.node
 
 
 def world_size() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -15,12 +16,15 @@ from typing import Any
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy", "scipy")
 
+SLURM = "ERSPARSE_SLURM"  # the job, its node and how often it was put back, as JSON
+
 
 def provenance() -> dict[str, Any]:
-    """command, host, versions and git, as run.json holds them."""
+    """command, host, SLURM job (null outside one), versions and git, as run.json holds them."""
     return {
         "command": shlex.join([Path(sys.executable).stem.rstrip("0123456789."), *sys.argv]),
         "host": socket.gethostname(),
+        "slurm": json.loads(os.environ.get(SLURM, "null")),
         "versions": {"python": platform.python_version(), "ersparse": _version("ersparse")}
         | {package: _version(package) for package in PACKAGES},
         "git": _git(),

@@ -1,4 +1,4 @@
-"""A rank that the first one started (`ersparse.runs.ranks`): it trains as told, and writes nothing."""
+"""A rank that is not the first: it trains as told, and writes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> None:
     if os.getppid() != decided["parent"]:
         sys.exit(1)
 
-    from ersparse.lightning.ranks import LocalRanks
+    from ersparse.lightning.ranks import Ranks
     from ersparse.runs import console as screen
     from ersparse.runs.plan import plan
     from ersparse.runs.ranks import share_cores
@@ -28,8 +28,9 @@ def main() -> None:
     planned = plan(build(Settings, decided["settings"]))
     trainer, console = Trainer(**decided["trainer"]), screen.make_console()
     resume = Path(decided["resume"]) if decided["resume"] else None
-    ranks = LocalRanks(decided["rank"], trainer.devices, decided["port"])
+    place = (decided[key] for key in ("rank", "size", "address", "port", "local", "node"))
     arrays = load_arrays(planned.settings)
     with screen.logging_to(None, console):
-        os.write(decided["ready"], b".")
-        train(planned, trainer, arrays, planned.checkpoints(), resume, console, None, ranks)
+        if "ready" in decided:
+            os.write(decided["ready"], b".")
+        train(planned, trainer, arrays, planned.checkpoints(), resume, console, None, Ranks(*place))

@@ -34,9 +34,9 @@ class RankFailed(RuntimeError):
     """Another rank ended with an error, which it has printed."""
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port
 
@@ -46,7 +46,7 @@ def others(count: int, decided: Mapping[str, Any], ended: Callable[[str, str], N
     """Ranks 1 to `count` - 1 as processes, for the length of the `with`, which begins when all are ready.
 
     Args:
-        decided: what each is told, beside its "rank".
+        decided: what each is told, beside its number.
         ended: called with a state and a line where this process hangs in waiting for another that died, or is deaf
             to Ctrl-C and SIGTERM because it waits; then this process ends.
 
@@ -55,7 +55,8 @@ def others(count: int, decided: Mapping[str, Any], ended: Callable[[str, str], N
         RankFailed: a rank failed.
     """
     ready, told = os.pipe()
-    ranks = [_start({**decided, "rank": rank, "ready": told}, told) for rank in range(1, count)]
+    own = [{"rank": rank, "local": rank, "node": 0, "ready": told} for rank in range(1, count)]
+    ranks = [_start({**decided, **its}, told) for its in own]
     over, threads = threading.Event(), torch.get_num_threads()
     try:
         _all_ready(ranks, ready)

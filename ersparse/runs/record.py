@@ -26,7 +26,7 @@ class Record:
             "state": "running",
             "hash": plan.hash,
             "seed": plan.settings.seed,
-            **{key: value for key, value in provenance().items() if key in ("command", "host")},
+            **{key: value for key, value in provenance().items() if key in ("command", "host", "slurm")},
             "config": config,
             "progress": {"epoch": 0, "epochs": plan.epochs if plan.method.trains else 0},
             "updated": None,

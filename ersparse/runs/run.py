@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from ersparse.runs import console as screen
 from ersparse.runs import ranks
 from ersparse.runs.checkpoints import CheckpointFiles
 from ersparse.runs.folder import RunFolder
+from ersparse.runs.meeting import Meeting
 from ersparse.runs.plan import Plan, plan
 from ersparse.runs.record import Record
 from ersparse.settings import Settings, Trainer, build
@@ -54,6 +56,7 @@ def _run(settings: Settings) -> Path:
     )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("WORLD_SIZE: must not be set; a run starts its own ranks, trainer.devices says how many")
+    _same_number(settings.trainer, Meeting.here())
     if settings.dry_run:
         return _dry_run(planned)
     folder = RunFolder(planned.folder)
@@ -75,6 +78,14 @@ def _run(settings: Settings) -> Path:
     return planned.folder
 
 
+def _same_number(trainer: Trainer, meeting: Meeting | None) -> None:
+    """The ranks that a cluster started are those that were asked for; nodes are only there if it started some."""
+    if meeting and meeting.size != trainer.ranks:
+        raise UserError(f"{_ranks(trainer)}: the cluster started {meeting.size} tasks; must be as many")
+    if trainer.num_nodes > 1 and meeting is None:
+        raise UserError(f"trainer.num_nodes={trainer.num_nodes}: must be 1 without hydra/launcher=slurm")
+
+
 def _is_mendable(error: Exception) -> bool:
     """A full or read-only disk, a rank that died: nothing that a traceback would explain."""
     return isinstance(error, ChildProcessError) or getattr(error, "errno", None) in FULL_OR_READ_ONLY
@@ -92,11 +103,16 @@ def _enough_for_all(settings: Settings, trainer: Trainer, arrays: Arrays) -> Non
     least = smallest(len(arrays.y_train) - held_out, settings.dataset.batch_size) // 2
     for count in (len(arrays.y_test), held_out):
         least = min(least, smallest(count, EVALUATED)) if count else least
-    if trainer.devices > max(1, least):
+    if trainer.ranks > max(1, least):
         raise UserError(
-            f"trainer.devices={trainer.devices}: must be at most {max(1, least)} with dataset.batch_size="
+            f"{_ranks(trainer)}: must be at most {max(1, least)} with dataset.batch_size="
             f"{settings.dataset.batch_size} and so many images, or a rank would get none of the smallest batch"
         )
+
+
+def _ranks(trainer: Trainer) -> str:
+    nodes = f" times trainer.num_nodes={trainer.num_nodes}" if trainer.num_nodes > 1 else ""
+    return f"trainer.devices={trainer.devices}{nodes}"
 
 
 def load_arrays(settings: Settings) -> Arrays:
@@ -170,24 +186,32 @@ def _train(
     found: tuple[int, Path] | None,
     console: Any,
 ) -> None:
-    from ersparse.lightning.ranks import LocalRanks  # Lightning takes seconds to import
+    from ersparse.lightning.ranks import Ranks  # Lightning takes seconds to import
     from ersparse.runs.train import train
 
     resume = found[1] if found else None
     if found:
         screen.log.info(f"resuming after epoch {found[0]}")
         record.save(progress={"epoch": found[0], "epochs": planned.epochs})
-    if trainer.devices == 1:
+    meeting = Meeting.here()
+    if trainer.ranks == 1:
         return train(planned, trainer, arrays, files, resume, console, record, None)
-    port = ranks.free_port()
+    address = socket.gethostname() if meeting else "127.0.0.1"
+    port = ranks.free_port("" if meeting else address)
     decided = {
         "settings": planned.settings.model_dump(by_alias=True),
         "trainer": trainer.model_dump(),
         "resume": str(resume) if resume else None,
+        "size": trainer.ranks,
+        "address": address,
         "port": port,
     }
-    with ranks.others(trainer.devices, decided, partial(_ended, record)):
-        train(planned, trainer, arrays, files, resume, console, record, LocalRanks(0, trainer.devices, port))
+    first = Ranks(0, trainer.ranks, address, port)
+    if meeting:
+        meeting.announce(decided)
+        return train(planned, trainer, arrays, files, resume, console, record, first)
+    with ranks.others(trainer.ranks, decided, partial(_ended, record)):
+        train(planned, trainer, arrays, files, resume, console, record, first)
 
 
 def _ended(record: Record, state: str, line: str) -> None:

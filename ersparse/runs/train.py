@@ -23,7 +23,7 @@ from ersparse.lightning.callbacks import (
     Recorder,
     SparseInit,
 )
-from ersparse.lightning.ranks import LocalRanks
+from ersparse.lightning.ranks import Ranks
 from ersparse.runs import loggers
 from ersparse.runs.checkpoint_io import VerifiedCheckpointIO
 from ersparse.runs.checkpoints import CheckpointFiles
@@ -43,7 +43,7 @@ def train(
     resume: Path | None,
     console: Console,
     record: Record | None,
-    ranks: LocalRanks | None,
+    ranks: Ranks | None,
 ) -> None:
     """Trains to the end, from `resume` if it is given.
 

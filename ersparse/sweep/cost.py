@@ -101,7 +101,7 @@ def kind_of(config: Mapping[str, Any]) -> Kind:
     model, data, trainer = config["model"], config["dataset"], config["trainer"]
     return (
         model["name"], model["width"], data["name"], data["image_size"], data["batch_size"], data["validation"],
-        config["method"]["name"], trainer["devices"],
+        config["method"]["name"], trainer["devices"], trainer["num_nodes"],
     )  # fmt: skip
 
 

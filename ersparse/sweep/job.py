@@ -18,8 +18,9 @@ class Job:
         folder: where it leaves its results.
         root: what that folder and its log lie under.
         devices: processes that it starts.
-        gpu: whether it trains on GPUs.
+        gpu: whether it trains on GPUs of this machine.
         epochs: of training; 0 draws only.
+        nodes: that its devices are spread over.
         fresh: whether it starts over where there is a finished run.
         settings: None for a job that is run again from its record.
         densities: asked for each layer, where the settings are known.
@@ -32,6 +33,7 @@ class Job:
     gpu: bool
     epochs: int
     fresh: bool = False
+    nodes: int = 1
     settings: Settings | None = field(default=None, repr=False)
     densities: Mapping[str, float] = field(default_factory=dict, repr=False)
 

@@ -16,8 +16,11 @@ from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
 
 
-def jobs_of(lists: Sequence[Sequence[str]], composer: Composer) -> list[Job]:
+def jobs_of(lists: Sequence[Sequence[str]], composer: Composer, here: bool = True) -> list[Job]:
     """One job for each run that the lists of words name: a run that is named twice is there once.
+
+    Args:
+        here: whether they run on this machine, and must find their devices on it.
 
     Raises:
         UserError: a job is refused, with its reason; or two jobs are one run, told to happen in two ways.
@@ -26,21 +29,22 @@ def jobs_of(lists: Sequence[Sequence[str]], composer: Composer) -> list[Job]:
     for words in lists:
         settings = build(Settings, composer.values(words))
         planned = plan(settings)
-        job = _job(words, planned)
+        job = _job(words, planned, here)
         first, as_first = found.setdefault((settings.experiment, planned.hash, settings.seed), (job, settings))
         _same_way(first, as_first, settings)
     return [job for job, _ in found.values()]
 
 
-def _job(words: Sequence[str], planned: Plan) -> Job:
+def _job(words: Sequence[str], planned: Plan, here: bool) -> Job:
     settings, trains = planned.settings, planned.method.trains
     densities = planned.source.densities if planned.source else [1.0] * len(planned.layers)
     return Job(
         words=tuple(words),
         folder=planned.folder,
         root=Path(settings.paths.root),
-        devices=settings.trainer.devices * settings.trainer.num_nodes if trains else 1,
-        gpu=trains and _accelerator(settings.trainer) == "gpu",
+        devices=settings.trainer.ranks if trains else 1,
+        nodes=settings.trainer.num_nodes if trains else 1,
+        gpu=trains and here and _accelerator(settings.trainer) == "gpu",
         epochs=planned.epochs if trains else 0,
         fresh=settings.fresh,
         settings=settings,
@@ -50,6 +54,8 @@ def _job(words: Sequence[str], planned: Plan) -> Job:
 
 def _accelerator(trainer: Trainer) -> str:
     """Where it trains. What `auto` precision would be is not asked: the answer would occupy the GPU."""
+    if trainer.num_nodes > 1:
+        raise UserError(f"trainer.num_nodes={trainer.num_nodes}: must be 1 without hydra/launcher=slurm")
     asked = "32-true" if trainer.precision == "auto" else trainer.precision
     return str(resolve(trainer.model_copy(update={"precision": asked}))["accelerator"])
 

@@ -19,19 +19,13 @@ if TYPE_CHECKING:
     from ersparse.sweep.slots import Slot
 
 
-class LocalLauncher(Launcher):
-    """Runs jobs to their end, whatever becomes of single ones."""
+class OwnLauncher(Launcher):
+    """A launcher that takes jobs which are composed and checked already."""
 
-    def __init__(self, slots: int | None = None, jobs_per_gpu: int = 1, time_limit: float | None = None) -> None:
-        """`time_limit` in seconds."""
-        self.slots, self.jobs_per_gpu, self.time_limit = slots, jobs_per_gpu, time_limit
-        self.extra: list[str] = []  # words for every job
+    here = True  # jobs run on this machine
+    extra: Sequence[str] = ()  # words for every job
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        for key, kind in (("slots", int), ("jobs_per_gpu", int), ("time_limit", (int, float))):
-            value = getattr(self, key)
-            if value is not None and not (isinstance(value, kind) and value > 0):
-                raise UserError(f"hydra.launcher.{key}={value}: must lie above 0")
         self.hydra_context, self.config, self.extra = hydra_context, config, same_config(config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
@@ -39,10 +33,33 @@ class LocalLauncher(Launcher):
         from ersparse.sweep.compose import composer_of
         from ersparse.sweep.jobs import jobs_of
 
-        sys.exit(self.run(jobs_of(job_overrides, composer_of(self.hydra_context, self.config))))
+        composer = composer_of(self.hydra_context, self.config)
+        sys.exit(self.run(jobs_of(job_overrides, composer, here=self.here)))
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Runs what is not done, and returns the exit status: 0, 1 where a job failed, 130 where it was stopped."""
+        raise NotImplementedError
+
+    def dry_run(self, jobs: Sequence[Job]) -> None:
+        """Prints what `run` would do."""
+        raise NotImplementedError
+
+
+class LocalLauncher(OwnLauncher):
+    """Runs jobs to their end, whatever becomes of single ones."""
+
+    def __init__(self, slots: int | None = None, jobs_per_gpu: int = 1, time_limit: float | None = None) -> None:
+        """`time_limit` in seconds."""
+        self.slots, self.jobs_per_gpu, self.time_limit = slots, jobs_per_gpu, time_limit
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        for key, kind in (("slots", int), ("jobs_per_gpu", int), ("time_limit", (int, float))):
+            value = getattr(self, key)
+            if value is not None and not (isinstance(value, kind) and value > 0):
+                raise UserError(f"hydra.launcher.{key}={value}: must lie above 0")
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def run(self, jobs: Sequence[Job]) -> int:
         from ersparse.sweep.pool import Pool
         from ersparse.sweep.table import Screen
 
@@ -53,6 +70,11 @@ class LocalLauncher(Launcher):
                 return pool.run(screen.update)
         finally:
             signal.signal(signal.SIGTERM, before)
+
+    def dry_run(self, jobs: Sequence[Job]) -> None:
+        from ersparse.sweep.dry import list_jobs
+
+        list_jobs(jobs, len(self.slots_for(jobs)))
 
     def slots_for(self, jobs: Sequence[Job]) -> list[Slot]:
         """The slots of this machine; of its GPUs, if one of the jobs takes them."""

@@ -2,60 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from ersparse.sweep import runfile
 from ersparse.sweep.job import Job
 from ersparse.sweep.process import Forked, Process, Worker
 from ersparse.sweep.slots import Slot, cores_of, environment, room_for
+from ersparse.sweep.tasks import IN_USE, SWEEP, Task, Tasks, last_line, reason
 
 PAUSE = 0.05  # seconds between two looks at the jobs
 HELD_PAUSE = 1.0  # and at a folder that another process holds
 GRACE = 30.0  # for a job that was asked to stop
 INTERRUPTED = 130
-SWEEP = "ERSPARSE_SWEEP"  # what ersparse.runs.loggers groups the runs of a sweep by
-IN_USE = "in use by another process"
 
 
-@dataclass
-class Task:
-    """A job and how it stands: waiting, held (by another process), running, done, failed, stopped."""
-
-    job: Job
-    state: str = "waiting"
-    before: bool = False  # done before this sweep began
-    reason: str = ""
-    seconds: float = 0.0  # that its process took
-    process: Process | Forked | None = None
-    slots: Sequence[Slot] = ()
-    asked: float | None = None  # when it was asked to stop
-    looked: float = 0.0  # at its folder, while another process held it
-
-
-class Pool:
+class Pool(Tasks):
     """Starts jobs in their order as slots come free."""
 
     def __init__(
         self, jobs: Sequence[Job], slots: Sequence[Slot], time_limit: float | None, extra: Sequence[str] = ()
     ) -> None:
         """`extra` are words for every job."""
-        self.tasks = [Task(job) for job in jobs]
+        super().__init__(jobs)
+        self.width = len(slots)
+        self.where = f"on {self.width} slot{'s' * (self.width != 1)}"
         self.slots, self.free, self.time_limit, self.extra = slots, list(slots), time_limit, list(extra)
-        folders = "\n".join(job.name for job in jobs)
-        self.name = f"sweep-{hashlib.sha256(folders.encode()).hexdigest()[:8]}"  # the same when it is issued again
         self.workers: dict[Slot, Worker] = {}  # warm, for jobs that only draw
 
     def run(self, show: Callable[[], None]) -> int:
         """Calls `show` again and again; returns 0, 1 where a job failed, 130 where a Ctrl-C stopped the sweep."""
         for task in self.tasks:
-            self._skip_if_done(task)
+            task.skip_if_done()
         try:
             while self.of("waiting", "held", "running"):
                 self._turn()
@@ -72,9 +52,6 @@ class Pool:
                     folder.rmdir()
         return 1 if self.of("failed") else 0
 
-    def of(self, *states: str) -> list[Task]:
-        return [task for task in self.tasks if task.state in states]
-
     def _turn(self) -> None:
         for task in self.of("running"):
             self._look_at(task)
@@ -86,11 +63,6 @@ class Pool:
                 break  # in their order, so that a job for several devices is not overtaken for ever
             self._start(task, room)
 
-    def _skip_if_done(self, task: Task) -> None:
-        record = runfile.read(task.job.folder)
-        if record and record.get("state") == "done" and not task.job.fresh:
-            task.state, task.before = "done", True
-
     def _look_at_folder(self, task: Task) -> None:
         """A held folder is done, or free, or still held."""
         if time.monotonic() - task.looked < HELD_PAUSE:
@@ -98,7 +70,7 @@ class Pool:
         task.looked = time.monotonic()
         if not runfile.in_use(task.job.folder):
             task.state = "waiting"
-            self._skip_if_done(task)
+            task.skip_if_done()
             task.job.log.unlink(missing_ok=True)  # where it says that the folder is in use
 
     def _start(self, task: Task, room: list[Slot]) -> None:
@@ -161,20 +133,3 @@ class Pool:
             process.kill()
             task.state = "stopped"
             task.job.log.unlink(missing_ok=True)
-
-
-def reason(status: int, record: dict[str, Any] | None, log: Path) -> str:
-    """Why a job failed, in one line."""
-    if status < 0:
-        return f"killed by signal {-status}"
-    if record and record.get("state") == "failed" and record.get("error"):
-        return " ".join(str(record["error"]).split())
-    return last_line(log) or f"exit status {status}"
-
-
-def last_line(log: Path) -> str:
-    try:
-        lines = log.read_text(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")

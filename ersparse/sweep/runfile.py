@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ersparse.files import write_json
+from ersparse.runs.provenance import now
+
 
 def read(folder: Path) -> dict[str, Any] | None:
     """run.json of a run folder; None where there is none that can be read."""
@@ -39,6 +42,13 @@ def in_use(folder: Path) -> bool:
     except OSError:  # there is no lock, or it is not ours to open
         return False
     return False
+
+
+def mark(folder: Path, state: str, error: str) -> None:
+    """Says in run.json what became of a run that could not say it itself; one that is done stays so."""
+    record = read(folder)
+    if record and record.get("state") != "done":
+        write_json(folder / "run.json", record | {"state": state, "error": error, "updated": now()})
 
 
 def state_of(record: dict[str, Any] | None, folder: Path) -> str:

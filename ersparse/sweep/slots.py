@@ -57,13 +57,18 @@ def room_for(devices: int, free: Sequence[Slot], slots: Sequence[Slot]) -> list[
 
 def environment(outer: Mapping[str, str], slots: Sequence[Slot], devices: int) -> dict[str, str]:
     """What a job on these slots gets of the sweep's environment, and what it computes on."""
-    kept = {key: value for key, value in outer.items() if key not in OWN and not key.startswith(FOREIGN)}
+    kept = without_ranks(outer)
     threads = max(1, len(cores_of(slots)) // devices)
     if outer.get("OMP_NUM_THREADS", "").isdecimal():
         threads = min(threads, int(outer["OMP_NUM_THREADS"]))
     if slots[0].gpu is not None:
         kept["CUDA_VISIBLE_DEVICES"] = ",".join(str(slot.gpu) for slot in slots)
     return kept | {"OMP_NUM_THREADS": str(threads)}
+
+
+def without_ranks(outer: Mapping[str, str]) -> dict[str, str]:
+    """An environment without what launchers of ranks leave in it."""
+    return {key: value for key, value in outer.items() if key not in OWN and not key.startswith(FOREIGN)}
 
 
 def cores_of(slots: Sequence[Slot]) -> set[int]:

@@ -25,13 +25,14 @@ STYLES = {"done": "green", "failed": "red", "interrupted": "yellow", "preempted"
 
 @dataclass(frozen=True)
 class Row:
-    """One run.
+    """One run, or a job in SLURM's queue that has not made its folder yet.
 
     Attributes:
         state: done, running, preempted (stopped with notice), interrupted (its process is gone), failed.
         accuracy: on the test images, of the last epoch; None before the run is done.
         age: seconds since run.json was written.
         error: why it failed, in one line.
+        queue: its job in SLURM's queue, and how that stands; "" where there is none.
     """
 
     folder: str
@@ -41,6 +42,7 @@ class Row:
     accuracy: float | None
     age: float
     error: str | None
+    queue: str = ""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,12 +70,24 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def rows_of(folder: Path) -> list[Row]:
-    """Every run below `folder`, by name."""
+    """Every run below `folder`, by name, then the jobs in SLURM's queue that have made no folder yet."""
     now = datetime.now(UTC)
-    return [_row(path, record, now) for path, record in runfile.under(folder)]
+    jobs = _queued(folder)
+    rows = [_row(path, record, now, str(jobs.pop(path, ""))) for path, record in runfile.under(folder)]
+    return rows + [Row(str(path), "queued", 0, 0, None, float("nan"), None, str(job)) for path, job in jobs.items()]
 
 
-def _row(path: Path, record: dict[str, Any], now: datetime) -> Row:
+def _queued(folder: Path) -> dict[Path, Any]:
+    """Jobs by run folder; none where SLURM does not answer."""
+    from ersparse.sweep.slurm.queue import queued
+
+    try:
+        return queued(folder)
+    except UserError:
+        return {}
+
+
+def _row(path: Path, record: dict[str, Any], now: datetime, queue: str) -> Row:
     progress, error = record.get("progress") or {}, record.get("error")
     return Row(
         folder=str(path),
@@ -83,6 +97,7 @@ def _row(path: Path, record: dict[str, Any], now: datetime) -> Row:
         accuracy=(record.get("metrics") or {}).get("test/acc"),
         age=_seconds_since(record.get("updated"), now),
         error=" ".join(str(error).split()) if error else None,
+        queue=queue,
     )
 
 
@@ -102,6 +117,8 @@ def _line(row: Row, folder: Path) -> Text:
     line.append(
         f"{epochs:>9}{accuracy:>10}{age_in_words(row.age):>8}  {Path(row.folder).relative_to(folder)}", "default"
     )
+    if row.queue:
+        line.append(f"  {row.queue}", "cyan")
     return line.append(f"  {row.error}", "red") if row.error else line
 
 

@@ -35,22 +35,22 @@ class GridSweeper(Sweeper):
         """Runs the jobs that `arguments` and the presets among them name; ends the process where one failed."""
         from ersparse.sweep.compose import composer_of
         from ersparse.sweep.jobs import jobs_of  # PyTorch takes a second to import
-        from ersparse.sweep.launcher import LocalLauncher
+        from ersparse.sweep.launcher import OwnLauncher
 
         assert self.config and self.hydra_context and self.launcher
         sweeper = OmegaConf.to_container(self.config.hydra.sweeper, resolve=False)
         assert isinstance(sweeper, dict)
         composer = composer_of(self.hydra_context, self.config)
-        jobs = jobs_of(lists_of(sweeper["words"] or arguments, composer), composer)
+        own = self.launcher if isinstance(self.launcher, OwnLauncher) else None
+        jobs = jobs_of(lists_of(sweeper["words"] or arguments, composer), composer, here=own is None or own.here)
         for job in jobs:
             refuse_ranks(self.config.hydra.launcher._target_, job.devices)
-        local = self.launcher if isinstance(self.launcher, LocalLauncher) else None
         if any(job.settings and job.settings.dry_run for job in jobs):  # said after an `or`, it holds for all
             from ersparse.sweep.dry import list_jobs
 
-            return list_jobs(jobs, len(local.slots_for(jobs)) if local else 1)
-        if local:
-            sys.exit(local.run(jobs))
+            return own.dry_run(jobs) if own else list_jobs(jobs, 1)
+        if own:
+            sys.exit(own.run(jobs))
         return self.launcher.launch([list(job.words) for job in jobs], initial_job_idx=0)
 
 

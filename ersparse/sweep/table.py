@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ersparse.sweep import runfile
-from ersparse.sweep.pool import Pool, Task
+from ersparse.sweep.tasks import Task, Tasks
 
 EVERY = 0.5  # seconds between two pictures
 LATEST = 5  # of the finished jobs, and of the failed ones, in the live table
@@ -21,9 +21,9 @@ STYLES = {"done": "green", "failed": "red", "held": "yellow", "stopped": "yellow
 
 
 class Screen:
-    """Follows a pool; at the end every failure with its reason and log."""
+    """Follows a sweep; at the end every failure with its reason and log."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Tasks) -> None:
         self.pool, self.console = pool, Console(highlight=False, soft_wrap=True)
         self.began, self.drawn = time.monotonic(), 0.0
         self.shown: dict[int, str] = {}  # by job, the state that was printed last
@@ -41,7 +41,7 @@ class Screen:
         if self.live:
             self.live.stop()
         for task in self.pool.of("failed"):
-            self._print(f"failed  {task.job.name}: {task.reason}\n        log: {task.job.log}", "red")
+            self._print(f"failed  {task.job.name}: {task.reason}\n        log: {task.log}", "red")
         if self.pool.of("failed") or not self.live:  # else it is the last line of the picture
             self._print(self.summary())
         if self.pool.of("stopped"):
@@ -64,8 +64,7 @@ class Screen:
         words = [f"{count} {state}" for state, count in counts.items() if count]
         if before:
             words[0] += f" ({before} before)"
-        slots = len(self.pool.slots)
-        return f"{len(self.pool.tasks)} jobs on {slots} slot{'s' * (slots != 1)}: {', '.join(words) or 'nothing to do'}"
+        return f"{len(self.pool.tasks)} jobs {self.pool.where}: {', '.join(words) or 'nothing to do'}"
 
     def picture(self) -> RenderableType:
         """The jobs that run, those that wait for another process, and the latest that ended."""
@@ -95,7 +94,9 @@ class Screen:
             return "  waiting for another process that works in this folder"
         record = runfile.read(task.job.folder)
         if task.state == "running" and record and task.job.epochs:
-            return self._progress(task, record["progress"]["epoch"])
+            return self._progress(task, record["progress"]["epoch"]) + f"  {task.note}".rstrip()
+        if task.state in ("waiting", "running"):
+            return f"  {task.note}".rstrip()
         accuracy = (record or {}).get("metrics", {}).get("test/acc")
         figures = "" if accuracy is None or task.state != "done" else f"  test accuracy {accuracy:.4f}"
         return figures + (f"  {clock(task.seconds)}" if task.seconds else "")
@@ -115,7 +116,7 @@ class Screen:
         todo = len(self.pool.of("waiting", "held", "running"))
         if not took or not todo:
             return ""
-        left = sum(took) / len(took) * (todo - len(self.pool.of("running")) / 2) / len(self.pool.slots)
+        left = sum(took) / len(took) * (todo - len(self.pool.of("running")) / 2) / self.pool.width
         return f", about {clock(left)} left"
 
     def _print(self, line: str, style: str = "") -> None:

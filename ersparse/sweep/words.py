@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 OR = "or"
 MULTIRUN = ("-m", "--multirun")
+CLUSTER = "hydra/launcher=slurm"  # runs nothing here, and thus implies -m
 ZIPPED = re.compile(r"[^=\s-][^=\s]*,[^=\s]*=.*", re.DOTALL)
 SWEPT_GROUP = re.compile(r"(\w+)=(?:choice\()?[^\[{'\"]*,.*")
 
@@ -17,7 +18,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     So are keys of a group that is itself swept, which Hydra would look for in the group's default option.
     """
     rest = [word for word in arguments if word not in MULTIRUN]
-    multirun = len(rest) < len(arguments)
+    multirun = len(rest) < len(arguments) or CLUSTER in rest
     below = _below_swept_groups(rest) if multirun else []
     if not below and not any(word == OR or ZIPPED.fullmatch(word) for word in rest):
         return [*MULTIRUN[:multirun], *rest]

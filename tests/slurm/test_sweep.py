@@ -1,0 +1,87 @@
+"""Sweeps on a real cluster: submitted, followed, found again, refused."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, outcome, read
+from slurm.conftest import ONE, runs_below, wait_until
+
+
+def test_a_sweep_is_submitted_and_found_again(sweep, undisturbed, on_cluster, tmp_path):
+    """Without waiting; the same command then waits for the jobs that are there, and results are those of this machine."""
+    words = ["seed=0,1", "trainer.max_epochs=2", "sparsity=erk"]
+    first = sweep(*words, "hydra.launcher.wait=false")
+    printed, _ = first.communicate(timeout=60)
+    assert first.returncode == 0 and "2 of 2 jobs submitted" in printed
+    jobs = {tuple(job[:2]) for job in on_cluster.queue()}
+    assert len(jobs) == 2
+    again = sweep(*words)
+    printed, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and "2 done" in printed, printed
+    expected = undisturbed(*words)
+    found = runs_below(tmp_path / "outputs")
+    assert {name: outcome(folder) for name, folder in found.items()} == {
+        name: outcome(folder) for name, folder in expected.items()
+    }
+    assert {tuple(read(folder)["slurm"]["job"].split("_")) for folder in found.values()} == jobs
+    assert not list((tmp_path / "outputs" / ".sweep" / "slurm").glob("ersparse-*"))  # nothing failed: no logs are kept
+
+
+def test_a_waiting_command_that_is_killed_loses_nothing(sweep, on_cluster, tmp_path):
+    words = ["seed=0,1", "trainer.max_epochs=2"]
+    first = sweep(*words)
+    wait_until(lambda: len(on_cluster.queue()) == 2)
+    first.kill()
+    first.communicate()
+    again = sweep(*words)
+    printed, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and "2 jobs in SLURM's queue: 2 done" in printed, printed
+    latest = int(on_cluster.run("sbatch", "--parsable", "-o", "/dev/null", "--wrap=true"))
+    assert (
+        latest - min(int(read(folder)["slurm"]["job"].split("_")[0]) for folder in runs_below(tmp_path).values()) <= 2
+    )
+
+
+def test_a_dry_run_prints_the_script(launch, on_cluster, tmp_path):
+    status, printed = launch(*ONE, "seed=0,1", "trainer=cpu", "dry_run=true", "hydra.launcher.setup=[module load x]")
+    assert status == 0 and "#SBATCH --array=0-1%2" in printed and "\nmodule load x\n" in printed
+    assert "#SBATCH --time=30" in printed and "gpus" not in printed and printed.rstrip().endswith("2 jobs")
+    assert not list(tmp_path.iterdir()) and not on_cluster.queue()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["hydra.launcher.partition=nowhere"], "hydra.launcher.partition=nowhere: SLURM refuses it"),
+        (["hydra.launcher.time_limit=2:00:00"], "hydra.launcher.time_limit=2:00:00: must be at most 1:00:00"),
+        (["hydra.launcher.memory=900G"], "trainer.devices=1: trainer.num_nodes=1 nodes with so many tasks"),
+        (["trainer.devices=2"], "trainer.devices=2: trainer.num_nodes=1 nodes with so many tasks"),
+        (["trainer.num_nodes=3"], "trainer.devices=1: trainer.num_nodes=3 nodes with so many tasks"),
+        (["dataset=cifar10", "dataset.download=false", "dataset.root=/nowhere"], "dataset.root=/nowhere"),
+    ],
+)
+def test_what_slurm_would_refuse_gets_one_line(launch, on_cluster, tmp_path, words, message):
+    status, printed = launch(*ONE, "seed=0,1", "trainer=cpu", *words)
+    assert status == 2 and message in printed and printed.count("\n") == 1, printed
+    assert not list(tmp_path.iterdir()) and not on_cluster.queue()
+
+
+def test_accelerators_that_the_cluster_lacks(launch, on_cluster):
+    """By default a job asks for a GPU for each device; this cluster has none."""
+    status, printed = launch(*ONE, "seed=0,1")
+    assert status == 2 and "a GPU for each (hydra.launcher.gpus=true)" in printed and printed.count("\n") == 1, printed
+
+
+def test_status_shows_the_queue(sweep, on_cluster, tmp_path):
+    """Runs that have not begun have no folder yet."""
+    first = sweep("seed=0,1,2", "trainer.max_epochs=50", "hydra.launcher.wait=false")
+    assert first.wait(60) == 0
+    folder = tmp_path / "outputs"
+
+    def status():
+        command = [sys.executable, "-m", "ersparse", "status", str(folder)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    printed = wait_until(lambda: (text := status()).count(" running on n") == 2 and " pending (" in text and text)
+    assert "3 runs" in printed and "2 running" in printed
