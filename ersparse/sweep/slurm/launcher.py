@@ -66,12 +66,11 @@ class SlurmLauncher(OwnLauncher):
 
         for task in queue.tasks:
             task.skip_if_done()
-        self._prepare([task.job for task in queue.of("waiting")], queue.name)
+        self._prepare(queue.not_in(places_of(queue.roots)), queue.name)
         with ExitStack() as stack:
             for root in sorted(queue.roots):
                 stack.enter_context(one_at_a_time(root))
-            places = places_of(queue.roots)
-            new = [task.job for task in queue.of("waiting") if task.job.folder not in places]
+            new = queue.not_in(places_of(queue.roots))
             for array in self._arrays(new, queue.name):
                 array.submit()
         return len(new)

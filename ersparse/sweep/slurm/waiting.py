@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +26,11 @@ class Queue(Tasks):
         self.roots = {job.root for job in jobs}
         self.gone: dict[Path, int] = {}  # by run folder, looks at which it was not in the queue
 
-    def look(self, places: dict[Path, Place]) -> None:
+    def not_in(self, places: Mapping[Path, Place]) -> list[Job]:
+        """What is to be done, and no job is there for."""
+        return [task.job for task in self.of("waiting") if task.job.folder not in places]
+
+    def look(self, places: Mapping[Path, Place]) -> None:
         """Takes over what the queue and the run folders say."""
         for task in self.of("waiting", "running"):
             place = places.get(task.job.folder)
