@@ -25,8 +25,8 @@ from ersparse.sweep.slurm.queue import PREFIX, asked, folder_of
 from ersparse.sweep.table import clock
 
 KEYS = (  # what SLURM's refusals are about
-    ("partition", "partition"),
     ("account", "account"),
+    ("partition", "partition"),
     ("qos", "qos"),
     ("time limit", "time_limit"),
     ("memory", "memory"),
@@ -112,10 +112,11 @@ class Array:
 
     def _explained(self, line: str) -> UserError:
         """SLURM's refusal, with the key that it is about."""
-        said = re.sub(r"^.*?(error|failure|failed): ", "", line)
+        said = re.sub(r"^.*(error|failure|failed): ", "", line)
         key = next((key for word, key in KEYS if word in said.lower()), None)
         if key:
-            return UserError(f"hydra.launcher.{key}={getattr(self.options, key)}: SLURM refuses it ({said})")
+            value = getattr(self.options, key)
+            return UserError(f"hydra.launcher.{key}={'null' if value is None else value}: SLURM refuses it ({said})")
         if "node configuration" in said or "gres" in said:
             gpus = f", a GPU for each (hydra.launcher.gpus={str(self.options.gpus).lower()})" if self.gpu else ""
             return UserError(
