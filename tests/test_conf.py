@@ -136,6 +136,7 @@ def test_a_variant_reaches_its_methods_only(launch, tmp_path):
     configs = [json.loads(path.read_text())["config"] for path in tmp_path.rglob("run.json")]
     by_method = {config["method"]["name"]: config for config in configs}
     assert by_method["edge_popup"]["method"]["schedule"] == "code"
+    assert by_method["edge_popup"]["method"]["multiply_by"] == "scores"
     assert by_method["edge_popup"]["optimizer"]["milestones"] == [0.3, 0.6, 0.9]
     assert by_method["edge_popup"]["dataset"]["augment"] is False
     assert by_method["fixed"]["optimizer"]["milestones"] == [0.5, 0.75]
