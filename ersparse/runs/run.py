@@ -79,8 +79,8 @@ def _run(settings: Settings) -> Path:
 
 
 def _is_mendable(error: Exception) -> bool:
-    """A full or read-only disk, a rank that died: nothing that a traceback would explain."""
-    return isinstance(error, ChildProcessError) or getattr(error, "errno", None) in FULL_OR_READ_ONLY
+    """A full or read-only disk, a rank that died, a network that collapsed: nothing that a traceback would explain."""
+    return isinstance(error, ChildProcessError | RunFailed) or getattr(error, "errno", None) in FULL_OR_READ_ONLY
 
 
 def _is_done(record: Mapping[str, Any], planned: Plan) -> bool:
