@@ -51,15 +51,15 @@ def _job(words: Sequence[str], planned: Plan, here: bool) -> Job:
         fresh=settings.fresh,
         settings=settings,
         densities={layer.name: density for layer, density in zip(planned.layers, densities, strict=True)},
-        first=_first(planned),
+        first=_first(planned, here),
     )
 
 
-def _first(planned: Plan) -> Job | None:
+def _first(planned: Plan, here: bool) -> Job | None:
     source = planned.source
     if not isinstance(source, FromRun) or source.folder():
         return None
-    return _job(words_of(source.run.settings), source.run)
+    return _job(words_of(source.run.settings), source.run, here)
 
 
 def _accelerator(trainer: Trainer) -> str:
