@@ -108,31 +108,6 @@ class Dataset(Targeted):
         return self
 
 
-class Sparsity(Targeted):
-    level: Fraction
-    budget: Count | None
-    sampling: Literal["bernoulli", "exact"]
-    flow: Literal["none", "add", "move", "resample"]
-    floor: NonNegative
-    first_dense: bool
-    redistribute: Literal["exact", "none"]
-    file: str | None
-    control: Literal["none", "shuffle", "reinit"]
-
-    @model_validator(mode="after")
-    def compatible(self) -> Sparsity:
-        if self.flow == "resample" and self.sampling == "exact":
-            raise UserError(
-                "sparsity.sampling=exact: must be bernoulli with sparsity.flow=resample, "
-                "which conditions independent draws"
-            )
-        if self.name == "file" and self.file is None:
-            raise UserError(
-                "sparsity.file=null: must name a file of layer densities or a run folder with sparsity=file"
-            )
-        return self
-
-
 class Optimizer(Group):
     name: Literal["sgd", "adam"]
     lr: Positive
@@ -146,6 +121,48 @@ class Optimizer(Group):
     def nesterov_needs_momentum(self) -> Optimizer:
         if self.nesterov and self.momentum == 0:
             raise UserError("optimizer.nesterov=true: needs optimizer.momentum above 0")
+        return self
+
+
+class SourceRun(Group):
+    """The recipe of a run whose densities are taken. `method` stays a mapping, as in `Settings`."""
+
+    method: dict[str, Any]
+    optimizer: Optimizer
+    batch_size: Annotated[int, In("[2, inf)")]
+
+
+class Sparsity(Targeted):
+    level: Fraction
+    budget: Count | None
+    sampling: Literal["bernoulli", "exact"]
+    flow: Literal["none", "add", "move", "resample"]
+    floor: NonNegative
+    first_dense: bool
+    redistribute: Literal["exact", "none"]
+    file: str | None
+    keep_mask: bool
+    images: Count
+    images_per_class: Count
+    temperature: Positive
+    rounds: Count
+    score_dtype: Literal["float32", "float64"]
+    make: Annotated[bool, NotIdentity]
+    allow_collapse: Annotated[bool, NotIdentity]
+    control: Literal["none", "shuffle", "reinit", "invert"]
+    run: SourceRun | None = None
+
+    @model_validator(mode="after")
+    def compatible(self) -> Sparsity:
+        if self.flow == "resample" and self.sampling == "exact":
+            raise UserError(
+                "sparsity.sampling=exact: must be bernoulli with sparsity.flow=resample, "
+                "which conditions independent draws"
+            )
+        if self.name == "file" and self.file is None:
+            raise UserError(
+                "sparsity.file=null: must name a file of layer densities or a run folder with sparsity=file"
+            )
         return self
 
 
@@ -179,6 +196,7 @@ class Seeds(Group):
 
 class Paths(Group):
     root: str
+    cache: str
 
 
 class Settings(Group):
