@@ -109,6 +109,7 @@ def plot(cells: pd.DataFrame) -> None:
             axes.spines[["top", "right"]].set_visible(False)
         row[0].set(ylabel=f"{sparsity}: points over the fixed mask", xscale="log")
         row[0].xaxis.set_major_formatter("{x:g}")
+    grid[0][0].set_ylim(-48, 28)  # intervals of two seeds go on
     grid[1][0].set_xlabel("weights rewired in the whole run / weights there are")
     grid[1][1].set_xlabel("channels without input at the end")
     handles = [plt.Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in METHODS.values()]
