@@ -58,3 +58,5 @@ class Record:
         plan = self.plan
         densities = plan.source.densities if plan.source else [1.0] * len(plan.layers)
         self.content |= describe_masks(plan.layers, densities, plan.nominal, masks, self.counts, plan.steps)
+        for layer in self.content["layers"]:
+            layer["positions"] = plan.positions[layer["name"]]
