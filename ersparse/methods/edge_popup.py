@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ersparse.errors import UserError
 from ersparse.methods.base import Method
-from ersparse.settings import Count, In, Settings
+from ersparse.settings import Count, In, Settings, Since
 from ersparse.sparse import supermask
 from ersparse.sparse.init import draw_weights
 from ersparse.sparse.layers import Layer
@@ -41,6 +41,8 @@ class EdgePopup(Method):
         signed: rank by the score itself, not by its magnitude.
         scope: the same fraction of each "layer", or the best of all, "global".
         min_keep: weights that each layer keeps at least.
+        multiply_by: weights are multiplied by the "ticket"; by the "scores" themselves in the paper's released code,
+            which prunes nothing.
     """
 
     final_sparsity: Annotated[float, In("(0, 1)")]
@@ -56,6 +58,7 @@ class EdgePopup(Method):
     signed: bool
     scope: Literal["layer", "global"]
     min_keep: Annotated[int, In("[0, inf)")]
+    multiply_by: Annotated[Literal["ticket", "scores"], Since("ticket")]
 
     def per_level(self, settings: Settings) -> int:
         """Epochs of each level, at this scale."""
@@ -92,6 +95,7 @@ class EdgePopup(Method):
                 )
 
     def module(self, plan: Plan, network: nn.Module, eval_names: list[str]) -> Classifier:
+        from ersparse.lightning.raw_scores import RawScores
         from ersparse.lightning.search import TicketSearch
 
         s = plan.settings
@@ -100,7 +104,8 @@ class EdgePopup(Method):
             densities = plan.source.densities if plan.source and self.scale_weights else [1.0] * len(plan.layers)
             draw_weights(network, densities, self.weight_init, seed)
         epochs = self.per_level(s)
-        return TicketSearch(network, s.dataset.num_classes, s.optimizer, epochs, eval_names, self.search(), seed)
+        kind = TicketSearch if self.multiply_by == "ticket" else RawScores
+        return kind(network, s.dataset.num_classes, s.optimizer, epochs, eval_names, self.search(), seed)
 
     def search(self) -> Search:
         """The part of the settings that the LightningModule needs."""

@@ -31,7 +31,7 @@ SETTINGS = {
     "_target_": "ersparse.methods.edge_popup.EdgePopup", "name": "edge_popup", "final_sparsity": 0.9, "levels": 3,
     "epochs_per_level": 2, "schedule": "geometric", "lr_restart": True, "scores": "carry",
     "weight_init": "kaiming_normal", "scale_weights": False, "score_init": "kaiming_uniform", "affine": False,
-    "signed": False, "scope": "layer", "min_keep": 0,
+    "signed": False, "scope": "layer", "min_keep": 0, "multiply_by": "ticket",
 }  # fmt: skip
 
 
@@ -174,6 +174,25 @@ def test_the_reloaded_ticket_is_as_good_as_reported(launch, only_run, tmp_path):
     assert again["mask_sha256"] == read(found)["mask_sha256"]
     network = ersparse.load(found)
     assert all(network.get_parameter(name)[~mask].eq(0).all() for name, mask in masks_of(network).items())
+
+
+def test_scores_in_place_of_a_mask_prune_nothing(launch, tmp_path):
+    """As in the released code: whatever sparsity is asked for, the outcome is the same, and it is the source's."""
+    exact = ["model.width=0.25", "trainer.precision=32-true"]
+    for target in ("0.7", "0.9"):
+        words = [*SEARCH, *exact, "method.multiply_by=scores", f"method.final_sparsity={target}"]
+        status, printed = launch(*words, f"paths.root={tmp_path}/{target}")
+        assert status == 0, printed
+    folders = [next((tmp_path / target).rglob("run.json")).parent for target in ("0.7", "0.9")]
+    networks = [load_file(folder / "network.safetensors") for folder in folders]
+    assert all(tensor.equal(networks[1][name]) for name, tensor in networks[0].items())
+    record = read(folders[1])
+    assert record["sparsity"]["realised"] == pytest.approx(0.5, abs=0.02)
+    assert record["mask_sha256"] == record["source_mask_sha256"]
+    words = ["method=evaluate", "method.recalibrate=false", f"model.init_from={folders[1]}"]
+    status, printed = launch(*words, *exact, f"paths.root={tmp_path}/again")
+    again = read(next((tmp_path / "again").rglob("run.json")).parent)
+    assert status == 0 and again["metrics"]["test/acc"] == record["metrics"]["test/acc"], printed
 
 
 @pytest.mark.parametrize("control", ["none", "shuffle", "reinit"])
