@@ -117,7 +117,14 @@ class Sparsity(Targeted):
     first_dense: bool
     redistribute: Literal["exact", "none"]
     file: str | None
-    control: Literal["none", "shuffle", "reinit"]
+    keep_mask: bool
+    images: Count
+    images_per_class: Count
+    temperature: Positive
+    rounds: Count
+    score_dtype: Literal["float32", "float64"]
+    allow_collapse: Annotated[bool, NotIdentity]
+    control: Literal["none", "shuffle", "reinit", "invert"]
 
     @model_validator(mode="after")
     def compatible(self) -> Sparsity:
@@ -179,6 +186,7 @@ class Seeds(Group):
 
 class Paths(Group):
     root: str
+    cache: str
 
 
 class Settings(Group):

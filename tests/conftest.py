@@ -17,13 +17,17 @@ KILLED = ["model.width=0.25", "trainer.max_epochs=8", "dataset.batch_size=128"]
 TINY = ["model.width=0.25", "trainer.max_epochs=1", "dataset.batch_size=256"]  # a run of about a second
 
 
+def paths_in(folder: Path) -> list[str]:
+    return [f"paths.root={folder}/outputs", f"paths.cache={folder}/cache"]
+
+
 @pytest.fixture
 def launch(monkeypatch, tmp_path, capsys):
     """Runs a command line in this process: (status, what it printed on both streams)."""
 
     def run(*words: str) -> tuple[int, str]:
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["launch.py", f"paths.root={tmp_path}/outputs", *words])
+        monkeypatch.setattr(sys, "argv", ["launch.py", *paths_in(tmp_path), *words])
         try:
             status = cli.launch()
         except SystemExit as exit_:
@@ -50,7 +54,13 @@ def process(tmp_path):
     """Starts `python launch.py ...` as a process of its own, its outputs in this test's folder."""
 
     def start(*words: str, **options) -> subprocess.Popen:
-        command = [sys.executable, str(ROOT / "launch.py"), f"paths.root={tmp_path}/outputs", *words]
+        command = [
+            sys.executable,
+            str(ROOT / "launch.py"),
+            f"paths.root={tmp_path}/outputs",
+            f"paths.cache={tmp_path}/cache",
+            *words,
+        ]
         environment = os.environ | options.pop("env", {})
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(command, env=environment, cwd=tmp_path, **(pipes | options))

@@ -76,6 +76,13 @@ class Images:
 EVALUATED = 500  # images of a batch that is only evaluated
 
 
+def split(count: int, validation: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Which of `count` images are held out for validation, and which train; both in a random order."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held_out = round(validation * count)
+    return order[:held_out], order[held_out:]
+
+
 def smallest(count: int, batch_size: int) -> int:
     """How many images the smallest batch of a pass over `count` has."""
     sizes = [len(chunk) for chunk in _chunks(torch.arange(count), batch_size)]

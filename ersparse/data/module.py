@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from ersparse.data.arrays import Arrays
-from ersparse.data.batches import EVALUATED, Augmentation, Batches, Images
+from ersparse.data.batches import EVALUATED, Augmentation, Batches, Images, split
 from ersparse.settings import Dataset
 
 
@@ -27,9 +27,7 @@ class InMemory(pl.LightningDataModule):
         device = self._trainer().strategy.root_device
         self.train_images = Images.of(arrays.x_train, arrays.y_train, s.mean, s.std, device)
         self.test_images = Images.of(arrays.x_test, arrays.y_test, s.mean, s.std, device)
-        order = torch.randperm(len(arrays.y_train), generator=torch.Generator().manual_seed(self.seed))
-        held_out = round(s.validation * len(order))
-        self.val_index, self.train_index = order[:held_out], order[held_out:]
+        self.val_index, self.train_index = split(len(arrays.y_train), s.validation, self.seed)
 
     def train_dataloader(self) -> Batches:
         s = self.settings

@@ -8,7 +8,7 @@ from ersparse.errors import UserError
 from ersparse.methods.base import Method
 from ersparse.settings import Count, In, Settings
 from ersparse.sparse.layers import Layer
-from ersparse.sparse.source import ERSource, Source
+from ersparse.sparse.source import Source, repairs
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -75,7 +75,7 @@ class Rewire(Method):
             )
         if self.keep_flow and self.final_sparsity is not None:
             raise UserError("method.keep_flow=true: must be false with method.final_sparsity, which prunes globally")
-        if self.keep_flow and not (isinstance(source, ERSource) and source.flow != "none"):
+        if self.keep_flow and not repairs(source):
             raise UserError(
                 "method.keep_flow=true: needs a source whose channels all have edges, sparsity.flow=move, add or "
                 "resample"

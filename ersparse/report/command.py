@@ -12,7 +12,9 @@ from ersparse.errors import UserError
 from ersparse.keys import CONF, values_of
 from ersparse.report import flow
 from ersparse.report.density import plot_densities
+from ersparse.runs.earned import provide
 from ersparse.runs.plan import Plan, plan
+from ersparse.runs.run import load_arrays
 from ersparse.settings import Settings, build
 
 LEVELS = "0.5,0.8,0.9,0.95,0.98,0.99,0.995,0.999"
@@ -84,4 +86,5 @@ def _flow(options: list[str], words: dict[str, str], out: Path) -> None:
 def _planned(words: Mapping[str, str]) -> Plan:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", [f"{key}={value}" for key, value in words.items()])
-    return plan(build(Settings, values_of(config)))
+    settings = build(Settings, values_of(config))
+    return provide(plan(settings), lambda: load_arrays(settings))

@@ -156,26 +156,6 @@ def _make_anew(record: dict[str, Any]) -> str:
     return f"remove it and issue `{command}`, which makes it anew from the last checkpoint"
 
 
-def read_densities(path: Path) -> dict[str, float]:
-    """Layer name -> density, from a JSON file {"densities": {...}} or a run folder (kept fraction of its masks).
-
-    Raises:
-        UserError: there is no such file, or it holds something else.
-    """
-    file = path / "run.json" if path.is_dir() else path
-    try:
-        content = json.loads(file.read_text())
-        if "layers" in content:
-            return {layer["name"]: layer["nonzero"] / layer["size"] for layer in content["layers"]}
-        return {str(name): float(density) for name, density in content["densities"].items()}
-    except OSError as error:
-        raise UserError(f"sparsity.file={path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f'sparsity.file={path}: must be JSON with {{"densities": {{layer: density}}}}, or a run folder'
-        ) from None
-
-
 def network_masks(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The masks in a saved network, by the name of the weight that they mask."""
     return {key.removesuffix("_mask"): value for key, value in state.items() if value.dtype == torch.bool}

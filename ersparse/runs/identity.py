@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -19,6 +19,7 @@ from ersparse.methods.base import Method
 from ersparse.settings import Settings, Sparsity
 
 DRAWING_KEYS = ("sampling", "flow")  # of every option that draws at random
+GIVEN = ("layers", "density", "network", "count", "examples", "shape", "invert")  # to an option's function by a run
 
 
 def describe(settings: Settings, method: Method, contents: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,15 +61,43 @@ def identity_fields(group: BaseModel) -> dict[str, Any]:
     return found
 
 
+class Arguments(NamedTuple):
+    """What the function of a sparsity option takes.
+
+    Attributes:
+        given: what a run gives it: layers and density, or a network and a number of weights.
+        keys: the `sparsity.` keys.
+    """
+
+    given: list[str]
+    keys: list[str]
+
+
+def arguments_of(sparsity: Sparsity) -> Arguments:
+    """From the signature of the option's function."""
+    names = inspect.signature(sparsity.resolve()).parameters
+    return Arguments([name for name in names if name in GIVEN], [name for name in names if name not in GIVEN])
+
+
 def applicable(sparsity: Sparsity) -> list[str]:
-    """The keys that the option takes: the keyword arguments of its function, and how masks are drawn from it."""
-    arguments = [name for name in inspect.signature(sparsity.resolve()).parameters if name not in ("layers", "density")]
-    return arguments if sparsity.name == "dense" else [*arguments, *DRAWING_KEYS]
+    """The keys that the option takes: those of its function, and how masks come from its densities."""
+    takes = arguments_of(sparsity)
+    if sparsity.name == "dense":
+        return takes.keys
+    if not (is_earned(sparsity) or sparsity.name == "file"):
+        return [*takes.keys, *DRAWING_KEYS]
+    control = ["control"] if sparsity.control != "none" else []
+    return [*takes.keys, *(["keep_mask"] if sparsity.keep_mask else DRAWING_KEYS), *control]
+
+
+def is_earned(sparsity: Sparsity) -> bool:
+    """Whether a pruner chooses the densities, by looking at the network."""
+    return "network" in arguments_of(sparsity).given
 
 
 def takes_density(sparsity: Sparsity) -> bool:
     """Whether the option is told the global density, by `level` or `budget`, rather than bringing its own."""
-    return "density" in inspect.signature(sparsity.resolve()).parameters
+    return bool({"density", "count"} & set(arguments_of(sparsity).given))
 
 
 def _sparsity(sparsity: Sparsity) -> dict[str, Any]:

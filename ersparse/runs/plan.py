@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,16 +13,18 @@ from torch import Tensor, nn
 
 from ersparse.errors import UserError
 from ersparse.methods.base import Method, method_of
+from ersparse.runs import densities
 from ersparse.runs.checkpoints import CheckpointFiles
-from ersparse.runs.folder import network_masks, read_densities, read_network
-from ersparse.runs.identity import applicable, describe, run_hash, takes_density
+from ersparse.runs.densities import Densities
+from ersparse.runs.folder import network_masks, read_network
+from ersparse.runs.identity import describe, run_hash, takes_density
+from ersparse.runs.sources import source_of
 from ersparse.settings import Settings, locate
-from ersparse.sparse.density import DensityError, expected_density
-from ersparse.sparse.flow import FlowError
+from ersparse.sparse.density import expected_density
 from ersparse.sparse.graph import Step
 from ersparse.sparse.layers import Layer, positions, prunable_layers
-from ersparse.sparse.mask import generator
-from ersparse.sparse.source import ERSource, Source, TicketSource
+from ersparse.sparse.mask import digest, generator
+from ersparse.sparse.source import Source, repairs
 from ersparse.sparse.trace import GraphError, trace
 
 
@@ -73,14 +73,23 @@ class Plan:
         return CheckpointFiles(self.folder / "checkpoints", f"{self.hash}/{self.settings.seed}")
 
     def network(self) -> nn.Module:
-        """The network with its initial weights, on the CPU."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(generator(self.settings.seed_of("init"), "weights").integers(2**62)))
-            network = _network_of(self.settings).build()
-        if self.init_from is not None and self.settings.sparsity.control != "reinit":
+        """What is trained, on the CPU, with its first weights; control=reinit draws others than were scored."""
+        if self.settings.sparsity.control != "reinit":
+            return self.initial()
+        return self._random("weights") if self.init_from else self._random("weights", "reinit")
+
+    def initial(self) -> nn.Module:
+        """The network with the weights of `init_from`, or random ones."""
+        network = self._random("weights")
+        if self.init_from is not None:
             weights = {key: value for key, value in self.init_from.items() if value.dtype != torch.bool}
             network.load_state_dict(weights)
         return network
+
+    def _random(self, *words: str) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator(self.settings.seed_of("init"), *words).integers(2**62)))
+            return _network_of(self.settings).build()
 
 
 def plan(settings: Settings) -> Plan:
@@ -98,16 +107,16 @@ def plan(settings: Settings) -> Plan:
             f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "
             f"must lie in [{smallest}, inf)"
         )
-    init_from, contents = _read_files(settings)
+    init_from, file, contents = _read_files(settings)
     if init_from is not None:
         _same_architecture(settings, network, init_from)
-    source = _source(settings, layers, init_from, contents["densities"])
+    source = source_of(settings, layers, init_from, contents["init_from"], file)
     method.check(settings, layers, source)
-    contents["kind"] = "ticket" if isinstance(source, TicketSource) else "er"
+    contents["kind"] = "ticket" if init_from and network_masks(init_from) else "er"
     run = run_hash(describe(settings, method, contents))
-    folder = Path(settings.paths.root) / (settings.experiment or "runs") / _name(settings, source, run)
-    if isinstance(followed, GraphError) and isinstance(source, ERSource) and source.flow != "none":
-        raise UserError(f"sparsity.flow={source.flow}: {followed}")
+    folder = Path(settings.paths.root) / (settings.experiment or "runs") / _name(settings, contents["kind"], run)
+    if isinstance(followed, GraphError) and repairs(source):
+        raise UserError(f"sparsity.flow={settings.sparsity.flow}: {followed}")
     steps = None if isinstance(followed, GraphError) else followed
     return Plan(settings, method, run, folder / f"s{settings.seed}", layers, steps, source, init_from)
 
@@ -157,18 +166,18 @@ def _positions(network: Network, side: int) -> dict[str, int]:
     return positions(module, network.channels, side)
 
 
-def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
-    """The network of `model.init_from`, and hashes of what the settings' files hold."""
-    contents: dict[str, Any] = {"init_from": None, "file": None, "densities": None}
-    state = None
+def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, Densities | None, dict[str, Any]]:
+    """The network of `model.init_from`, the densities of `sparsity.file`, and hashes of what both hold."""
+    contents: dict[str, Any] = {"init_from": None, "file": None}
+    state = file = None
     if settings.model.init_from is not None:
         state, contents["init_from"] = read_network(
             Path(settings.model.init_from), f"model.init_from={settings.model.init_from}"
         )
     if settings.sparsity.name == "file":
-        contents["densities"] = read_densities(Path(str(settings.sparsity.file)))
-        contents["file"] = hashlib.sha256(json.dumps(contents["densities"], sort_keys=True).encode()).hexdigest()
-    return state, contents
+        file = densities.read(Path(str(settings.sparsity.file)))
+        contents["file"] = digest(file.masks()) if settings.sparsity.keep_mask else file.hash
+    return state, file, contents
 
 
 def _same_architecture(settings: Settings, network: nn.Module, state: dict[str, Tensor]) -> None:
@@ -187,54 +196,10 @@ def _same_architecture(settings: Settings, network: nn.Module, state: dict[str, 
             )
 
 
-def _source(
-    settings: Settings, layers: list[Layer], init_from: dict[str, Tensor] | None, densities: dict[str, float] | None
-) -> Source | None:
-    sparsity, seed = settings.sparsity, settings.seed_of("mask")
-    if init_from is not None and (masks := network_masks(init_from)):
-        return TicketSource(layers, masks, seed, sparsity.control)
-    if sparsity.control != "none":
-        raise UserError(
-            f"sparsity.control={sparsity.control}: must be none, unless model.init_from gives a ticket to control"
-        )
-    arguments = {
-        key: densities if key == "file" else getattr(sparsity, key)
-        for key in applicable(sparsity)
-        if key not in ("sampling", "flow")
-    }
-    total = sum(layer.size for layer in layers)
-    try:
-        if not takes_density(sparsity):
-            by_layer = sparsity.resolve()(layers, **arguments)
-            nominal = expected_density(layers, by_layer)
-        else:
-            if sparsity.budget is not None and not len(layers) <= sparsity.budget <= total:
-                raise UserError(
-                    f"sparsity.budget={sparsity.budget}: must lie in [{len(layers)}, {total}], "
-                    "from one weight a layer to all"
-                )
-            nominal = 1 - sparsity.level if sparsity.budget is None else sparsity.budget / total
-            by_layer = sparsity.resolve()(layers, nominal, **arguments)
-    except DensityError as error:
-        key = f"sparsity.file={sparsity.file}" if sparsity.name == "file" else f"sparsity={sparsity.name}"
-        raise UserError(f"{key}: {error}") from None
-    if sparsity.name == "dense":
-        return None
-    source = ERSource(layers, by_layer, nominal, seed, sparsity.sampling, sparsity.flow)
-    try:
-        source.drawing_densities()
-    except FlowError as error:
-        raise UserError(f"sparsity.flow={sparsity.flow}: {error}") from None
-    return source
-
-
-def _name(settings: Settings, source: Source | None, run: str) -> str:
+def _name(settings: Settings, kind: str, run: str) -> str:
     """<model>-<dataset>-<sparsity><level>-<method>-<hash8>."""
     sparsity = settings.sparsity
     asked = f"{sparsity.level:g}" if sparsity.budget is None else f"{sparsity.budget}w"
-    if isinstance(source, TicketSource):
-        option = "ticket"
-    else:
-        option = sparsity.name + (asked if takes_density(sparsity) else "")
+    option = "ticket" if kind == "ticket" else sparsity.name + (asked if takes_density(sparsity) else "")
     method = settings.method["name"]
     return f"{settings.model.name}-{settings.dataset.name}-{option}-{method}-{run[:8]}"

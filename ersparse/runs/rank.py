@@ -18,6 +18,7 @@ def main() -> None:
 
     from ersparse.lightning.ranks import LocalRanks
     from ersparse.runs import console as screen
+    from ersparse.runs.earned import provide
     from ersparse.runs.plan import plan
     from ersparse.runs.ranks import share_cores
     from ersparse.runs.run import load_arrays
@@ -25,11 +26,12 @@ def main() -> None:
     from ersparse.settings import Settings, Trainer, build
 
     share_cores(decided["trainer"]["devices"])
-    planned = plan(build(Settings, decided["settings"]))
+    settings = build(Settings, decided["settings"])
+    arrays = load_arrays(settings)
+    planned = provide(plan(settings), lambda: arrays)
     trainer, console = Trainer(**decided["trainer"]), screen.make_console()
     resume = Path(decided["resume"]) if decided["resume"] else None
     ranks = LocalRanks(decided["rank"], trainer.devices, decided["port"])
-    arrays = load_arrays(planned.settings)
     with screen.logging_to(None, console):
         os.write(decided["ready"], b".")
         train(planned, trainer, arrays, planned.checkpoints(), resume, console, None, ranks)

@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
 from ersparse.runs import ranks
 from ersparse.runs.checkpoints import CheckpointFiles
+from ersparse.runs.earned import Pending, provide
 from ersparse.runs.folder import RunFolder
 from ersparse.runs.plan import Plan, plan
 from ersparse.runs.record import Record
@@ -66,6 +68,7 @@ def _run(settings: Settings) -> Path:
         arrays = load_arrays(settings)
         _enough_for_all(settings, trainer, arrays)
     try:
+        planned = provide(planned, lambda: arrays or load_arrays(settings))
         with folder.acquire():
             _first_rank(planned, trainer, arrays, folder)
     except OSError as error:
@@ -207,10 +210,15 @@ def _draw(planned: Plan, record: Record, console: Any) -> None:
 def _dry_run(planned: Plan) -> Path:
     """Says what the run would do; creates nothing."""
     console = screen.make_console()
+    if isinstance(planned.source, Pending) and (known := planned.source.known()):
+        planned = replace(planned, source=known)
     before = RunFolder(planned.folder).read()
     state = before["state"] if before else "new"
     epochs = f", {planned.epochs} epochs" if planned.method.trains else ""
     console.print(f"{screen.title(planned)}\nstate: {state}{epochs}", markup=False)
+    if isinstance(planned.source, Pending):
+        console.print(f"densities are computed first, and kept in {planned.source.path}", markup=False)
+        return planned.folder
     densities = planned.source.densities if planned.source else [1.0] * len(planned.layers)
     for layer, density in zip(planned.layers, densities, strict=True):
         console.print(f"  {layer.name:40} {layer.size:>10,}  density {density:.6g}", markup=False)

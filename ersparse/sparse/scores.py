@@ -78,7 +78,12 @@ def synflow(network: nn.Module, shape: Sequence[int]) -> Scores:
 
 
 def synflow_masks(
-    network: nn.Module, shape: Sequence[int], count: int, rounds: int = 100, within: Mapping[str, Tensor] | None = None
+    network: nn.Module,
+    shape: Sequence[int],
+    count: int,
+    rounds: int = 100,
+    within: Mapping[str, Tensor] | None = None,
+    invert: bool = False,
 ) -> Masks:
     """Masks of exactly `count` weights, from `rounds` of scoring and pruning (Tanaka et al. 2020, algorithm 1).
 
@@ -86,6 +91,7 @@ def synflow_masks(
 
     Args:
         within: masks to start from; None starts from the dense network.
+        invert: keep the lowest scores of each round.
 
     Raises:
         ScoreError: as for `largest`.
@@ -97,8 +103,14 @@ def synflow_masks(
     for number in range(1, rounds + 1):
         _remove(weights, masks)
         left = count if number == rounds else max(count, round(start * (count / start) ** (number / rounds)))
-        masks = largest(_synflow(network, shape), left, masks)
+        scores = _synflow(network, shape)
+        masks = largest(inverted(scores) if invert else scores, left, masks)
     return masks
+
+
+def inverted(scores: Scores) -> Scores:
+    """The same scores, the worst first."""
+    return {name: -score for name, score in scores.items()}
 
 
 def largest(scores: Mapping[str, Tensor], count: int, within: Mapping[str, Tensor] | None = None) -> Masks:

@@ -42,6 +42,11 @@ class Source(Protocol):
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]: ...
 
 
+def repairs(source: Source | None) -> bool:
+    """Whether channels without an edge are looked after."""
+    return getattr(source, "flow", "none") != "none"
+
+
 @dataclass(frozen=True)
 class ERSource:
     """An Erdős–Rényi network (section 2): every layer drawn at its density, then repaired (A.1).
@@ -85,12 +90,18 @@ class ERSource:
 
 @dataclass(frozen=True)
 class TicketSource:
-    """The masks of an earlier run, as they are; `control="shuffle"` moves each layer's weights to random places."""
+    """The masks of an earlier run or of a pruner, as they are.
+
+    Attributes:
+        control: "shuffle" moves each layer's weights to random places.
+        asked: the global density asked for; None where nobody asked.
+    """
 
     layers: list[Layer]
     masks: Masks
     seed: int
     control: str = "none"
+    asked: float | None = None
 
     @property
     def densities(self) -> list[float]:
@@ -98,7 +109,7 @@ class TicketSource:
 
     @property
     def nominal(self) -> float:
-        return mask.density_of(self.masks)
+        return mask.density_of(self.masks) if self.asked is None else self.asked
 
     def draw(self) -> Masks:
         if self.control != "shuffle":

@@ -1,0 +1,201 @@
+"""Densities that pruners choose: computed once, kept as a file in `paths.cache`, shared by all who ask for the same.
+
+The file's name is a hash over what decides them: network, number of weights, settings of the score, initialisation,
+and for scores that look at images the data and their seed; never the seed of masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ersparse.data.arrays import Arrays
+from ersparse.data.examples import TrainingExamples
+from ersparse.errors import UserError
+from ersparse.runs import densities
+from ersparse.runs.densities import Densities
+from ersparse.runs.identity import arguments_of, identity_fields
+from ersparse.settings import Settings
+from ersparse.sparse.flow import Counts, FlowError
+from ersparse.sparse.graph import cut
+from ersparse.sparse.layers import Layer
+from ersparse.sparse.mask import Masks
+from ersparse.sparse.scores import ScoreError
+from ersparse.sparse.source import ERSource, Source, TicketSource
+
+if TYPE_CHECKING:
+    from ersparse.runs.plan import Plan
+
+FORMAT = 1  # of what decides the name of a file
+
+log = logging.getLogger("ersparse")
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A source whose densities are known only once its pruner has looked at the network.
+
+    Until then each layer's is taken to be the global one, which is good enough for costs. Nothing can be drawn.
+
+    Attributes:
+        made: what decides the densities.
+    """
+
+    layers: list[Layer]
+    nominal: float
+    settings: Settings
+    made: dict[str, Any]
+
+    @property
+    def densities(self) -> list[float]:
+        return [self.nominal] * len(self.layers)
+
+    @property
+    def flow(self) -> str:
+        return "none" if self.settings.sparsity.keep_mask else self.settings.sparsity.flow
+
+    @property
+    def path(self) -> Path:
+        key = hashlib.sha256(json.dumps(self.made, sort_keys=True).encode()).hexdigest()[:16]
+        return Path(self.settings.paths.cache).expanduser() / "densities" / f"{key}.json"
+
+    def draw(self) -> Masks:
+        raise AssertionError("its densities are not known yet")
+
+    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
+        raise AssertionError("its densities are not known yet")
+
+    def known(self) -> Source | None:
+        """The source, if its densities are there."""
+        return self._source(densities.read(self.path)) if self.path.exists() else None
+
+    def _source(self, found: Densities) -> Source:
+        return source_from(self.settings, self.layers, found, self.nominal)
+
+
+def pending(settings: Settings, layers: list[Layer], nominal: float, init_from: str | None) -> Pending:
+    """`init_from` is the hash of the weights that are scored, where a file gives them."""
+    sparsity, model, data = settings.sparsity, settings.model, settings.dataset
+    takes = arguments_of(sparsity)
+    made: dict[str, Any] = {
+        "format": FORMAT,
+        "pruner": sparsity.name,
+        "settings": {key: getattr(sparsity, key) for key in takes.keys},
+        "invert": sparsity.control == "invert",
+        "weights": round(nominal * sum(layer.size for layer in layers)),
+        "model": {"name": model.name, "width": model.width, "classes": data.num_classes, "channels": data.channels},
+        "init": init_from or settings.seed_of("init"),
+    }
+    if "shape" in takes.given:
+        made["shape"] = [data.channels, data.image_size, data.image_size]
+    if "examples" in takes.given:
+        unseen = ("batch_size", "augment", "crop_padding", "padding_mode", "flip")  # by a score
+        made["data"] = {key: value for key, value in identity_fields(data).items() if key not in unseen}
+        made["data_seed"] = settings.seed_of("data")
+    return Pending(layers, nominal, settings, made)
+
+
+def source_from(settings: Settings, layers: list[Layer], found: Densities, nominal: float) -> Source:
+    """The very masks of a file, or an ER network of its densities."""
+    sparsity, seed = settings.sparsity, settings.seed_of("mask")
+    if sparsity.keep_mask:
+        return TicketSource(layers, found.masks(), seed, sparsity.control, nominal)
+    return er_source(settings, layers, [found.by_layer[layer.name] for layer in layers], nominal)
+
+
+def er_source(settings: Settings, layers: list[Layer], by_layer: list[float], nominal: float) -> ERSource:
+    """
+    Raises:
+        UserError: the repair cannot meet a layer's density.
+    """
+    sparsity = settings.sparsity
+    source = ERSource(layers, by_layer, nominal, settings.seed_of("mask"), sparsity.sampling, sparsity.flow)
+    try:
+        source.drawing_densities()
+    except FlowError as error:
+        raise UserError(f"sparsity.flow={sparsity.flow}: {error}") from None
+    return source
+
+
+def provide(plan: Plan, images: Callable[[], Arrays]) -> Plan:
+    """The plan with all that it can be drawn from. Densities that are not there yet are computed, once: of several
+    processes that need the same one computes, the others wait.
+
+    Args:
+        images: of the data set, loaded where a score looks at them.
+
+    Raises:
+        UserError: nothing can be chosen by the scores, or nothing flows through what they keep.
+    """
+    source = plan.source
+    if not isinstance(source, Pending):
+        return plan
+    if not source.path.exists():
+        with _alone(source.path):
+            if not source.path.exists():
+                _compute(plan, source, images)
+    found = densities.read(source.path)
+    _whole(plan.settings, found)
+    return replace(plan, source=source._source(found))
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """The lock on a file that is about to be made; it ends with its process."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            log.info(f"another process computes {path}; waiting for it")
+            held = lock.acquire()
+    except OSError as error:
+        raise UserError(f"paths.cache: {path.parent} cannot be written ({error.strerror or error})") from None
+    with held:
+        yield
+
+
+def _compute(plan: Plan, source: Pending, images: Callable[[], Arrays]) -> None:
+    s, began = plan.settings, time.perf_counter()
+    takes = arguments_of(s.sparsity)
+    given: dict[str, Any] = {}
+    if "shape" in takes.given:
+        given["shape"] = source.made["shape"]
+    if "examples" in takes.given:
+        given["examples"] = TrainingExamples(images(), s.dataset, s.seed_of("data"))
+    log.info(f"{s.sparsity.name} scores {s.model.name}, to keep {source.made['weights']:,} weights: {source.path}")
+    try:
+        masks: Masks = s.sparsity.resolve()(
+            plan.initial(),
+            source.made["weights"],
+            **given,
+            **source.made["settings"],
+            invert=source.made["invert"],
+        )
+    except ScoreError as error:
+        hint = " (sparsity.score_dtype=float64)" if "float64" in str(error) else ""
+        raise UserError(f"sparsity={s.sparsity.name}: {error}{hint}") from None
+    where = cut(masks, plan.layers, plan.steps) if plan.steps else []
+    seconds = round(time.perf_counter() - began, 3)
+    densities.write(source.path, masks, source.made, cut=where, seconds=seconds)
+
+
+def _whole(settings: Settings, found: Densities) -> None:
+    """Layer collapse: no input reaches an output."""
+    if not (where := found.content["cut"]):
+        return
+    line = f"sparsity={settings.sparsity.name}: nothing flows through what it keeps, which ends at {', '.join(where)}"
+    if not settings.sparsity.allow_collapse:
+        raise UserError(f"{line}; sparsity.allow_collapse=true goes on all the same")
+    log.warning(line)

@@ -1,0 +1,90 @@
+"""From settings to the source of masks: a ticket, densities that a rule or a file gives, or that a pruner will."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ersparse.errors import UserError
+from ersparse.runs.densities import Densities, check_shapes
+from ersparse.runs.earned import er_source, pending, source_from
+from ersparse.runs.folder import network_masks
+from ersparse.runs.identity import arguments_of, is_earned, takes_density
+from ersparse.settings import Settings, Sparsity
+from ersparse.sparse.density import DensityError, expected_density, from_file
+from ersparse.sparse.layers import Layer
+from ersparse.sparse.source import Source, TicketSource
+
+
+def source_of(
+    settings: Settings,
+    layers: list[Layer],
+    init_from: dict[str, Tensor] | None,
+    weights: str | None,
+    file: Densities | None,
+) -> Source | None:
+    """Where the masks come from; None is a dense network.
+
+    Args:
+        init_from: the network of `model.init_from`, and `weights` its hash.
+        file: what `sparsity.file` says, where the option is `file`.
+
+    Raises:
+        UserError: one line, naming the key.
+    """
+    sparsity = settings.sparsity
+    masks = network_masks(init_from) if init_from else {}
+    _check_control(sparsity, bool(masks))
+    if masks:
+        return TicketSource(layers, masks, settings.seed_of("mask"), sparsity.control)
+    if sparsity.name == "dense":
+        return None
+    if file:
+        return _from_file(settings, layers, file)
+    if is_earned(sparsity):
+        return pending(settings, layers, _nominal(sparsity, layers), weights)
+    return _by_rule(settings, layers)
+
+
+def _check_control(sparsity: Sparsity, ticket: bool) -> None:
+    """A control needs what it controls."""
+    pruner = not ticket and is_earned(sparsity)
+    mask = ticket or (sparsity.keep_mask and (pruner or sparsity.name == "file"))
+    needs = {
+        "none": (True, ""),
+        "shuffle": (mask, "a mask: model.init_from with a ticket, or sparsity.keep_mask=true"),
+        "reinit": (mask or pruner, "weights that a mask was found with: model.init_from with a ticket, or a pruner"),
+        "invert": (pruner, "scores: sparsity=snip, grasp, synflow or imp"),
+    }
+    there, what = needs[sparsity.control]
+    if not there:
+        raise UserError(f"sparsity.control={sparsity.control}: must be none, unless there is {what}")
+
+
+def _nominal(sparsity: Sparsity, layers: list[Layer]) -> float:
+    """The global density asked for."""
+    total = sum(layer.size for layer in layers)
+    if sparsity.budget is not None and not len(layers) <= sparsity.budget <= total:
+        raise UserError(
+            f"sparsity.budget={sparsity.budget}: must lie in [{len(layers)}, {total}], from one weight a layer to all"
+        )
+    return 1 - sparsity.level if sparsity.budget is None else sparsity.budget / total
+
+
+def _by_rule(settings: Settings, layers: list[Layer]) -> Source:
+    sparsity = settings.sparsity
+    arguments = {key: getattr(sparsity, key) for key in arguments_of(sparsity).keys}
+    asked = [_nominal(sparsity, layers)] if takes_density(sparsity) else []
+    try:
+        by_layer = sparsity.resolve()(layers, *asked, **arguments)
+    except DensityError as error:
+        raise UserError(f"sparsity={sparsity.name}: {error}") from None
+    return er_source(settings, layers, by_layer, asked[0] if asked else expected_density(layers, by_layer))
+
+
+def _from_file(settings: Settings, layers: list[Layer], file: Densities) -> Source:
+    check_shapes(file, layers, settings.model.name)
+    try:
+        by_layer = from_file(layers, file.by_layer)
+    except DensityError as error:
+        raise UserError(f"sparsity.file={settings.sparsity.file}: {error}") from None
+    return source_from(settings, layers, file, expected_density(layers, by_layer))
