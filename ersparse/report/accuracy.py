@@ -9,9 +9,8 @@ from typing import Any
 from ersparse.report.compare import Verdict, judge, printed_for
 from ersparse.report.groups import Group, varying
 from ersparse.report.stats import paired, seeds_needed, summary
-from ersparse.report.tables import Column, Table, decimals
+from ersparse.report.tables import Column, Row, Table, decimals
 
-Row = dict[str, Any]
 POINTS, SIGNED, SHARE = decimals(2), decimals(2, signed=True), decimals(5)
 SAID = {"model.name", "dataset.name", "sparsity.name", "method.name"}  # these have columns in any case
 

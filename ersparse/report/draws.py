@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ersparse.report import closed_form
-from ersparse.report.accuracy import Row, identity, labels, network, who
+from ersparse.report.accuracy import identity, labels, network, who
 from ersparse.report.closed_form import Moments
 from ersparse.report.compare import AGREES, DIFFERS, OTHER, deviations, printed_for
 from ersparse.report.groups import Group
 from ersparse.report.paper import Printed
 from ersparse.report.runs import LayerRow, Run
 from ersparse.report.stats import summary
-from ersparse.report.tables import Column, Table, decimals
+from ersparse.report.tables import Column, Row, Table, decimals
 
 RARE = 0.01  # of the printed sums, how many may lie so far out by chance
 TWO, Z = decimals(2), decimals(2, signed=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ersparse.report.compare import AGREES, DIFFERS, OTHER
-from ersparse.report.tables import NOTHING, Column, Table, plain
+from ersparse.report.tables import NOTHING, Column, Row, Table, plain
 
 MARKS = {AGREES: "✓", DIFFERS: "✗", OTHER: "○"}
 LEGEND = "mean ± sample deviation (n); ✓ agrees with the paper, ✗ differs, ○ is not the paper's recipe."
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,10 @@ def grids(tables: Mapping[str, Table]) -> list[Grid]:
 
 
 def _grid(title: str, cells: list[Place]) -> Grid:
-    columns = dict.fromkeys(where(cell.row) for cell in sorted(cells, key=lambda cell: _order(cell.row)))
+    columns = dict.fromkeys(where(*_order(cell.row)) for cell in sorted(cells, key=lambda cell: _order(cell.row)))
     places: dict[str, dict[str, Place]] = {}
     for cell in cells:
-        places.setdefault(cell.row["label"], {})[where(cell.row)] = cell
+        places.setdefault(cell.row["label"], {})[where(*_order(cell.row))] = cell
     return Grid(title, list(columns), places)
 
 
@@ -83,10 +82,9 @@ def _order(row: Row) -> tuple[float, float]:
     return row["level"], row["final"]
 
 
-def where(row: Row) -> str:
+def where(level: float, final: float) -> str:
     """The sparsity, or from which to which."""
-    level, final = plain(row["level"]), plain(row["final"])
-    return level if level == final else f"{level} → {final}"
+    return plain(level) if level == final else f"{plain(level)} → {plain(final)}"
 
 
 def _accuracy(row: Row) -> Place:

@@ -40,6 +40,11 @@ class Group:
         return {run.seed: run for run in self.runs if run.done}
 
     @property
+    def first(self) -> Run:
+        """One that is finished, where there is one."""
+        return next(iter(self.done.values()), self.runs[0])
+
+    @property
     def unfinished(self) -> list[Run]:
         return [run for run in self.runs if not run.done]
 

@@ -1,101 +1,65 @@
-"""`ersparse report <folder>`: run folders become tables, plots and one page, below <folder>/report."""
+"""`ersparse report [folder] [--keep FOLDER]`: run folders become tables, plots and one page in <folder>/report."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ersparse.errors import UserError
 from ersparse.files import write_text
-from ersparse.report.accuracy import differences, results
-from ersparse.report.draws import counters
-from ersparse.report.glance import Grid, grids
-from ersparse.report.groups import Group, group
-from ersparse.report.paper import paper
-from ersparse.report.runs import Skipped, read_runs
-from ersparse.report.tables import Table
-
-
-@dataclass(frozen=True)
-class Section:
-    """One experiment.
-
-    Attributes:
-        grids: tables as the paper prints them, ours above theirs.
-        tables: by the name of their files: "results", "differences", "counters".
-    """
-
-    name: str
-    title: str
-    notes: Sequence[str]
-    groups: Sequence[Group]
-    grids: Sequence[Grid]
-    tables: dict[str, Table]
+from ersparse.report.groups import group
+from ersparse.report.keep import keep
+from ersparse.report.page import page
+from ersparse.report.plots import draw
+from ersparse.report.runs import read_runs
+from ersparse.report.section import Section, section
+from ersparse.report.style import save
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Writes the report, and prints where.
+    """Writes the report, or with --keep small copies of the runs, and prints where.
 
     Raises:
-        UserError: there is no such folder, it has no runs, or it cannot be written to.
+        UserError: there is no such folder, it has no runs, or the report cannot be written.
     """
     parser = argparse.ArgumentParser("ersparse report", description="Run folders as tables, plots and one page.")
     parser.add_argument("folder", nargs="?", default="outputs", type=Path, help="outputs, unless given")
-    root = parser.parse_args(arguments).folder
-    sections, skipped = read_sections(root)
-    out = root / "report"
-    try:
-        out.mkdir(exist_ok=True)
-        for section in sections:
-            _write(section, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
-    for line in skipped:
-        print(f"skipped {root / line.path}: {line.why}")
-    runs = sum(len(each.runs) for section in sections for each in section.groups)
-    cells = sum(len(section.groups) for section in sections)
-    print(f"{runs} runs, {cells} configurations, {len(sections)} experiments; {len(skipped)} skipped")
-    print(out)
-    return 0
-
-
-def read_sections(root: Path) -> tuple[list[Section], list[Skipped]]:
-    """Every experiment below a folder, and what had to be left out.
-
-    Raises:
-        UserError: there is no such folder, or no run in it that can be read.
-    """
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="copy the runs there instead, small, to be committed"
+    )
+    asked = parser.parse_args(arguments)
+    root: Path = asked.folder
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     runs, skipped = read_runs(root)
     if not runs:
         more = f"; {skipped[0].path}: {skipped[0].why}" if skipped else ""
         raise UserError(f"{root}: no run in it, each has a run.json{more}")
-    return [_section(name, groups) for name, groups in group(runs).items()], skipped
+    sections = [section(name, groups) for name, groups in group(runs).items()]
+    out = asked.keep or root / "report"
+    try:
+        if asked.keep:
+            keep(root, runs, out)
+        else:
+            out.mkdir(exist_ok=True)
+            svgs = {each.name: _write(each, root, out) for each in sections}
+            write_text(out / "index.html", page(sections, skipped, svgs, root))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+    for line in skipped:
+        print(f"skipped {root / line.path}: {line.why}")
+    cells = sum(len(each.groups) for each in sections)
+    print(f"{len(runs)} runs, {cells} configurations, {len(sections)} experiments; {len(skipped)} skipped")
+    print(out if asked.keep else out / "index.html")
+    return 0
 
 
-def _section(name: str, groups: Sequence[Group]) -> Section:
-    content = paper()["tables"].get(name, {})
-    number = name.removeprefix("table")
-    title = f"Table {number}: {content['title']}" if content else name
-    trained = [each for each in groups if each.kind == "accuracy"]
-    drawn = [each for each in groups if each.kind == "draw"]
-    tables = {}
-    if trained:
-        tables["results"] = results(trained, f"{title}: test accuracy, per cent")
-        tables["differences"] = differences(trained, f"{title}: paired differences, points")
-    if drawn:
-        tables["counters"] = counters(drawn, f"{title}: channels without an edge")
-    return Section(name, title, content.get("notes", ()), groups, grids(tables), tables)
-
-
-def _write(section: Section, out: Path) -> None:
-    short = [grid.table() for grid in section.grids]
-    tables = [*short, *section.tables.values()]
-    text = [f"## {section.title}\n", *(f"{note}\n" for note in section.notes), *(t.markdown() for t in tables)]
-    write_text(out / f"{section.name}.md", "\n".join(text))
-    write_text(out / f"{section.name}.tex", "\n".join(table.latex() for table in short))
-    for name, table in section.tables.items():
-        write_text(out / f"{section.name}-{name}.csv", table.csv())
+def _write(each: Section, root: Path, out: Path) -> dict[str, str]:
+    """The files of one experiment; returns its pictures."""
+    write_text(out / f"{each.name}.md", each.markdown())
+    write_text(out / f"{each.name}.tex", each.latex())
+    for name, table in each.tables.items():
+        write_text(out / f"{each.name}-{name}.csv", table.csv())
+    figures = draw(each.tables, each.groups, root)
+    return {name: save(figure, out / f"{each.name}-{name}") for name, figure in figures.items()}

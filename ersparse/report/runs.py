@@ -1,9 +1,10 @@
-"""Run folders as values: what of each run.json a report needs, and which of them cannot be read. Imports no torch."""
+"""Run folders as values: what a report needs of each run.json, and which of them cannot be read. Imports no torch."""
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from ersparse.sweep.runfile import state_of
 
 SCHEMA = 1
-CURVES = ("train/acc", "train/loss", "test/acc")
+CURVES = ("test/acc", "train/loss", "rewire/overlap", "rewire/explored")  # of metrics.csv
 
 
 class LayerRow(NamedTuple):
@@ -60,6 +61,7 @@ class Run:
     command: str
     updated: str
     commit: str
+    machine: str
     error: str | None
 
     @property
@@ -145,6 +147,7 @@ def _run(path: Path, folder: Path, record: dict[str, Any]) -> Run:
         command=str(record.get("command", "")),
         updated=str(record.get("updated", "")),
         commit=str((record.get("git") or {}).get("sha", ""))[:10],
+        machine=str(record.get("machine") or ""),
         error=" ".join(str(record["error"]).split()) if record.get("error") else None,
     )
 
@@ -160,7 +163,7 @@ def _layer(layer: dict[str, Any]) -> LayerRow:
     return LayerRow(
         layer["name"],
         tuple(layer["shape"]),
-        layer["size"],
+        layer.get("size", math.prod(layer["shape"])),
         layer["density"],
         layer["drawn"],
         zero.get("in", 0),

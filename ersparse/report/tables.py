@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+Row = dict[str, Any]  # column's key -> value; None, or no such key, is a value that there is not
 NOTHING = "–"
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -42,11 +43,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values; None is a value that there is not."""
+    """Rows of values."""
 
     title: str
     columns: Sequence[Column]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     notes: Sequence[str] = field(default_factory=tuple)
 
     def cells(self) -> list[list[str]]:
