@@ -28,6 +28,8 @@ def layers(groups: Sequence[Group]) -> Figure | None:
             density = [layer.density or np.nan for layer in group.first.layers]
             style = look(option, 0) | {"markersize": 3, "linewidth": 1.1, "label": option}
             axes.plot(range(1, len(density) + 1), density, **style)
+        least = min((layer.density for g in members.values() for layer in g.first.layers if layer.density), default=0.1)
+        axes.set_ylim(least / 1.6, 1.5)
         axes.set(yscale="log", title=title, xlabel="layer", ylabel="density")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_minor_locator(NullLocator())

@@ -66,8 +66,8 @@ def _plain_frame(axes: Axes) -> None:
 def sparsity_axis(axes: Axes, values: Sequence[float]) -> None:
     """Densities, by their logarithm, read as sparsities: from dense on the left to sparse on the right."""
     ticks = sorted({1 - value for value in values}, reverse=True)
+    axes.set_xlim(ticks[0] * 1.25, ticks[-1] / 1.25)
     axes.set_xscale("log")
-    axes.invert_xaxis()
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([plain(round(1 - tick, 10)) for tick in ticks])

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import pytest
 from conftest import ROOT
@@ -11,8 +13,8 @@ from synthetic import record, write
 
 from ersparse import cli, models
 from ersparse.report.groups import group, varying
-from ersparse.report.report import read_sections
 from ersparse.report.runs import read_runs
+from ersparse.report.section import section
 from ersparse.sparse.layers import positions
 from ersparse.sweep.cost import operations
 
@@ -165,8 +167,8 @@ def test_columns_say_what_differs(tmp_path):
 def test_latex_and_markdown_escape(report, tmp_path):
     write(tmp_path, experiment="50_%|a")
     report(tmp_path)
-    assert r"50\_\%|a" in (tmp_path / "report" / "50_%|a.tex").read_text()
-    assert "\\toprule" in (tmp_path / "report" / "50_%|a.tex").read_text()
+    text = (tmp_path / "report" / "50__a.tex").read_text()
+    assert r"50\_\%|a" in text and "\\toprule" in text
 
 
 def test_floating_point_operations_are_pytorchs_own(launch, only_run):
@@ -194,10 +196,52 @@ class _Settings:
         self.dataset = type("Dataset", (), {"num_classes": classes, "channels": 3, "image_size": side})
 
 
-def test_theory_runs_are_listed(launch, tmp_path):
+def test_theory_runs_are_listed(launch, report, tmp_path):
     launch("experiment=theory_lower", "scale=smoke")
-    (section,), _ = read_sections(tmp_path / "outputs")
-    assert section.name == "theory_lower" and not section.tables and section.groups[0].kind == "theory"
+    root = tmp_path / "outputs"
+    (groups,) = group(read_runs(root)[0]).values()
+    assert section("theory_lower", groups).tables == {} and groups[0].kind == "theory"
+    assert report(root)[0] == 0 and "s0/run.json" in (root / "report" / "index.html").read_text()
+
+
+def test_kept_runs_give_the_same_report(report, tmp_path):
+    """Small, without host and places of a machine, and not one figure other."""
+    root, kept = tmp_path / "outputs", tmp_path / "kept"
+    for seed in range(2):
+        write(root, seed=seed, accuracy=0.9 + seed / 100)
+        write(root, seed=seed, sparsity="uniform", method="draw")
+    write(root, seed=2, state="failed")
+    assert report(root, "--keep", kept)[0] == 0 and not (root / "report").exists()
+    for folder in (root, kept):
+        report(folder)
+    for name in ("results", "counters", "differences"):
+        ours, theirs = ((folder / "report" / f"table2-{name}.csv").read_text() for folder in (root, kept))
+        assert ours == theirs
+    texts = [path.read_text() for path in kept.rglob("run.json")]
+    assert len(texts) == 5 and max(map(len, texts)) < 4096
+    assert not any(word in text for text in texts for word in ("somewhere", "/data", "/outputs", str(tmp_path)))
+
+
+def test_runs_are_not_kept_where_they_lie(report, tmp_path):
+    write(tmp_path / "outputs")
+    status, printed = report(tmp_path / "outputs", "--keep", tmp_path / "outputs" / "small")
+    assert status == 2 and "must lie apart" in printed and printed.count("\n") == 1
+
+
+def test_the_page_stands_alone_and_its_links_resolve(report, tmp_path):
+    """Nothing is asked of a network; every link leads to a file or a place of the page."""
+    for seed in range(2):
+        write(tmp_path, seed=seed, accuracy=0.5 + seed / 10)
+        write(tmp_path, seed=seed, level=0.99, method="draw", experiment="<b>&")
+    report(tmp_path)
+    page = tmp_path / "report" / "index.html"
+    text = page.read_text()
+    assert "<b>&<" not in text and "&lt;b&gt;&amp;" in text
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text) and "@import" not in text
+    names = set(re.findall(r' id="([^"]+)"', text))
+    for link in re.findall(r'<a href="([^"]+)"', text):
+        place = unquote(link)
+        assert place[1:] in names if link[0] == "#" else (page.parent / place).exists(), link
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
