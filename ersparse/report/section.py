@@ -50,5 +50,5 @@ def section(name: str, groups: Sequence[Group]) -> Section:
         tables["results"] = results(trained, f"{title}: test accuracy, per cent")
         tables["differences"] = differences(trained, f"{title}: paired differences, points")
     if drawn:
-        tables["counters"] = counters(drawn, f"{title}: channels without an edge")
+        tables["counters"] = counters(drawn, f"{title}: masks as drawn")
     return Section(re.sub(r"[^\w.-]+", "_", name), title, content.get("notes", ()), groups, grids(tables), tables)

@@ -24,6 +24,7 @@ from ersparse.report.tables import plain
 
 DASHES: list[Any] = ["-", "--", ":", "-.", (0, (6, 1)), (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1))]
 MOST = 6  # panels of one picture
+PATH = re.compile(r' d="[^"]*"')  # of which a hundredth of a point will do
 MATPLOTLIB: Any = {"svg.fonttype": "none", "svg.hashsalt": "ersparse", "font.size": 9, "axes.titlesize": 9.5}
 
 
@@ -97,6 +98,6 @@ def save(figure: Figure, path: Path) -> str:
         figure.savefig(picture, format="png", dpi=110)
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
     write_bytes(path.with_suffix(".png"), picture.getvalue())
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", text.getvalue())  # a hundredth of a point will do
+    svg = PATH.sub(lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text.getvalue())
     write_text(path.with_suffix(".svg"), svg)
     return svg

@@ -222,6 +222,15 @@ def test_kept_runs_give_the_same_report(report, tmp_path):
     assert not any(word in text for text in texts for word in ("somewhere", "/data", "/outputs", str(tmp_path)))
 
 
+def test_pictures_say_their_sparsities(report, tmp_path):
+    """Coordinates are rounded, words are not."""
+    for level in (0.5, 0.999):
+        write(tmp_path, level=level)
+    report(tmp_path)
+    for name in ("accuracy", "layers"):
+        assert "0.999<" in (tmp_path / "report" / f"table2-{name}.svg").read_text()
+
+
 def test_runs_are_not_kept_where_they_lie(report, tmp_path):
     write(tmp_path / "outputs")
     status, printed = report(tmp_path / "outputs", "--keep", tmp_path / "outputs" / "small")
