@@ -60,6 +60,8 @@ ersparse status [folder] [--watch] [--json]
     how every run below a folder stands (outputs, unless given)
 ersparse retry <folder> [--run] [--slots N]
     the commands of the runs that are not done, printed or run
+ersparse report [folder]
+    the runs below a folder (outputs, unless given) as tables and plots beside the paper's numbers
 ersparse rewiring <run folder> [out=rewiring.png]
     what rewiring did to each layer over a run, plotted
 ersparse theory lemma|weak|conv|strong|lower [scale=smoke|short|full] [p=0.1,0.5] [delta=0.05] [epsilon=0.01] [seed=N]
@@ -138,6 +140,7 @@ def main() -> int:
         "density": _density,
         "status": _status,
         "retry": _retry,
+        "report": _report,
         "rewiring": _rewiring,
         "theory": _theory,
     }
@@ -173,6 +176,12 @@ def _status() -> int:
 
 def _retry() -> int:
     from ersparse.sweep.retry import main
+
+    return main(sys.argv[1:])
+
+
+def _report() -> int:
+    from ersparse.report.report import main
 
     return main(sys.argv[1:])
 

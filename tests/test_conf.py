@@ -104,6 +104,9 @@ def test_the_first_line_of_every_option_says_what_it_is():
 JOBS = {
     "table1": (18, 2),
     "table4": (27, 4),
+    "table5": (200, 4),
+    "table6": (200, 4),
+    "figure6": (4, 2),
     "table11": (18, 2),
     "table12": (12, 2),
     "table13": (12, 2),

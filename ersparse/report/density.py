@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ersparse.sparse.layers import Layer
+if TYPE_CHECKING:  # a report takes the styles, and needs no torch
+    from ersparse.sparse.layers import Layer
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, each with a marker of its own.
 STYLES = {

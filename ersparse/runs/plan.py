@@ -23,7 +23,7 @@ from ersparse.runs.sources import source_of
 from ersparse.settings import Settings, locate
 from ersparse.sparse.density import expected_density
 from ersparse.sparse.graph import Step
-from ersparse.sparse.layers import Layer, prunable_layers
+from ersparse.sparse.layers import Layer, positions, prunable_layers
 from ersparse.sparse.mask import digest, generator
 from ersparse.sparse.source import Source, repairs
 from ersparse.sparse.trace import GraphError, trace
@@ -64,6 +64,11 @@ class Plan:
     def expected(self) -> float:
         """The global density that the layer densities add up to."""
         return expected_density(self.layers, self.source.densities) if self.source else 1.0
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """By layer, how often one image uses each of its weights."""
+        return _positions(_network_of(self.settings), self.settings.dataset.image_size)
 
     def checkpoints(self) -> CheckpointFiles:
         return CheckpointFiles(self.folder / "checkpoints", f"{self.hash}/{self.settings.seed}")
@@ -155,6 +160,12 @@ def _architecture(network: Network) -> tuple[nn.Module, list[Layer], list[Step] 
         return module, prunable_layers(module), trace(module)
     except GraphError as error:
         return module, prunable_layers(module), error
+
+
+@lru_cache(maxsize=64)
+def _positions(network: Network, side: int) -> dict[str, int]:
+    module, _, _ = _architecture(network)
+    return positions(module, network.channels, side)
 
 
 def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, Densities | None, dict[str, Any]]:

@@ -31,6 +31,26 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def machine(gpu: bool) -> str:
+    """The processor, how many cores, and the GPU where one is used: "AMD EPYC, 2 cores, NVIDIA H100"."""
+    words = [_processor(), f"{os.cpu_count()} cores"]
+    if gpu:
+        import torch
+
+        words.append(torch.cuda.get_device_name())
+    return ", ".join(words)
+
+
+def _processor() -> str:
+    """Linux alone tells the model's name, in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def now() -> str:
     """UTC, to the second: 2026-11-23T10:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ersparse.runs.folder import SCHEMA, RunFolder
 from ersparse.runs.plan import Plan
-from ersparse.runs.provenance import now, provenance
+from ersparse.runs.provenance import machine, now, provenance
 from ersparse.sparse.describe import describe_masks
 from ersparse.sparse.flow import Counts
 from ersparse.sparse.mask import digest
@@ -39,6 +39,7 @@ class Record:
             "metrics": {},
             "timing": {},
             **{key: value for key, value in provenance().items() if key in ("versions", "git")},
+            "machine": machine(gpu=plan.method.trains and config["trainer"]["accelerator"] == "gpu"),
             "error": None,
         }
 
@@ -58,3 +59,5 @@ class Record:
         plan = self.plan
         densities = plan.source.densities if plan.source else [1.0] * len(plan.layers)
         self.content |= describe_masks(plan.layers, densities, plan.nominal, masks, self.counts, plan.steps)
+        for layer in self.content["layers"]:
+            layer["positions"] = plan.positions[layer["name"]]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
@@ -63,3 +65,23 @@ def prunable_layers(module: nn.Module) -> list[Layer]:
         Layer(name, tuple(child.weight.shape), getattr(child, "groups", 1))
         for name, child in prunable_modules(module).items()
     ]
+
+
+def positions(module: nn.Module, channels: int, side: int) -> dict[str, int]:
+    """How often one image uses each weight of a layer: pixels of a convolution's output, once in a linear layer.
+
+    A layer takes 2 x kept weights x positions floating-point operations for a forward pass, a multiplication and an
+    addition being two. `module` and its answer are on the meta device: nothing is computed.
+    """
+    found: dict[str, int] = {}
+
+    def count(name: str, child: Prunable, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found[name] = output.numel() // child.weight.shape[0]
+
+    hooks = [child.register_forward_hook(partial(count, name)) for name, child in prunable_modules(module).items()]
+    training = module.training
+    module.eval()(torch.empty(1, channels, side, side, device="meta"))
+    module.train(training)
+    for hook in hooks:
+        hook.remove()
+    return found

@@ -16,7 +16,7 @@ from ersparse.methods.base import Standalone
 from ersparse.runs import console as screen
 from ersparse.runs.folder import SCHEMA, RunFolder
 from ersparse.runs.identity import run_hash
-from ersparse.runs.provenance import now, provenance
+from ersparse.runs.provenance import machine, now, provenance
 from ersparse.settings import Count, In, Settings
 from ersparse.sparse.mask import generator
 from ersparse.theory.experiments import Cell, Experiment, Options, Result, experiment
@@ -136,6 +136,7 @@ def _record(job: Job) -> dict[str, Any]:
         "timing": {},
         "versions": origin["versions"],
         "git": origin["git"],
+        "machine": machine(gpu=False),
         "error": None,
     }
 

@@ -25,7 +25,7 @@ def test_what_a_run_leaves(launch, only_run):
     assert set(record) == {
         "schema", "state", "hash", "seed", "command", "host", "config", "progress", "updated", "wandb_id", "sparsity",
         "layers", "mask_sha256", "source_mask_sha256", "network_sha256", "metrics", "timing", "versions", "git",
-        "error",
+        "machine", "error",
     }  # fmt: skip
     assert (record["schema"], record["state"], record["seed"], record["error"]) == (1, "done", 4, None)
     assert record["progress"] == {"epoch": 2, "epochs": 2}
@@ -34,6 +34,7 @@ def test_what_a_run_leaves(launch, only_run):
     assert yaml.safe_load((folder / "config.yaml").read_text()) == record["config"]
     assert set(record["layers"][0]) == {
         "name", "shape", "size", "density", "drawn", "zero_degree", "edges_added", "edges_moved", "nonzero",
+        "positions",
     }  # fmt: skip
     assert [row["epoch"] for row in rows(folder)] == ["0", "1"]
     assert float(rows(folder)[-1]["test/acc"]) == record["metrics"]["test/acc"]

@@ -1,0 +1,113 @@
+"""Tables as the paper prints them: a line for each kind of density, a column for each sparsity, theirs below ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ersparse.report.compare import AGREES, DIFFERS, OTHER
+from ersparse.report.tables import NOTHING, Column, Row, Table, plain
+
+MARKS = {AGREES: "✓", DIFFERS: "✗", OTHER: "○"}
+LEGEND = "mean ± sample deviation (n); ✓ agrees with the paper, ✗ differs, ○ is not the paper's recipe."
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one cell of such a table says of one group.
+
+    Attributes:
+        ours, paper, chance: in words; None where there is no number.
+    """
+
+    row: Row
+    ours: str | None
+    paper: str | None
+    chance: str | None
+
+    @property
+    def mark(self) -> str:
+        return MARKS.get(self.row.get("verdict") or "", "")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One network on one data set.
+
+    Attributes:
+        places: label -> column -> cell.
+    """
+
+    title: str
+    columns: list[str]
+    places: dict[str, dict[str, Place]]
+
+    def table(self) -> Table:
+        """As plain lines: ours, then, where they are known, the paper's and what chance gives."""
+        rows: list[dict[str, Any]] = []
+        for label, cells in self.places.items():
+            rows.append({"label": label} | {k: f"{c.ours or NOTHING} {c.mark}".strip() for k, c in cells.items()})
+            for name in ("paper", "chance"):
+                line = {k: text for k, c in cells.items() if (text := getattr(c, name))}
+                rows += [{"label": f"{label}, {name}"} | line] if line else []
+        columns = [Column("label", "", number=False), *(Column(name, name) for name in self.columns)]
+        return Table(self.title, columns, rows, [LEGEND])
+
+
+def grids(tables: Mapping[str, Table]) -> list[Grid]:
+    """The grids of an experiment's "results" and "counters"."""
+    found: list[Grid] = []
+    for name, place in (("results", _accuracy), ("counters", _pairs)):
+        if name not in tables:
+            continue
+        kinds: dict[tuple[str, str], list[Row]] = {}
+        for row in tables[name].rows:
+            kinds.setdefault((row["model"], row["dataset"]), []).append(row)
+        for (model, dataset), rows in kinds.items():
+            title = tables[name].title if len(kinds) == 1 else f"{tables[name].title}, {model} on {dataset}"
+            found.append(_grid(title, [place(row) for row in rows]))
+    return found
+
+
+def _grid(title: str, cells: list[Place]) -> Grid:
+    columns = dict.fromkeys(where(*_order(cell.row)) for cell in sorted(cells, key=lambda cell: _order(cell.row)))
+    places: dict[str, dict[str, Place]] = {}
+    for cell in cells:
+        places.setdefault(cell.row["label"], {})[where(*_order(cell.row))] = cell
+    return Grid(title, list(columns), places)
+
+
+def _order(row: Row) -> tuple[float, float]:
+    return row["level"], row["final"]
+
+
+def where(level: float, final: float) -> str:
+    """The sparsity, or from which to which."""
+    return plain(level) if level == final else f"{plain(level)} → {plain(final)}"
+
+
+def _accuracy(row: Row) -> Place:
+    ours = _with_spread(row["mean"], row["sd"], 2)
+    return Place(
+        row,
+        f"{ours} ({row['n']})" if ours else None,
+        _with_spread(row["printed"], row["printed_pm"], 2),
+        None,
+    )
+
+
+def _pairs(row: Row) -> Place:
+    ours, chance = _with_spread(row.get("pairs"), row.get("pairs_sd"), 2), row.get("expected")
+    return Place(
+        row,
+        f"{ours} ({row['n']})" if ours else None,
+        _with_spread(row.get("printed"), None, 2),
+        None if chance is None else f"{chance:.2f}",
+    )
+
+
+def _with_spread(value: float | None, spread: float | None, digits: int) -> str | None:
+    if value is None:
+        return None
+    return f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")

@@ -1,0 +1,60 @@
+"""Pictures with epochs on the horizontal axis: learning curves, rewiring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ersparse.report.glance import where
+from ersparse.report.groups import Group
+from ersparse.report.style import legend, look, panels
+
+Curves = Mapping[str, Mapping[str, np.ndarray]]  # hash -> metric -> [seeds, epochs]
+LEARNING = {"test/acc": "test accuracy, %"}
+REWIRING = {"rewire/overlap": "still there of the source, %", "rewire/explored": "ever active, %"}
+
+
+def learning(groups: Sequence[Group], curves: Curves, names: Mapping[str, str]) -> Figure | None:
+    """Test accuracy over epochs: the seeds' mean, and from the least to the most."""
+    return _over_time(groups, curves, names, LEARNING)
+
+
+def rewiring(groups: Sequence[Group], curves: Curves, names: Mapping[str, str]) -> Figure | None:
+    """What is left of the source's mask, and how many weights were ever active."""
+    return _over_time(groups, curves, names, REWIRING)
+
+
+def _over_time(
+    groups: Sequence[Group], curves: Curves, names: Mapping[str, str], metrics: Mapping[str, str]
+) -> Figure | None:
+    """A panel for each sparsity and metric, the sparsest first."""
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in sorted(groups, key=lambda group: (-group.final, -group.level)):
+        for metric in metrics:
+            if metric in curves.get(group.hash, {}):
+                title = f"{group.model}, {group.dataset}, sparsity {where(group.level, group.final)}"
+                found.setdefault((title, metric), []).append(group)
+    if not found:
+        return None
+    variants = list(dict.fromkeys(_variant(group, names) for members in found.values() for group in members))
+    figure, places = panels(len(found))
+    for axes, ((title, metric), members) in zip(places, found.items(), strict=False):
+        for group in members:
+            _band(axes, group, 100 * curves[group.hash][metric], variants.index(_variant(group, names)), names)
+        axes.set(title=title, xlabel="epoch", ylabel=metrics[metric])
+    legend(figure, places)
+    return figure
+
+
+def _variant(group: Group, names: Mapping[str, str]) -> str:
+    return names[group.hash].removeprefix(group.sparsity)
+
+
+def _band(axes: Axes, group: Group, values: np.ndarray, variant: int, names: Mapping[str, str]) -> None:
+    style = look(group.sparsity, variant) | {"marker": "", "label": names[group.hash]}
+    epoch = np.arange(1, values.shape[1] + 1)
+    axes.plot(epoch, values.mean(0), **style)
+    axes.fill_between(epoch, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0)

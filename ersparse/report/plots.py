@@ -1,0 +1,56 @@
+"""Every picture for which an experiment has data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from ersparse.report import over_layers, over_sparsity, over_time
+from ersparse.report.accuracy import labels
+from ersparse.report.groups import Group
+from ersparse.report.runs import read_curve
+from ersparse.report.style import MATPLOTLIB
+from ersparse.report.tables import Row, Table
+
+CAPTIONS = {
+    "accuracy": "Test accuracy of the last epoch, with its 95 % interval over seeds.",
+    "counters": "Masks as drawn: points are means over seeds, lines what chance alone gives.",
+    "layers": "Density asked for each layer.",
+    "flow": "Kept weights that lie on some path from input to output, after repair where there is one.",
+    "learning": "Test accuracy while training: mean over seeds, and from the lowest to the highest.",
+    "rewiring": "What rewiring leaves of the source's mask, and how many of a layer's weights were ever active.",
+}
+
+
+def draw(tables: Mapping[str, Table], groups: Sequence[Group], root: Path) -> dict[str, Figure]:
+    """Name -> picture, in the order of `CAPTIONS`."""
+    trained, drawn = (_rows(tables, name) for name in ("results", "counters"))
+    shown = [group for group in groups if group.kind != "theory" and group.done]
+    names = labels(shown)
+    curves = {group.hash: _curves(group, root) for group in shown if group.kind == "accuracy"}
+    with matplotlib.rc_context(MATPLOTLIB):
+        found = {
+            "accuracy": over_sparsity.accuracy(trained),
+            "counters": over_sparsity.counters(drawn),
+            "layers": over_layers.layers(shown),
+            "flow": over_sparsity.flow([*trained, *drawn]),
+            "learning": over_time.learning(shown, curves, names),
+            "rewiring": over_time.rewiring(shown, curves, names),
+        }
+    return {name: figure for name, figure in found.items() if figure}
+
+
+def _rows(tables: Mapping[str, Table], name: str) -> Sequence[Row]:
+    return tables[name].rows if name in tables else []
+
+
+def _curves(group: Group, root: Path) -> dict[str, np.ndarray]:
+    """Metric -> [seeds, epochs], of what all finished seeds have."""
+    found = [curve for run in group.done.values() if (curve := read_curve(root / run.path))]
+    names = set.intersection(*map(set, found)) if found else set()
+    least = min((len(curve["epoch"]) for curve in found), default=0)
+    return {name: np.array([curve[name][:least] for curve in found]) for name in names}

@@ -1,0 +1,53 @@
+"""The page in a real browser, on a phone and on a desk, light and dark. Skipped where there is no Chromium."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from synthetic import write
+
+from ersparse import cli
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MEASURE = """<script>
+let errors = 0;
+addEventListener("error", () => errors++);
+addEventListener("load", () => {
+  for (const each of document.querySelectorAll("details")) each.open = true;
+  const dark = getComputedStyle(document.body).backgroundColor !== "rgb(255, 255, 255)";
+  const asked = performance.getEntriesByType("resource").length;
+  parent.postMessage([innerWidth, document.documentElement.scrollWidth, dark, errors, asked].join(" "), "*");
+});
+</script></head>"""
+FRAME = """<!doctype html><meta name="color-scheme" content="light dark"><body>
+<script>addEventListener("message", (event) => (document.body.dataset.seen = event.data));</script>
+<iframe src="index.html" width="{width}" height="900" style="border: 0"></iframe>"""  # a window has 500 pixels at least
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("width", [375, 1440])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_in_a_browser(tmp_path, monkeypatch, width, dark):
+    """With everything unfolded: no wider than the window, no error, nothing asked of a network, the right colours."""
+    for seed in range(2):
+        for method in ("fixed", "draw"):
+            write(tmp_path, seed=seed, accuracy=0.5 + seed / 10, method=method)
+            write(tmp_path, seed=seed, level=0.99, sparsity="uniform", method=method)
+    write(tmp_path, seed=2, state="failed")
+    monkeypatch.setattr(sys, "argv", ["ersparse", "report", str(tmp_path)])
+    assert cli.main() == 0
+    page = tmp_path / "report" / "index.html"
+    page.write_text(page.read_text().replace("</head>", MEASURE))
+    frame = page.with_name("frame.html")
+    frame.write_text(FRAME.format(width=width))
+    scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    words = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", *scheme]
+    command = [CHROMIUM, *words, "--window-size=1600,1000", "--enable-logging=stderr", "--dump-dom", frame.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    seen = re.search(r'data-seen="([^"]*)"', done.stdout)
+    assert seen and "CONSOLE" not in done.stderr, done.stderr[-2000:]
+    inner, scroll, is_dark, errors, asked = seen[1].split()
+    assert int(scroll) <= int(inner) == width
+    assert (is_dark, errors, asked) == (str(dark).lower(), "0", "0")

@@ -1,0 +1,275 @@
+"""`ersparse report`: rows, verdicts, what is missing, and what it does with folders that are not as they should be."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from urllib.parse import unquote
+
+import pytest
+from conftest import ROOT
+from synthetic import record, write
+
+from ersparse import cli, models
+from ersparse.report.groups import group, varying
+from ersparse.report.runs import read_runs
+from ersparse.report.section import section
+from ersparse.sparse.layers import positions
+from ersparse.sweep.cost import operations
+
+
+@pytest.fixture
+def report(monkeypatch, capsys):
+    """Runs `ersparse report` here: (status, what it printed)."""
+
+    def run(*words) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["ersparse", "report", *map(str, words)])
+        status = cli.main()
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+def row(root, name="results", experiment="table2", **where):
+    rows = list(csv.DictReader((root / "report" / f"{experiment}-{name}.csv").read_text().splitlines()))
+    (found,) = [row for row in rows if all(row[key] == value for key, value in where.items())]
+    return found
+
+
+def test_a_row_by_hand(report, tmp_path):
+    """Three seeds of 92, 93, 94 per cent: mean 93, deviation 1, interval 93 ± 4.3027/√3; the paper has 92.72 ± 0.46."""
+    for seed, accuracy in enumerate((0.92, 0.93, 0.94)):
+        write(tmp_path, seed=seed, accuracy=accuracy)
+    assert report(tmp_path)[0] == 0
+    found = row(tmp_path, sparsity="erk")
+    figures = {key: float(found[key]) for key in ("mean", "sd", "low", "high", "best_test", "difference", "in_spreads")}
+    assert figures == pytest.approx({
+        "mean": 93, "sd": 1, "low": 93 - 2.4841377, "high": 93 + 2.4841377, "best_test": 94, "difference": 0.28,
+        "in_spreads": 0.28 / 0.46,
+    })  # fmt: skip
+    assert found["at_best_val"] == "" and found["verdict"] == "agrees" and found["n"] == "3"
+    assert float(found["realised"]) == pytest.approx(0.901) and float(found["flops_share"]) == pytest.approx(
+        (21 * 64 + 21) / (108 * 64 + 40)
+    )
+
+
+@pytest.mark.parametrize(
+    "words, verdict, why",
+    [
+        ({}, "agrees", "ours less the paper's"),
+        ({"accuracy": 0.5}, "differs", "−43.86 to −41.58"),
+        ({"epochs": 16}, "other recipe", "epochs 16 instead of 160"),
+        ({"optimizer": {"lr": 0.2}}, "other recipe", "optimizer.lr 0.2 instead of 0.1"),
+        ({"sparsity": "uniform", "level": 0.999, "accuracy": 0.1424}, "cannot say", "no spread is printed"),
+        ({"sparsity": "er"}, "", ""),
+    ],
+)
+def test_verdicts(report, tmp_path, words, verdict, why):
+    for seed in range(3):
+        write(tmp_path, seed=seed, **({"accuracy": 0.9272} | words))
+    report(tmp_path)
+    found = row(tmp_path)
+    assert found["verdict"] == verdict and why in found["why"]
+
+
+def test_missing_and_unfinished_seeds_are_named(report, tmp_path):
+    for seed in range(3):
+        write(tmp_path, seed=seed)
+    write(tmp_path, sparsity="uniform", seed=0)
+    write(tmp_path, sparsity="uniform", seed=1, state="failed")
+    report(tmp_path)
+    assert row(tmp_path, sparsity="uniform")["unfinished"] == "seed 1 failed, seed 2 missing"
+    assert row(tmp_path, sparsity="erk")["unfinished"] == ""
+    assert "seed 1 failed" in (tmp_path / "report" / "table2.md").read_text()
+
+
+def test_one_seed_prints_no_spread(report, tmp_path):
+    write(tmp_path)
+    report(tmp_path)
+    found = row(tmp_path)
+    assert found["sd"] == found["low"] == found["high"] == "" and found["verdict"] == "cannot say"
+    assert "90.00 (1)" in (tmp_path / "report" / "table2.md").read_text()
+
+
+def test_differences_are_paired_by_seed(report, tmp_path):
+    """erk is better by 1, 2, 3 points on seeds 0, 1, 2; seed 3 has no partner."""
+    for seed in range(4):
+        write(tmp_path, seed=seed, accuracy=0.9)
+    for seed in range(3):
+        write(tmp_path, sparsity="uniform", seed=seed, accuracy=0.9 - 0.01 * (seed + 1))
+    write(tmp_path, sparsity="uniform", level=0.99, seed=0)  # at another sparsity: no pair
+    report(tmp_path)
+    found = row(tmp_path, "differences", first="erk")
+    assert (found["second"], found["n"]) == ("uniform", "3")
+    assert float(found["difference"]) == pytest.approx(2) and float(found["sd"]) == pytest.approx(1)
+    assert found["seeds_needed"] == "5"  # effect size 2: power 0.69 with 4 pairs, 0.92 with 5
+
+
+def test_runs_that_cannot_be_read_are_named_and_counted(report, tmp_path):
+    write(tmp_path)
+    for name, text in {
+        "cut": json.dumps(record())[:200],
+        "newer": json.dumps(record() | {"schema": 2}),
+        "list": "[]",
+        "bare": "{}",
+        "latin": "\udcff",
+    }.items():
+        folder = tmp_path / "table2" / name / "s0"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_bytes(text.encode(errors="surrogateescape"))
+    status, printed = report(tmp_path)
+    assert status == 0 and "1 runs, 1 configurations, 1 experiments; 5 skipped" in printed
+    assert "newer/s0/run.json: schema 2, must be 1" in printed
+    for name in ("cut", "list", "bare", "latin"):
+        assert f"{name}/s0/run.json: " in printed
+    assert printed.count("skipped") == 6
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_folder_without_runs_is_refused(report, tmp_path, made):
+    folder = tmp_path / "outputs"
+    if made:
+        folder.mkdir()
+    status, printed = report(folder)
+    assert status == 2 and printed.count("\n") == 1 and str(folder) in printed
+    assert "no run in it" in printed if made else "no such folder" in printed
+    assert not (folder / "report").exists()
+
+
+def test_a_folder_with_a_broken_run_alone_says_so(report, tmp_path):
+    (tmp_path / "s0").mkdir()
+    (tmp_path / "s0" / "run.json").write_text("{")
+    status, printed = report(tmp_path)
+    assert status == 2 and "s0/run.json: cannot be read" in printed and printed.count("\n") == 1
+
+
+def test_experiments_have_files_of_their_own(report, tmp_path):
+    write(tmp_path)
+    write(tmp_path, experiment=None)
+    write(tmp_path, experiment="mine", method="draw")
+    assert "3 runs, 3 configurations, 3 experiments; 0 skipped" in report(tmp_path)[1]
+    names = {path.name for path in (tmp_path / "report").glob("*.md")}
+    assert names == {"table2.md", "runs.md", "mine.md"}
+    assert (tmp_path / "report" / "mine-counters.csv").exists()
+
+
+def test_columns_say_what_differs(tmp_path):
+    """flow differs and is told; momentum follows from the optimizer's name and is not; the level has its own column."""
+    write(tmp_path, sparsity="erk", optimizer={"name": "adam", "momentum": 0.0})
+    write(tmp_path, sparsity="uniform", level=0.99)
+    write(tmp_path, sparsity="balanced", optimizer={"lr": 0.2})
+    groups = group(read_runs(tmp_path)[0])["table2"]
+    assert varying(groups) == ["sparsity.name", "optimizer.name", "optimizer.lr"]
+
+
+def test_latex_and_markdown_escape(report, tmp_path):
+    write(tmp_path, experiment="50_%|a")
+    report(tmp_path)
+    text = (tmp_path / "report" / "50__a.tex").read_text()
+    assert r"50\_\%|a" in text and "\\toprule" in text
+
+
+def test_floating_point_operations_are_pytorchs_own(launch, only_run):
+    """Positions x weights x 2 is what PyTorch's counter counts, for networks of each kind."""
+    import torch
+
+    for name, classes, side in (("vgg16", 10, 32), ("resnet50", 100, 32), ("resnet20", 10, 16)):
+        with torch.device("meta"):
+            network = getattr(models, name)(classes, channels=3)
+        found = positions(network, 3, side)
+        sizes = {key: parameter.numel() for key, parameter in network.named_parameters()}
+        settings = _Settings(f"ersparse.models.{name}", classes, side)
+        counted = {layer: forward for layer, (forward, _) in operations(settings).items()}
+        assert {layer: 2.0 * sizes[layer] * uses for layer, uses in found.items()} == counted
+    launch("method=draw")
+    (run,) = read_runs(only_run())[0]
+    assert run.flops[0] == sum(2 * layer.nonzero * layer.positions for layer in run.layers) > 0
+
+
+class _Settings:
+    """As much of the settings as costs need."""
+
+    def __init__(self, target, classes, side):
+        self.model = type("Model", (), {"target": target, "width": 1.0})
+        self.dataset = type("Dataset", (), {"num_classes": classes, "channels": 3, "image_size": side})
+
+
+def test_theory_runs_are_listed(launch, report, tmp_path):
+    launch("experiment=theory_lower", "scale=smoke")
+    root = tmp_path / "outputs"
+    (groups,) = group(read_runs(root)[0]).values()
+    assert section("theory_lower", groups).tables == {} and groups[0].kind == "theory"
+    assert report(root)[0] == 0 and "s0/run.json" in (root / "report" / "index.html").read_text()
+
+
+def test_kept_runs_give_the_same_report(report, tmp_path):
+    """Small, without host and places of a machine, and not one figure other."""
+    root, kept = tmp_path / "outputs", tmp_path / "kept"
+    for seed in range(2):
+        write(root, seed=seed, accuracy=0.9 + seed / 100)
+        write(root, seed=seed, sparsity="uniform", method="draw")
+    write(root, seed=2, state="failed")
+    assert report(root, "--keep", kept)[0] == 0 and not (root / "report").exists()
+    for folder in (root, kept):
+        report(folder)
+    for name in ("results", "counters", "differences"):
+        ours, theirs = ((folder / "report" / f"table2-{name}.csv").read_text() for folder in (root, kept))
+        assert ours == theirs
+    texts = [path.read_text() for path in kept.rglob("run.json")]
+    assert len(texts) == 5 and max(map(len, texts)) < 4096
+    assert not any(word in text for text in texts for word in ("somewhere", "/data", "/outputs", str(tmp_path)))
+
+
+def test_pictures_say_their_sparsities(report, tmp_path):
+    """Coordinates are rounded, words are not."""
+    for level in (0.5, 0.999):
+        write(tmp_path, level=level)
+    report(tmp_path)
+    for name in ("accuracy", "layers"):
+        assert "0.999<" in (tmp_path / "report" / f"table2-{name}.svg").read_text()
+
+
+def test_runs_are_not_kept_where_they_lie(report, tmp_path):
+    write(tmp_path / "outputs")
+    status, printed = report(tmp_path / "outputs", "--keep", tmp_path / "outputs" / "small")
+    assert status == 2 and "must lie apart" in printed and printed.count("\n") == 1
+
+
+def test_the_page_stands_alone_and_its_links_resolve(report, tmp_path):
+    """Nothing is asked of a network; every link leads to a file or a place of the page."""
+    for seed in range(2):
+        write(tmp_path, seed=seed, accuracy=0.5 + seed / 10)
+        write(tmp_path, seed=seed, level=0.99, method="draw", experiment="<b>&")
+    report(tmp_path)
+    page = tmp_path / "report" / "index.html"
+    text = page.read_text()
+    assert "<b>&<" not in text and "&lt;b&gt;&amp;" in text
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', text) and "@import" not in text
+    names = set(re.findall(r' id="([^"]+)"', text))
+    for link in re.findall(r'<a href="([^"]+)"', text):
+        place = unquote(link)
+        assert place[1:] in names if link[0] == "#" else (page.parent / place).exists(), link
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_thousand_runs_take_seconds(tmp_path):
+    """100 configurations of ten seeds, 160 epochs each: at most 10 s of computing, and 500 MB."""
+    options = ("pyramidal", "balanced", "uniform", "erk", "snip")
+    for sparsity in options:
+        for level in (0.5, 0.9, 0.99, 0.995, 0.999):
+            for method in ("fixed", "rigl", "set", "granet"):
+                for seed in range(10):
+                    write(tmp_path, lines=160, sparsity=sparsity, level=level, method=method, seed=seed)
+    code = f"""if True:
+        import re, sys, time
+        sys.argv = ['ersparse', 'report', {str(tmp_path)!r}]
+        from ersparse.cli import main
+        main()
+        peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())  # of this process alone, in KiB
+        print(time.process_time(), peak[1])"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    seconds, peak = done.stdout.split()[-2:]
+    assert "1000 runs, 100 configurations" in done.stdout
+    assert float(seconds) < 10 and int(peak) < 500 * 1024
