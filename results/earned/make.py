@@ -70,7 +70,7 @@ def table(runs: pd.DataFrame) -> str:
     drawn, kept = runs[~runs["keep_mask"]], runs[runs["keep_mask"]]
     levels = sorted(drawn["level"].unique())
     lines = [
-        "| source | " + " | ".join(f"{level:g}" for level in levels) + f" | effective sparsity at {levels[-1]:g} |"
+        "| source | " + " | ".join(f"{level:g}" for level in levels) + f" | realised | effective, at {levels[-1]:g} |"
     ]
     lines.append("|---" * (len(levels) + 3) + "|")
     for source, name in NAMES.items():
