@@ -62,7 +62,8 @@ def shown(cell: pd.DataFrame) -> str:
     if cell.empty:
         return "–"
     accuracy = 100 * cell["accuracy"]
-    return f"{accuracy.mean():.1f} ± {accuracy.std():.1f} ({len(cell)})"
+    spread = f" ± {accuracy.std():.1f}" if len(cell) > 1 else ""
+    return f"{accuracy.mean():.1f}{spread} ({len(cell)})"
 
 
 def table(runs: pd.DataFrame) -> str:
