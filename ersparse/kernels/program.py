@@ -224,9 +224,7 @@ class Program:
 
     def _reduction(self, kind: int, node: Step) -> Op:
         channels = self.shapes[node.source].channels
-        return self._op(
-            kind, channels, count=channels, input=self.results[node.source], norm=self.norms[node].struct()
-        )
+        return self._op(kind, channels, count=channels, input=self.results[node.source], norm=self.norms[node].struct())
 
     def _convolution(self, node: Convolution) -> Op:
         w, source = self.weights[node], self.results[node.source]
