@@ -69,7 +69,7 @@ class Buffer:
         """[B, C, H, W], or what flattens to it; lanes without an image become zero."""
         x = x.reshape(len(x), *self.inside.shape[1:4])
         whole, rest = divmod(len(x), LANES)
-        self.inside[:whole].copy_(x[: whole * LANES].unflatten(0, (whole, LANES)).movedim(1, -1))
+        self.inside[:whole].copy_(x[: whole * LANES].view(whole, LANES, *x.shape[1:]).movedim(1, -1))
         if rest:
             self.inside[whole].zero_()
             self.inside[whole, ..., :rest].copy_(x[whole * LANES :].movedim(0, -1))
@@ -115,7 +115,7 @@ class Weights:
         self.kept = Kept.of(mask.reshape(len(mask), -1, *self.kernel), node.groups)
         self.rows = self.kept.forward(source.rows, source.columns)
         self.gradient, self.turned = torch.zeros_like(values), torch.empty_like(values)
-        self.bias_gradient = torch.zeros_like(values[:0]).new_zeros(len(mask))
+        self.bias_gradient = values.new_zeros(len(mask))
         self.shape = Shape(
             len(mask),
             (before.height + 2 * node.padding[0] - self.kernel[0]) // node.stride + 1,

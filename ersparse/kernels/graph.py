@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
@@ -34,6 +34,9 @@ class Node:
 
     position: int
     users: list[Node] = field(default_factory=list, init=False)
+
+
+N = TypeVar("N", bound=Node)
 
 
 @dataclass(eq=False)
@@ -145,7 +148,7 @@ class Graph:
         value.position = position
         self.flat = node.args[0] in self._flat
 
-    def _add(self, node: Any) -> Any:
+    def _add(self, node: N) -> N:
         self.nodes.append(node)
         return node
 
@@ -165,7 +168,7 @@ class Graph:
         if isinstance(what, nn.Identity | nn.Flatten) or what in (*FLATTENS, "contiguous"):
             return self._passed(node, what, read[0], position)
         if what in (operator.add, operator.iadd, torch.add) and len(read) == 2 and read[0] is not read[1]:
-            return self._sum(*read, position)
+            return self._sum(read[0], read[1], position)
         if type(what) is nn.BatchNorm2d and what.affine and what.track_running_stats and what.momentum:
             return self._add(Step(position, read[0], norm=what))
         if isinstance(what, nn.ReLU) or what in (F.relu, torch.relu, "relu"):
@@ -192,7 +195,7 @@ class Graph:
             raise NotCovered(f"{path} (Conv2d with padding={module.padding}, {module.padding_mode}, or dilation)")
         if len(set(module.stride)) != 1:
             raise NotCovered(f"{path} (Conv2d with stride={module.stride})")
-        kernel, padding = module.kernel_size, module.padding
+        kernel, padding = _pair(module.kernel_size), _pair(module.padding)
         return self._add(Convolution(position, source, name, module, kernel, module.stride[0], padding, module.groups))
 
     def _sum(self, first: Any, second: Any, position: int) -> Step:
@@ -226,7 +229,7 @@ class Graph:
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _kind(what: Any) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ersparse.kernels.buffers import Number, Shape
-from ersparse.kernels.graph import Convolution, Graph, Image
+from ersparse.kernels.graph import Graph
 from ersparse.kernels.program import Program
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.mask import masks_of
