@@ -158,7 +158,7 @@ def test_ten_training_steps_of_each_model(name):
 def results(number, threads):
     """Output and gradients of a step in bits."""
     torch.manual_seed(0)
-    network = models.resnet20(10, width=0.5).to(number.real)
+    network = models.resnet20(10, width=0.25).to(number.real)
     sparsify(network, "erk", 0.8)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -173,7 +173,9 @@ def results(number, threads):
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_the_same_bits_with_any_number_of_threads(stored):
-    one, *others = [results(Number(torch.float32, stored), threads) for threads in (1, 2, 3, 8)]
+    one, *others = [
+        results(Number(torch.float32, stored), threads) for threads in (1, 2, 6)
+    ]  # five blocks: by block, by channel
     assert all(torch.equal(a, b) for other in others for a, b in zip(one, other, strict=True))
 
 
