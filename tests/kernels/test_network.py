@@ -1,0 +1,251 @@
+"""Sparse execution beside PyTorch's own, in double precision: forward, gradients, training, and what it refuses."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from ersparse import keep_masks, models, sparsify
+from ersparse.kernels import compile as compiling
+from ersparse.kernels.buffers import Number
+from ersparse.kernels.graph import Graph, NotCovered
+from ersparse.kernels.network import SparseNetwork, dense
+from ersparse.sparse.mask import attach, enforce, masks_of
+
+DOUBLE = Number(torch.float64, torch.float64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiler():
+    try:
+        compiling.library("double", "double")
+    except compiling.KernelsUnavailable as reason:
+        pytest.skip(str(reason))
+
+
+def masked(network, density, seed=0):
+    """In double precision, its masks Bernoulli: rows and columns may be empty."""
+    network = network.double()
+    random = torch.Generator().manual_seed(seed)
+    layers = {
+        f"{name}.weight" if name else "weight": module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    attach(network, {n: torch.rand(m.weight.shape, generator=random) < density for n, m in layers.items()})
+    enforce(network)
+    return network
+
+
+def assert_same(network, x):
+    """Output, gradient of the input, gradients of everything that is trained, and running statistics."""
+    reference, sparse = copy.deepcopy(network), SparseNetwork(network, DOUBLE)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    a, b = sparse(ours), reference(theirs)
+    torch.testing.assert_close(a, b)
+    direction = torch.randn(b.shape, dtype=b.dtype, generator=torch.Generator().manual_seed(1))
+    a.backward(direction), b.backward(direction)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    masks = masks_of(reference)
+    for (name, parameter), trained in zip(reference.named_parameters(), sparse.trained(), strict=True):
+        gradient = parameter.grad[masks[name]] if name in masks else parameter.grad
+        torch.testing.assert_close(trained.grad, gradient, msg=lambda m, name=name: f"{name}: {m}")
+    for (name, found), wanted in zip(network.named_buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted, msg=lambda m, name=name: f"{name}: {m}")
+    with torch.no_grad():
+        torch.testing.assert_close(sparse.eval()(x), reference.eval()(x))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    images=st.integers(1, 35),
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 5)),
+    size=st.tuples(st.integers(1, 19), st.integers(1, 19)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    stride=st.integers(1, 3),
+    groups=st.integers(1, 2),
+    bias=st.booleans(),
+    density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+)
+def test_any_convolution(images, channels, size, kernel, padding, stride, groups, bias, density):
+    padding = tuple(max(p, k - s) for p, k, s in zip(padding, kernel, size, strict=True))  # an output there must be
+    into, out = channels[0] * groups, channels[1] * groups
+    layer = nn.Conv2d(into, out, kernel, stride, padding, groups=groups, bias=bias)
+    assert_same(masked(layer, density), torch.randn(images, into, *size, dtype=torch.float64))
+
+
+BETWEEN = {
+    "relu": [nn.ReLU()],
+    "norm": [nn.BatchNorm2d(5)],
+    "all": [nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)],
+    "max 3": [nn.MaxPool2d(3), nn.ReLU()],
+    "max 2x3": [nn.ReLU(), nn.MaxPool2d((2, 3))],
+    "average": [nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(2)],
+    "whole": [nn.AdaptiveAvgPool2d(1)],
+    "twice": [nn.ReLU(), nn.BatchNorm2d(5), nn.MaxPool2d(2), nn.BatchNorm2d(5)],
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
+@pytest.mark.parametrize("side", [8, 11])  # the second leaves rows that no window covers
+def test_what_lies_between_convolutions(between, side):
+    network = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), *copy.deepcopy(between), nn.Conv2d(5, 3, 1))
+    assert_same(masked(network, 0.6), torch.randn(21, 2, side, side, dtype=torch.float64))
+
+
+def test_a_linear_layer_on_an_image_and_on_features():
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 6 * 4, 7), nn.ReLU(), nn.Linear(7, 4)
+    )
+    assert_same(masked(network, 0.5), torch.randn(19, 2, 8, 6, dtype=torch.float64))
+
+
+def test_gradients_beside_differences():
+    """Central differences along a random direction in all parameters and the images; the error is of order 1e-8."""
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)
+    )
+    torch.manual_seed(0)
+    sparse = SparseNetwork(masked(network, 0.6), DOUBLE)
+    x = torch.randn(5, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+    tensors = [x, *sparse.trained()]
+    directions = [torch.randn_like(t) for t in tensors]
+    sparse(x).logsumexp(1).sum().backward()
+    slope = sum((t.grad * d).sum() for t, d in zip(tensors, directions, strict=True))
+
+    @torch.no_grad()
+    def moved(by):
+        for t, d in zip(tensors, directions, strict=True):
+            t += by * d
+
+    values = []
+    for by in (1e-5, -2e-5):
+        moved(by)
+        values.append(sparse(x).logsumexp(1).sum().item())
+    torch.testing.assert_close(torch.tensor((values[0] - values[1]) / 2e-5).double(), slope, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", models.__all__)
+def test_ten_training_steps_of_each_model(name):
+    torch.manual_seed(0)
+    network = getattr(models, name)(10, width=0.125).double()
+    sparsify(network, "erk", 0.8)
+    reference, sparse = copy.deepcopy(network), SparseNetwork(network, DOUBLE)
+    ours, theirs = (
+        torch.optim.SGD(p, 0.01, 0.9, weight_decay=5e-4) for p in (sparse.trained(), reference.parameters())
+    )
+    keep_masks(reference, theirs)
+    x, y = torch.randn(20, 3, 16, 16, dtype=torch.float64), torch.randint(10, (20,))
+    for _ in range(10):
+        for run, optimizer in ((sparse, ours), (reference, theirs)):
+            optimizer.zero_grad()
+            F.cross_entropy(run(x), y).backward()
+            optimizer.step()
+    sparse.scatter()
+    for (name, found), wanted in zip(network.state_dict().items(), reference.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def results(number, threads):
+    """Output and gradients of a step in bits."""
+    torch.manual_seed(0)
+    network = models.resnet20(10, width=0.25).to(number.real)
+    sparsify(network, "erk", 0.8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        sparse = SparseNetwork(network, number)
+        output = sparse(torch.randn(70, 3, 16, 16, dtype=number.real))
+        F.cross_entropy(output, torch.arange(70) % 10).backward()
+        return [output.detach(), *(p.grad for p in sparse.trained())]
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_the_same_bits_with_any_number_of_threads(stored):
+    one, *others = [
+        results(Number(torch.float32, stored), threads) for threads in (1, 2, 6)
+    ]  # five blocks: by block, by channel
+    assert all(torch.equal(a, b) for other in others for a, b in zip(one, other, strict=True))
+
+
+def test_bfloat16_is_near():
+    exact, near = (results(Number(torch.float32, s), 1)[0] for s in (torch.float32, torch.bfloat16))
+    assert 0 < (exact - near).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_nan_is_not_lost():
+    sparse = SparseNetwork(masked(nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()), 1.0), DOUBLE)
+    x = torch.ones(3, 1, 2, 2, dtype=torch.float64)
+    x[1] = torch.nan
+    assert sparse(x)[1].isnan().all() and not sparse(x)[::2].isnan().any()
+
+
+def test_a_second_run_before_the_backward_pass():
+    sparse = SparseNetwork(masked(nn.Conv2d(1, 2, 1), 1.0), DOUBLE)
+    first = sparse(torch.ones(1, 1, 2, 2, dtype=torch.float64))
+    sparse(torch.ones(1, 1, 2, 2, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="run again since"):
+        first.sum().backward()
+
+
+def test_dense_puts_each_weight_in_its_place():
+    assert torch.equal(dense(torch.tensor([5.0, 7.0]), torch.tensor([[False, True], [True, False]])),
+                       torch.tensor([[0.0, 5.0], [7.0, 0.0]]))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "layer, said",
+    [
+        (nn.Conv2d(1, 1, 3, dilation=2), r"0 \(Conv2d with .*dilation"),
+        (nn.Conv2d(1, 1, 3, stride=(1, 2)), r"0 \(Conv2d with stride=\(1, 2\)"),
+        (nn.Sigmoid(), r"0 \(Sigmoid\)"),
+        (nn.MaxPool2d(3, 2), r"0 \(MaxPool2d with windows that overlap"),
+    ],
+)
+def test_what_is_not_covered_is_named(layer, said):
+    with pytest.raises(NotCovered, match=said):
+        Graph(nn.Sequential(layer))
+
+
+def test_without_a_compiler(monkeypatch):
+    compiling.library.cache_clear()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(compiling.KernelsUnavailable, match=r"there is no C\+\+ compiler \(no-such-compiler\)"):
+        compiling.library("double", "double")
+
+
+SANITIZED = """
+from ersparse.kernels import compile as compiling
+compiling.PREFERRED = (("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),)
+import test_network
+for name in ("vgg16", "resnet20", "resnet50"):
+    test_network.test_ten_training_steps_of_each_model(name)
+test_network.test_any_convolution()
+for between in test_network.BETWEEN.values():
+    test_network.test_what_lies_between_convolutions(between, 11)
+print("clean")
+"""
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(tmp_path):
+    asan = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    if not os.path.isabs(asan):
+        pytest.skip("there is no libasan")
+    environment = os.environ | {
+        "LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0", "XDG_CACHE_HOME": str(tmp_path),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/kernels'}",
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", SANITIZED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("clean\n"), done.stderr[-4000:]
