@@ -1,6 +1,6 @@
 """What the presets of the paper's tables and figures cost: runs, images, operations, and hours on this machine.
 
-    python -m benchmarks.presets [--steps 5] [table1 table2 ...]
+    python -m benchmarks.presets [--steps 5] [table1 table2 ...]       (--steps 0 leaves out the hours)
 
 Runs, images and operations are those of the preset's dry run; hours are its images at the step time of its dense
 network, measured here on random batches in the precision that trainer=auto chooses. Evaluation, and what edge-popup
@@ -27,7 +27,7 @@ def dry(preset: str) -> tuple[int, int, float]:
     """Runs, images, and operations of masked dense networks."""
     command = [sys.executable, str(LAUNCH), f"experiment={preset}", "dry_run=true", "paths.root=/nonexistent"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    jobs = int(re.search(r"(\d+) jobs$", printed.strip())[1])
+    jobs = int(re.search(r"^(\d+) jobs", printed, re.M)[1])
     if "images" not in printed:
         return jobs, 0, 0.0
     images = int(re.search(r"images +([\d,]+)", printed)[1].replace(",", ""))
@@ -58,6 +58,9 @@ def main() -> None:
         jobs, images, operations = dry(preset)
         if not images:
             print(f"| `{preset}` | {jobs} | no training | | | |", flush=True)
+            continue
+        if not arguments.steps:
+            print(f"| `{preset}` | {jobs} | {images:.2g} | {operations:.2g} | | |", flush=True)
             continue
         config = composed([f"experiment={preset}"])
         model, data = config["model"]["name"], config["dataset"]

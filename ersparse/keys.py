@@ -65,7 +65,22 @@ def _all_keys() -> tuple[str, ...]:
             globally = path.read_text().startswith("# @package _global_")
             keys.update(_flat(content, "" if globally or not group.parts else f"{group.parts[0]}."))
             keys.update(group.parts[:1])
+            for package, nested in _nested(content):
+                keys.update([f"{group.parts[0]}.{package}", *_flat(nested, f"{group.parts[0]}.{package}.")])
     return tuple(sorted(keys))
+
+
+def _nested(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Where an option holds one of another group, as in `/method@run.method: _imp`: the place, and what is there."""
+    for base in content.get("defaults", []):
+        for key, option in base.items() if isinstance(base, dict) else []:
+            group, _, package = key.partition("@")
+            if package and not key.startswith("override"):
+                nested = OmegaConf.to_container(
+                    OmegaConf.load(CONF / group.lstrip("/") / f"{option}.yaml"), resolve=False
+                )
+                assert isinstance(nested, dict)
+                yield package, nested
 
 
 def _flat(content: Mapping[Any, Any], prefix: str) -> Iterator[str]:

@@ -108,6 +108,30 @@ class Dataset(Targeted):
         return self
 
 
+class Optimizer(Group):
+    name: Literal["sgd", "adam"]
+    lr: Positive
+    momentum: Fraction
+    weight_decay: NonNegative
+    nesterov: bool
+    milestones: list[Annotated[float, In("(0, 1)")]]
+    gamma: Annotated[float, In("(0, 1]")]
+
+    @model_validator(mode="after")
+    def nesterov_needs_momentum(self) -> Optimizer:
+        if self.nesterov and self.momentum == 0:
+            raise UserError("optimizer.nesterov=true: needs optimizer.momentum above 0")
+        return self
+
+
+class SourceRun(Group):
+    """The recipe of a run whose densities are taken. `method` stays a mapping, as in `Settings`."""
+
+    method: dict[str, Any]
+    optimizer: Optimizer
+    batch_size: Annotated[int, In("[2, inf)")]
+
+
 class Sparsity(Targeted):
     level: Fraction
     budget: Count | None
@@ -123,8 +147,10 @@ class Sparsity(Targeted):
     temperature: Positive
     rounds: Count
     score_dtype: Literal["float32", "float64"]
+    make: Annotated[bool, NotIdentity]
     allow_collapse: Annotated[bool, NotIdentity]
     control: Literal["none", "shuffle", "reinit", "invert"]
+    run: SourceRun | None = None
 
     @model_validator(mode="after")
     def compatible(self) -> Sparsity:
@@ -137,22 +163,6 @@ class Sparsity(Targeted):
             raise UserError(
                 "sparsity.file=null: must name a file of layer densities or a run folder with sparsity=file"
             )
-        return self
-
-
-class Optimizer(Group):
-    name: Literal["sgd", "adam"]
-    lr: Positive
-    momentum: Fraction
-    weight_decay: NonNegative
-    nesterov: bool
-    milestones: list[Annotated[float, In("(0, 1)")]]
-    gamma: Annotated[float, In("(0, 1]")]
-
-    @model_validator(mode="after")
-    def nesterov_needs_momentum(self) -> Optimizer:
-        if self.nesterov and self.momentum == 0:
-            raise UserError("optimizer.nesterov=true: needs optimizer.momentum above 0")
         return self
 
 

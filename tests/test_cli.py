@@ -21,7 +21,7 @@ REFUSED = [
     (["sparsity.flow=resample", "sparsity.level=0.999"], "sparsity.flow=resample: layer conv1.weight: resample needs"),
     (["sparsity.flow=resample", "sparsity.sampling=exact"], "sparsity.sampling=exact: must be bernoulli with"),
     (["sparsity.floor=40", "sparsity.level=0.99"], "sparsity=balanced: 2706 weights cannot be spread"),
-    (["sparsity.control=shuffle"], "sparsity.control=shuffle: must be none, unless model.init_from"),
+    (["sparsity.control=shuffle"], "sparsity.control=shuffle: must be none, unless there is a mask: model.init_from"),
     (["sparsity=file"], "sparsity.file=null: must name a file of layer densities or a run folder"),
     (["sparsity=file", "sparsity.file=/nowhere"], "sparsity.file=/nowhere: cannot be read"),
     (["sead=3"], "sead: no such key; did you mean seed?"),

@@ -39,6 +39,8 @@ def test_runs(launch, only_run, tiny_data, group, option):
         words = [word for word in words if "max_epochs" not in word] + ["scale=smoke"]
     if option == "theory":
         words.append("method.name=lower")
+    if "multishot" in option:
+        words += ["sparsity.make=true", "scale=smoke"]
     if (group, option) == ("sparsity", "file"):
         launch("method=draw", "sparsity=erk", "model.width=0.25", f"paths.root={tiny_data}/source")
         words.append(f"sparsity.file={next((tiny_data / 'source').rglob('run.json')).parent}")
@@ -82,6 +84,8 @@ def test_every_sparsity_draws_at_the_density_it_names(launch, only_run, tmp_path
     if sparsity == "file":
         launch("method=draw", "sparsity=erk", f"paths.root={tmp_path}/source")
         extra = [f"sparsity.file={next((tmp_path / 'source').rglob('run.json')).parent}"]
+    if "multishot" in sparsity:
+        extra = ["sparsity.make=true", "scale=smoke", "model.width=0.25"]
     status, _ = launch("method=draw", f"sparsity={sparsity}", "sparsity.sampling=exact", *extra)
     record = json.loads((only_run() / "run.json").read_text())
     assert status == 0
@@ -114,6 +118,11 @@ JOBS = {
     "width": (45, 5),
     "seeds": (40, 7),
     "controls": (50, 6),
+    "table2": (84, 6),  # with the two runs that have the densities at the ends
+    "table3": (84, 6),
+    "table7": (84, 6),
+    "figure5": (48, 8),
+    "table17": (2, 2),
 }
 
 
@@ -124,6 +133,7 @@ def test_presets_have_the_jobs_of_their_tables(launch, tmp_path, preset):
 
 
 @pytest.mark.slow
+@pytest.mark.presets
 @pytest.mark.parametrize("preset", JOBS)
 def test_presets_run_at_smoke_scale(process, tmp_path, preset):
     """The whole sweep through the command line: both ends of its axes, one seed."""

@@ -12,9 +12,9 @@ from ersparse.errors import UserError
 from ersparse.keys import CONF, values_of
 from ersparse.report import flow
 from ersparse.report.density import plot_densities
-from ersparse.runs.earned import provide
 from ersparse.runs.plan import Plan, plan
 from ersparse.runs.run import load_arrays
+from ersparse.runs.sources import provide
 from ersparse.settings import Settings, build
 
 LEVELS = "0.5,0.8,0.9,0.95,0.98,0.99,0.995,0.999"

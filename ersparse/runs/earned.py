@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,10 @@ class Pending:
         key = hashlib.sha256(json.dumps(self.made, sort_keys=True).encode()).hexdigest()[:16]
         return Path(self.settings.paths.cache).expanduser() / "densities" / f"{key}.json"
 
+    def announcement(self) -> str:
+        """What comes before."""
+        return f"densities are computed first, and kept in {self.path}"
+
     def draw(self) -> Masks:
         raise AssertionError("its densities are not known yet")
 
@@ -78,6 +82,25 @@ class Pending:
     def known(self) -> Source | None:
         """The source, if its densities are there."""
         return self._source(densities.read(self.path)) if self.path.exists() else None
+
+    def make(self, plan: Plan, images: Callable[[], Arrays]) -> Source:
+        """The source, its densities computed if they are not there: of several processes that need the same one
+        computes, the others wait.
+
+        Args:
+            plan: of the run.
+            images: of the data set, loaded where a score looks at them.
+
+        Raises:
+            UserError: nothing can be chosen by the scores, or nothing flows through what they keep.
+        """
+        if not self.path.exists():
+            with alone(self.path):
+                if not self.path.exists():
+                    _compute(plan, self, images)
+        found = densities.read(self.path)
+        _whole(plan.settings, found)
+        return self._source(found)
 
     def _source(self, found: Densities) -> Source:
         return source_from(self.settings, self.layers, found, self.nominal)
@@ -127,38 +150,16 @@ def er_source(settings: Settings, layers: list[Layer], by_layer: list[float], no
     return source
 
 
-def provide(plan: Plan, images: Callable[[], Arrays]) -> Plan:
-    """The plan with all that it can be drawn from. Densities that are not there yet are computed, once: of several
-    processes that need the same one computes, the others wait.
-
-    Args:
-        images: of the data set, loaded where a score looks at them.
-
-    Raises:
-        UserError: nothing can be chosen by the scores, or nothing flows through what they keep.
-    """
-    source = plan.source
-    if not isinstance(source, Pending):
-        return plan
-    if not source.path.exists():
-        with _alone(source.path):
-            if not source.path.exists():
-                _compute(plan, source, images)
-    found = densities.read(source.path)
-    _whole(plan.settings, found)
-    return replace(plan, source=source._source(found))
-
-
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """The lock on a file that is about to be made; it ends with its process."""
+def alone(path: Path) -> Iterator[None]:
+    """The lock on what is about to be made; it ends with its process."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock"))
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            log.info(f"another process computes {path}; waiting for it")
+            log.info(f"another process makes {path}; waiting for it")
             held = lock.acquire()
     except OSError as error:
         raise UserError(f"paths.cache: {path.parent} cannot be written ({error.strerror or error})") from None

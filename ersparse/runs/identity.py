@@ -26,11 +26,13 @@ def describe(settings: Settings, method: Method, contents: Mapping[str, Any]) ->
     """The part of a run's settings that decides its results, as plain values.
 
     Args:
-        contents: what was read from the files that the settings name: "init_from" and "file", as hashes or None.
+        contents: what was read from the files that the settings name: "init_from" and "file", as hashes or None; and
+            "run", the hash of the run whose densities are taken.
     """
     sparsity = _sparsity(settings.sparsity) if contents.get("kind") != "ticket" else _ticket(settings.sparsity)
-    if "file" in sparsity:
-        sparsity["file"] = contents["file"]
+    for key in ("file", "run"):
+        if key in sparsity:
+            sparsity[key] = contents[key]
     return {
         "model": identity_fields(settings.model) | {"init_from": contents["init_from"]},
         "dataset": identity_fields(settings.dataset),
@@ -84,10 +86,11 @@ def applicable(sparsity: Sparsity) -> list[str]:
     takes = arguments_of(sparsity)
     if sparsity.name == "dense":
         return takes.keys
-    if not (is_earned(sparsity) or sparsity.name == "file"):
+    if not (is_earned(sparsity) or takes.keys == ["file"]):
         return [*takes.keys, *DRAWING_KEYS]
     control = ["control"] if sparsity.control != "none" else []
-    return [*takes.keys, *(["keep_mask"] if sparsity.keep_mask else DRAWING_KEYS), *control]
+    keys = ["run"] if sparsity.run else takes.keys
+    return [*keys, *(["keep_mask"] if sparsity.keep_mask else DRAWING_KEYS), *control]
 
 
 def is_earned(sparsity: Sparsity) -> bool:
@@ -97,7 +100,7 @@ def is_earned(sparsity: Sparsity) -> bool:
 
 def takes_density(sparsity: Sparsity) -> bool:
     """Whether the option is told the global density, by `level` or `budget`, rather than bringing its own."""
-    return bool({"density", "count"} & set(arguments_of(sparsity).given))
+    return sparsity.run is not None or bool({"density", "count"} & set(arguments_of(sparsity).given))
 
 
 def _sparsity(sparsity: Sparsity) -> dict[str, Any]:

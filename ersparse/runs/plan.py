@@ -18,6 +18,7 @@ from ersparse.runs.checkpoints import CheckpointFiles
 from ersparse.runs.densities import Densities
 from ersparse.runs.folder import network_masks, read_network
 from ersparse.runs.identity import describe, run_hash, takes_density
+from ersparse.runs.multishot import FromRun
 from ersparse.runs.sources import source_of
 from ersparse.settings import Settings, locate
 from ersparse.sparse.density import expected_density
@@ -107,6 +108,7 @@ def plan(settings: Settings) -> Plan:
         _same_architecture(settings, network, init_from)
     source = source_of(settings, layers, init_from, contents["init_from"], file)
     method.check(settings, layers, source)
+    contents["run"] = source.run.hash if isinstance(source, FromRun) else None
     contents["kind"] = "ticket" if init_from and network_masks(init_from) else "er"
     run = run_hash(describe(settings, method, contents))
     folder = Path(settings.paths.root) / (settings.experiment or "runs") / _name(settings, contents["kind"], run)

@@ -18,10 +18,10 @@ def main() -> None:
 
     from ersparse.lightning.ranks import LocalRanks
     from ersparse.runs import console as screen
-    from ersparse.runs.earned import provide
     from ersparse.runs.plan import plan
     from ersparse.runs.ranks import share_cores
     from ersparse.runs.run import load_arrays
+    from ersparse.runs.sources import provide
     from ersparse.runs.train import train
     from ersparse.settings import Settings, Trainer, build
 

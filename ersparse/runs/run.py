@@ -7,7 +7,6 @@ import os
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,12 @@ from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
 from ersparse.runs import ranks
 from ersparse.runs.checkpoints import CheckpointFiles
-from ersparse.runs.earned import Pending, provide
+from ersparse.runs.earned import Pending
 from ersparse.runs.folder import RunFolder
+from ersparse.runs.multishot import FromRun
 from ersparse.runs.plan import Plan, plan
 from ersparse.runs.record import Record
+from ersparse.runs.sources import as_known, provide
 from ersparse.settings import Settings, Trainer, build
 from ersparse.signals import interruptible
 
@@ -46,11 +47,12 @@ def run(config: Mapping[str, Any]) -> Path:
     with screen.logging_to(None, screen.make_console()), interruptible():
         settings = build(Settings, config)
         method = method_of(settings)
-        return method.run(settings) if isinstance(method, Standalone) else _run(settings)
+        return method.run(settings) if isinstance(method, Standalone) else run_planned(plan(settings))
 
 
-def _run(settings: Settings) -> Path:
-    planned = plan(settings)
+def run_planned(planned: Plan) -> Path:
+    """Runs what was planned, as `run` does."""
+    settings = planned.settings
     trainer = (
         settings.trainer.model_copy(update=resolve(settings.trainer)) if planned.method.trains else settings.trainer
     )
@@ -79,8 +81,8 @@ def _run(settings: Settings) -> Path:
 
 
 def _is_mendable(error: Exception) -> bool:
-    """A full or read-only disk, a rank that died: nothing that a traceback would explain."""
-    return isinstance(error, ChildProcessError) or getattr(error, "errno", None) in FULL_OR_READ_ONLY
+    """A full or read-only disk, a rank that died, a network that collapsed: nothing that a traceback would explain."""
+    return isinstance(error, ChildProcessError | RunFailed) or getattr(error, "errno", None) in FULL_OR_READ_ONLY
 
 
 def _is_done(record: Mapping[str, Any], planned: Plan) -> bool:
@@ -210,14 +212,13 @@ def _draw(planned: Plan, record: Record, console: Any) -> None:
 def _dry_run(planned: Plan) -> Path:
     """Says what the run would do; creates nothing."""
     console = screen.make_console()
-    if isinstance(planned.source, Pending) and (known := planned.source.known()):
-        planned = replace(planned, source=known)
+    planned = as_known(planned)
     before = RunFolder(planned.folder).read()
     state = before["state"] if before else "new"
     epochs = f", {planned.epochs} epochs" if planned.method.trains else ""
     console.print(f"{screen.title(planned)}\nstate: {state}{epochs}", markup=False)
-    if isinstance(planned.source, Pending):
-        console.print(f"densities are computed first, and kept in {planned.source.path}", markup=False)
+    if isinstance(planned.source, Pending | FromRun):
+        console.print(planned.source.announcement(), markup=False)
         return planned.folder
     densities = planned.source.densities if planned.source else [1.0] * len(planned.layers)
     for layer, density in zip(planned.layers, densities, strict=True):

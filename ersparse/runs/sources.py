@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
+from ersparse.data.arrays import Arrays
 from ersparse.errors import UserError
 from ersparse.runs.densities import Densities, check_shapes
-from ersparse.runs.earned import er_source, pending, source_from
+from ersparse.runs.earned import Pending, er_source, pending, source_from
 from ersparse.runs.folder import network_masks
 from ersparse.runs.identity import arguments_of, is_earned, takes_density
+from ersparse.runs.multishot import FromRun, from_run
 from ersparse.settings import Settings, Sparsity
 from ersparse.sparse.density import DensityError, expected_density, from_file
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.source import Source, TicketSource
+
+if TYPE_CHECKING:
+    from ersparse.runs.plan import Plan
 
 
 def source_of(
@@ -40,15 +49,39 @@ def source_of(
         return None
     if file:
         return _from_file(settings, layers, file)
+    if sparsity.run:
+        return from_run(settings, layers, _nominal(sparsity, layers))
     if is_earned(sparsity):
         return pending(settings, layers, _nominal(sparsity, layers), weights)
     return _by_rule(settings, layers)
 
 
+def provide(plan: Plan, images: Callable[[], Arrays]) -> Plan:
+    """The plan with all that it can be drawn from: densities that are not there yet are made.
+
+    Args:
+        images: of the data set, loaded where a score looks at them.
+
+    Raises:
+        UserError: they cannot be made.
+    """
+    source = plan.source
+    if isinstance(source, Pending):
+        return replace(plan, source=source.make(plan, images))
+    return replace(plan, source=source.make()) if isinstance(source, FromRun) else plan
+
+
+def as_known(plan: Plan) -> Plan:
+    """The plan with the densities that are there already; makes none."""
+    known = plan.source.known() if isinstance(plan.source, Pending | FromRun) else None
+    return replace(plan, source=known) if known else plan
+
+
 def _check_control(sparsity: Sparsity, ticket: bool) -> None:
     """A control needs what it controls."""
     pruner = not ticket and is_earned(sparsity)
-    mask = ticket or (sparsity.keep_mask and (pruner or sparsity.name == "file"))
+    given = sparsity.name == "file" or sparsity.run is not None
+    mask = ticket or (sparsity.keep_mask and (pruner or given))
     needs = {
         "none": (True, ""),
         "shuffle": (mask, "a mask: model.init_from with a ticket, or sparsity.keep_mask=true"),

@@ -7,7 +7,7 @@ instead, as a control (Frankle et al. 2021).
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -71,3 +71,13 @@ def _in(dtype: str, network: nn.Module, batches: S.Batches) -> tuple[nn.Module, 
     """A copy of the network, and the images, in float32 or float64."""
     kind = getattr(torch, dtype)
     return copy.deepcopy(network).to(kind), [(x.to(kind), y) for x, y in batches]
+
+
+def trained_scores(score: str, shape: Sequence[int]) -> Callable[[nn.Module], S.Scores]:
+    """What trained weights are pruned by: "magnitude", or "synflow" with an image of `shape`. Scores are on the CPU."""
+
+    def of(network: nn.Module) -> S.Scores:
+        network = copy.deepcopy(network).cpu()
+        return S.magnitude(network) if score == "magnitude" else S.synflow(network, shape)
+
+    return of

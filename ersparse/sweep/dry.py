@@ -13,8 +13,16 @@ from ersparse.sweep.job import Job
 
 
 def list_jobs(jobs: Sequence[Job], slots: int) -> None:
-    """Prints a line for each job, then the cost of what is not done; the last line is the number of jobs."""
+    """Prints a line for each job, then the cost of what is not done; the last line is the number of jobs.
+
+    Runs that are made on the way, for their densities, come first.
+    """
     console = Console(highlight=False, soft_wrap=True)
+    own = {(job.folder.parent.name, job.folder.name) for job in jobs}
+    first = {job.first.folder: job.first for job in jobs if job.first}
+    made = [job for job in first.values() if (job.folder.parent.name, job.folder.name) not in own]
+    for job in made:
+        console.print(f"{'first':12}{f'0/{job.epochs} epochs':14}{job.folder}  {' '.join(job.words)}", markup=False)
     common = set.intersection(*(set(job.words) for job in jobs))
     if common:
         console.print(f"each with   {' '.join(word for word in jobs[0].words if word in common)}", markup=False)
@@ -26,11 +34,12 @@ def list_jobs(jobs: Sequence[Job], slots: int) -> None:
     roots = {job.root for job in jobs}
     timed = timings(record for root in roots for _, record in runfile.under(root))
     costs = [cost_of(job, epoch, timed) for job, (state, epoch) in zip(jobs, standing, strict=True) if state != "done"]
+    costs += [cost_of(job, 0, timed) for job in made]
     for line in in_words(total(costs), slots):
         console.print(line, markup=False)
     counts = Counter(state for state, _ in standing)
     console.print("jobs        " + ", ".join(f"{count} {state}" for state, count in counts.items()))
-    console.print(f"{len(jobs)} jobs")
+    console.print(f"{len(jobs)} jobs" + (f", after {len(made)} for their densities" if made else ""))
 
 
 def _standing(job: Job) -> tuple[str, int]:

@@ -23,6 +23,7 @@ class Job:
         fresh: whether it starts over where there is a finished run.
         settings: None for a job that is run again from its record.
         densities: asked for each layer, where the settings are known.
+        first: the run whose densities it takes, where that is not done; it is made on the way.
     """
 
     words: tuple[str, ...]
@@ -34,6 +35,7 @@ class Job:
     fresh: bool = False
     settings: Settings | None = field(default=None, repr=False)
     densities: Mapping[str, float] = field(default_factory=dict, repr=False)
+    first: Job | None = None
 
     @property
     def name(self) -> str:

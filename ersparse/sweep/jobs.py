@@ -10,7 +10,9 @@ from pydantic import BaseModel
 
 from ersparse.errors import UserError
 from ersparse.lightning.hardware import resolve
+from ersparse.runs.multishot import FromRun
 from ersparse.runs.plan import Plan, plan
+from ersparse.runs.words import words as words_of
 from ersparse.settings import Settings, Trainer, build
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
@@ -45,7 +47,15 @@ def _job(words: Sequence[str], planned: Plan) -> Job:
         fresh=settings.fresh,
         settings=settings,
         densities={layer.name: density for layer, density in zip(planned.layers, densities, strict=True)},
+        first=_first(planned),
     )
+
+
+def _first(planned: Plan) -> Job | None:
+    source = planned.source
+    if not isinstance(source, FromRun) or source.folder():
+        return None
+    return _job(words_of(source.run.settings), source.run)
 
 
 def _accelerator(trainer: Trainer) -> str:
