@@ -1,0 +1,76 @@
+"""What the presets of the paper's tables and figures cost: runs, images, operations, and hours on this machine.
+
+    python -m benchmarks.presets [--steps 5] [table1 table2 ...]       (--steps 0 leaves out the hours)
+
+Runs, images and operations are those of the preset's dry run; hours are its images at the step time of its dense
+network, measured here on random batches in the precision that trainer=auto chooses. Evaluation, and what edge-popup
+(a twentieth) and rewiring (next to nothing) add, are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import time
+from functools import cache
+
+from benchmarks.edge_popup import dense
+from benchmarks.training import composed
+from ersparse.keys import LAUNCH, options_of
+from ersparse.settings import Settings, build
+
+
+def dry(preset: str) -> tuple[int, int, float]:
+    """Runs, images, and operations of masked dense networks."""
+    command = [sys.executable, str(LAUNCH), f"experiment={preset}", "dry_run=true", "paths.root=/nonexistent"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    jobs = int(re.search(r"^(\d+) jobs", printed, re.M)[1])
+    if "images" not in printed:
+        return jobs, 0, 0.0
+    images = int(re.search(r"images +([\d,]+)", printed)[1].replace(",", ""))
+    return jobs, images, float(re.search(r"\((\S+) as masked", printed)[1])
+
+
+@cache
+def seconds(model: str, dataset: str, batch: int, steps: int) -> float:
+    """The median time of a step."""
+    words = [f"model={model}", f"dataset={dataset}", f"dataset.batch_size={batch}", "sparsity=dense"]
+    step = dense(build(Settings, composed(words)))
+    times = []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*")
+    parser.add_argument("--steps", type=int, default=5)
+    arguments = parser.parse_args()
+    named = arguments.presets or [name for name in options_of("experiment") if re.match(r"(table|figure)\d", name)]
+    print("| preset | runs | images | operations | step, ms | hours |\n|---|---|---|---|---|---|")
+    for preset in sorted(named, key=lambda name: (name[0] == "f", int(re.sub(r"\D", "", name)))):
+        jobs, images, operations = dry(preset)
+        if not images:
+            print(f"| `{preset}` | {jobs} | no training | | | |", flush=True)
+            continue
+        if not arguments.steps:
+            print(f"| `{preset}` | {jobs} | {images:.2g} | {operations:.2g} | | |", flush=True)
+            continue
+        config = composed([f"experiment={preset}"])
+        model, data = config["model"]["name"], config["dataset"]
+        step = seconds(model, data["name"], data["batch_size"], arguments.steps)
+        hours = images / data["batch_size"] * step / 3600
+        print(
+            f"| `{preset}` | {jobs} | {images:.2g} | {operations:.2g} | {1000 * step:.0f} ({model}) | {hours:,.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
