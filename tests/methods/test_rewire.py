@@ -132,6 +132,51 @@ def test_growing_leaves_the_output_of_a_network_as_it_is():
     assert network(x).equal(expected)
 
 
+SGD = lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)
+ADAM = lambda p: torch.optim.Adam(p, 0.1)
+
+
+@pytest.mark.parametrize("optimizer_of, memory", [(SGD, ["momentum_buffer"]), (ADAM, ["exp_avg", "exp_avg_sq"])])
+@pytest.mark.parametrize(
+    "regrow, active, value, forgotten",
+    [
+        # of the active 0.5, 0.2, -0.2, 0 the last two go (of a tie the later); 2 has the largest gradient and comes
+        # back as it was, 5 the largest of the rest
+        (True, [1, 1, 1, 0, 0, 1, 0, 0], [0.5, 0.2, -0.2, 0, 0, 0, 0, 0], [5]),
+        # 2 may not come back: 5, and of 4 and 7, which tie, the first
+        (False, [1, 1, 0, 0, 1, 1, 0, 0], [0.5, 0.2, 0, 0, 0, 0, 0, 0], [4, 5]),
+    ],
+)
+def test_one_update_of_two_layers_by_hand(optimizer_of, memory, regrow, active, value, forgotten):
+    """Half of the first layer is exchanged, with ties and an active weight of zero; the second is full, and is left."""
+    network = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False))
+    first, second = network[0].weight, network[1].weight
+    attach(network, {"0.weight": torch.tensor([[True] * 4, [False] * 4]), "1.weight": torch.ones(2, 2).bool()})
+    optimizer = optimizer_of(network.parameters())
+    first.grad, second.grad = torch.ones(2, 4), torch.ones(2, 2)
+    optimizer.step()  # every weight has a memory now
+    with torch.no_grad():
+        first.copy_(torch.tensor([[0.5, 0.2, -0.2, 0], [0, 0, 0, 0]]))
+        second.copy_(torch.tensor([[0.1, 0.3], [-0.2, 0]]))
+    first.grad, second.grad = torch.tensor([[0.1, 0.9, -0.9, 0.3], [0.3, -0.4, 0, 0.3]]), torch.ones(2, 2)
+    untouched = second.detach().clone()
+    state = {
+        weight: {key: value.clone() for key, value in optimizer.state[weight].items()} for weight in (first, second)
+    }
+    rewiring = Rewiring(replace(RULES, regrow=regrow), prunable_layers(network), seed=0)
+    rewiring.last_rewiring = 10
+    rewiring._rewire(3, network, optimizer)
+    masks = masks_of(network)
+    assert masks["0.weight"].reshape(-1).tolist() == [bool(there) for there in active]
+    assert first.reshape(-1).tolist() == pytest.approx(value)
+    assert masks["1.weight"].all() and second.equal(untouched)
+    for key in memory:
+        expected = state[first][key].reshape(-1).clone()
+        expected[forgotten] = 0
+        assert optimizer.state[first][key].reshape(-1).equal(expected) and expected.count_nonzero()
+        assert optimizer.state[second][key].equal(state[second][key])
+
+
 class Toy(pl.LightningModule):
     """Two layers, with its steps' gradients kept for the test to look at."""
 
