@@ -22,7 +22,9 @@ STYLES = {
     "snip": ("#E69F00", "h"),
     "grasp": ("#8C564B", "p"),
     "synflow": ("#332288", "<"),
-    "imp": ("#F0E442", ">"),
+    "imp": ("#AA4499", ">"),
+    "synflow_multishot": ("#332288", "<"),
+    "imp_multishot": ("#AA4499", ">"),
     "file": ("#CC79A7", "P"),
     "dense": ("#000000", "x"),
 }

@@ -62,7 +62,7 @@ def accuracy(rows: Sequence[Row]) -> Figure | None:
         axes.fill_between(line.density, low, high, where=banded, color=line.look["color"], alpha=0.15, linewidth=0)
         _printed(axes, line)
     bottom, top = axes.get_ylim()
-    axes.set_ylim(max(0, bottom), min(101, top))
+    axes.set_ylim(max(0.0, bottom), min(101.0, top))
     axes.set_ylabel("test accuracy, %")
     sparsity_axis(axes, [row[axis(rows)] for row in rows])
     legend(figure, [axes], [ring("the paper")] if any(row["printed"] is not None for row in rows) else [])
@@ -98,7 +98,7 @@ def flow(rows: Sequence[Row]) -> Figure | None:
     for line in lines(rows):
         share = [100 * (1 - row["effective"]) / (1 - row["realised"]) for row in line.rows]
         axes.plot(line.density, share, **line.look)
-    low = min(99.0, axes.get_ylim()[0])
+    low = min(99.0, float(axes.get_ylim()[0]))
     axes.set_ylim(low, 100 + 0.03 * (100 - low))
     axes.set_ylabel("kept weights on a path\nfrom input to output, %")
     sparsity_axis(axes, [row[axis(rows)] for row in rows])
