@@ -148,7 +148,10 @@ class Leader:
             return f"rank {fallen[0]} of {size} died ({signal.Signals(-fallen[1]).name})"
         if status < 0 and not fallen:
             return f"died ({signal.Signals(-status).name})"
-        if status == INTERRUPTED and job_is_running():  # nobody cancels the job, nobody else puts it back
+        stopped = status == INTERRUPTED or (
+            status and (runfile.read(self.attempt.folder) or {}).get("state") == "preempted"
+        )
+        if stopped and job_is_running():  # nobody cancels the job, nobody else puts it back
             return "stopped from outside"
         return ""
 
