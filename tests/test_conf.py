@@ -136,7 +136,7 @@ def test_presets_have_the_jobs_of_their_tables(launch, tmp_path, preset):
 
 
 @pytest.mark.slow
-@pytest.mark.presets
+@pytest.mark.by_hand
 @pytest.mark.parametrize("preset", JOBS)
 def test_presets_run_at_smoke_scale(process, tmp_path, preset):
     """The whole sweep through the command line: both ends of its axes, one seed."""

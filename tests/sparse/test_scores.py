@@ -239,7 +239,9 @@ def test_an_empty_layer_beside_a_shortcut_is_no_cut(network):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sparsity", [0.9, 0.99, 0.999])
-@pytest.mark.parametrize("build, side, rounds", [(resnet110, 32, 100), (resnet50, 8, 10)])
+@pytest.mark.parametrize(
+    "build, side, rounds", [(resnet110, 32, 100), pytest.param(resnet50, 8, 10, marks=pytest.mark.by_hand)]
+)
 def test_deep_networks_are_finite_and_whole(build, side, rounds, sparsity):
     """`largest` raises on a score that is not finite, in any of the rounds. Small images and few rounds spare resnet50,
     with its 23.7 million weights, many minutes.
