@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,22 @@ def outcome(folder):
     assert record["state"] == "done"
     network = (folder / "network.safetensors").read_bytes()
     return network, (folder / "metrics.csv").read_text(), record["metrics"], record["mask_sha256"], record["layers"]
+
+
+def killed_and_undisturbed(process, tmp_path, words, checkpoint):
+    """Two (what was printed, run folder): of a run killed at that checkpoint and resumed, and of one left alone."""
+    run = process(*words, f"paths.root={tmp_path}/killed")
+    while not list(tmp_path.glob(f"killed/runs/*/s0/checkpoints/{checkpoint}*")) and run.poll() is None:
+        time.sleep(0.005)
+    run.kill()
+    run.communicate()
+    found = []
+    for root in ("killed", "undisturbed"):
+        run = process(*words, f"paths.root={tmp_path}/{root}")
+        printed, _ = run.communicate(timeout=300)
+        assert run.returncode == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
+        found.append((printed, next((tmp_path / root).rglob("run.json")).parent))
+    return found
 
 
 def run_through(process, root, *words):

@@ -42,19 +42,14 @@ log = logging.getLogger("ersparse")
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A source whose densities are known only once its pruner has looked at the network.
-
-    Until then each layer's is taken to be the global one, which is good enough for costs. Nothing can be drawn.
-
-    Attributes:
-        made: what decides the densities.
+class Unknown:
+    """A source whose densities are not known yet. Until they are each layer's is taken to be the global one, which is
+    good enough for costs. Nothing can be drawn.
     """
 
     layers: list[Layer]
     nominal: float
     settings: Settings
-    made: dict[str, Any]
 
     @property
     def densities(self) -> list[float]:
@@ -64,6 +59,23 @@ class Pending:
     def flow(self) -> str:
         return "none" if self.settings.sparsity.keep_mask else self.settings.sparsity.flow
 
+    def draw(self) -> Masks:
+        raise AssertionError("its densities are not known yet")
+
+    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
+        raise AssertionError("its densities are not known yet")
+
+
+@dataclass(frozen=True)
+class Pending(Unknown):
+    """A source whose densities are known once its pruner has looked at the network.
+
+    Attributes:
+        made: what decides the densities.
+    """
+
+    made: dict[str, Any]
+
     @property
     def path(self) -> Path:
         key = hashlib.sha256(json.dumps(self.made, sort_keys=True).encode()).hexdigest()[:16]
@@ -72,12 +84,6 @@ class Pending:
     def announcement(self) -> str:
         """What comes before."""
         return f"densities are computed first, and kept in {self.path}"
-
-    def draw(self) -> Masks:
-        raise AssertionError("its densities are not known yet")
-
-    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
-        raise AssertionError("its densities are not known yet")
 
     def known(self) -> Source | None:
         """The source, if its densities are there."""

@@ -6,22 +6,17 @@ Such a run is looked for among those of `paths.root`, whatever their experiment,
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from ersparse.errors import UserError
 from ersparse.runs import densities
-from ersparse.runs.earned import alone, source_from
+from ersparse.runs.earned import Unknown, alone, source_from
 from ersparse.runs.folder import RunFolder
 from ersparse.runs.words import command
 from ersparse.settings import Settings
-from ersparse.sparse.flow import Counts
 from ersparse.sparse.layers import Layer
-from ersparse.sparse.mask import Masks
 from ersparse.sparse.source import Source
 
 if TYPE_CHECKING:
@@ -31,36 +26,18 @@ log = logging.getLogger("ersparse")
 
 
 @dataclass(frozen=True)
-class FromRun:
-    """A source whose densities another run has, or will have. Until it is done each layer's is taken to be the global
-    one, which is good enough for costs. Nothing can be drawn.
+class FromRun(Unknown):
+    """A source whose densities another run has, or will have.
 
     Attributes:
         run: the plan of that run.
     """
 
-    layers: list[Layer]
-    nominal: float
-    settings: Settings
     run: Plan
-
-    @property
-    def densities(self) -> list[float]:
-        return [self.nominal] * len(self.layers)
-
-    @property
-    def flow(self) -> str:
-        return "none" if self.settings.sparsity.keep_mask else self.settings.sparsity.flow
 
     def announcement(self) -> str:
         """What comes before."""
         return f"first {command(self.run.settings)}"
-
-    def draw(self) -> Masks:
-        raise AssertionError("its densities are not known yet")
-
-    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
-        raise AssertionError("its densities are not known yet")
 
     def folder(self) -> Path | None:
         """Where the run is, done."""

@@ -1,10 +1,8 @@
 """Strong tickets: what a run leaves, and that it masks at every level."""
 
-import time
-
 import pytest
 import torch
-from conftest import KILLED, outcome, read, rows
+from conftest import KILLED, killed_and_undisturbed, outcome, read, rows
 from safetensors.torch import load_file
 from torch import nn
 
@@ -232,18 +230,8 @@ def test_recalibrated_statistics_are_those_of_the_training_images(launch, only_r
 def test_killed_in_the_middle_of_a_level(process, tmp_path, scores):
     words = [word for word in KILLED if "max_epochs" not in word] + SEARCH + [
         f"method.scores={scores}", "method.epochs_per_level=3"]  # fmt: skip
-    run = process(*words, f"paths.root={tmp_path}/killed")
-    while not list(tmp_path.glob("killed/runs/*/s0/checkpoints/epoch00004*")) and run.poll() is None:
-        time.sleep(0.005)
-    run.kill()
-    run.communicate()
-    outcomes = []
-    for root in ("killed", "undisturbed"):
-        run = process(*words, f"paths.root={tmp_path}/{root}")
-        printed, _ = run.communicate(timeout=300)
-        assert run.returncode == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
-        outcomes.append(outcome(next((tmp_path / root).rglob("run.json")).parent))
-    assert outcomes[0] == outcomes[1]
+    (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00004")
+    assert outcome(killed) == outcome(undisturbed)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """Iterative pruning: what each level keeps, where weights go back to, what is left of a run."""
 
 import json
-import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import KILLED, outcome, read, rows
+from conftest import KILLED, killed_and_undisturbed, outcome, read, rows
 from safetensors.torch import load_file
 from torch import nn
 
@@ -173,21 +172,14 @@ def test_killed_in_the_middle_of_a_level(process, tmp_path, rewind):
     words = [word for word in KILLED if "max_epochs" not in word] + [
         "method=imp", "method.levels=2", "method.epochs_per_level=3", "method.final_epochs=3",
         "method.final_sparsity=0.8", f"method.rewind={rewind}"]  # fmt: skip
-    run = process(*words, f"paths.root={tmp_path}/killed")
-    while not list(tmp_path.glob("killed/runs/*/s0/checkpoints/epoch00004*")) and run.poll() is None:
-        time.sleep(0.005)
-    run.kill()
-    run.communicate()
-    outcomes = []
-    for root in ("killed", "undisturbed"):
-        run = process(*words, f"paths.root={tmp_path}/{root}")
-        printed, _ = run.communicate(timeout=300)
-        assert run.returncode == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
-        assert ("level 1 of 2" in printed) == (root == "undisturbed")  # a level that is there is not done again
-        folder = next((tmp_path / root).rglob("run.json")).parent
-        levels = [(file.by_layer, file.content["mask_sha256"], file.content["trained"]) for file in level_files(folder)]
-        outcomes.append((outcome(folder), levels))
-    assert outcomes[0] == outcomes[1]
+    (again, killed), (whole, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00004")
+    assert "level 1 of 2" in whole and "level 1 of 2" not in again  # a level that is there is not done again
+    assert outcome(killed) == outcome(undisturbed)
+    levels = [
+        [(file.by_layer, file.content["mask_sha256"], file.content["trained"]) for file in level_files(folder)]
+        for folder in (killed, undisturbed)
+    ]
+    assert levels[0] == levels[1]
 
 
 def test_a_collapse_on_the_way_ends_the_run(launch, only_run):

@@ -3,13 +3,12 @@
 import csv
 import json
 import math
-import time
 from dataclasses import replace
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import KILLED, TINY, outcome, read, rows
+from conftest import KILLED, TINY, killed_and_undisturbed, outcome, read, rows
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -232,19 +231,9 @@ def test_a_skipped_step_moves_no_weight(skip):
 def test_killed_between_two_updates(process, tmp_path):
     """delta_t divides no epoch; the file of measures is the same too."""
     words = [*KILLED, "method=rigl", "sparsity=erk", "method.delta_t=7", "method.t_end=1"]
-    run = process(*words, f"paths.root={tmp_path}/killed")
-    while not list(tmp_path.glob("killed/runs/*/s0/checkpoints/epoch00003*")) and run.poll() is None:
-        time.sleep(0.005)
-    run.kill()
-    run.communicate()
-    found = []
-    for root in ("killed", "undisturbed"):
-        run = process(*words, f"paths.root={tmp_path}/{root}")
-        printed, _ = run.communicate(timeout=300)
-        assert run.returncode == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
-        folder = next((tmp_path / root).rglob("run.json")).parent
-        found.append((outcome(folder), (folder / "rewiring.csv").read_text()))
-    assert found[0] == found[1]
+    (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00003")
+    assert outcome(killed) == outcome(undisturbed)
+    assert (killed / "rewiring.csv").read_text() == (undisturbed / "rewiring.csv").read_text()
 
 
 def test_the_interval_shrinks_with_the_scale(launch, tmp_path):
