@@ -145,6 +145,7 @@ class Sparsity(Targeted):
     images: Count
     images_per_class: Count
     temperature: Positive
+    fresh_classifier: Annotated[bool, Since(False)]
     rounds: Count
     score_dtype: Literal["float32", "float64"]
     make: Annotated[bool, NotIdentity]
