@@ -136,7 +136,7 @@ class Sparsity(Targeted):
     level: Fraction
     budget: Count | None
     sampling: Literal["bernoulli", "exact"]
-    flow: Literal["none", "add", "move", "resample"]
+    flow: Literal["none", "add", "move", "resample", "released"]
     floor: NonNegative
     first_dense: bool
     redistribute: Literal["exact", "none"]
