@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ersparse.report.compare import AGREES, DIFFERS, OTHER
-from ersparse.report.tables import NOTHING, Column, Row, Table, plain
+from ersparse.report.tables import NOTHING, Column, Row, Table
 
 MARKS = {AGREES: "✓", DIFFERS: "✗", OTHER: "○"}
 LEGEND = "mean ± sample deviation (n); ✓ agrees with the paper, ✗ differs, ○ is not the paper's recipe."
@@ -84,7 +84,12 @@ def _order(row: Row) -> tuple[float, float]:
 
 def where(level: float, final: float) -> str:
     """The sparsity, or from which to which."""
-    return plain(level) if level == final else f"{plain(level)} → {plain(final)}"
+    return rounded(level) if level == final else f"{rounded(level)} → {rounded(final)}"
+
+
+def rounded(sparsity: float) -> str:
+    """To four digits: one that a budget comes to has many."""
+    return f"{sparsity:.4g}"
 
 
 def _accuracy(row: Row) -> Place:

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from ersparse.report.compare import AGREES, DIFFERS, OTHER, UNKNOWN
+from ersparse.report.glance import where
 from ersparse.report.groups import Group
 from ersparse.report.plots import CAPTIONS
 from ersparse.report.runs import Run, Skipped, read_curve
@@ -70,6 +71,7 @@ def _cell(group: Group, row: Row | None, root: Path) -> dict[str, Any]:
     return {
         "group": group,
         "row": row,
+        "where": where(group.level, group.final) if row else "",
         "curve": _curve([read_curve(root / run.path).get("test/acc", []) for run in group.done.values()]),
         "runs": [_run(run, root) for run in group.runs],
     }
