@@ -45,7 +45,7 @@ def resolve(settings: Trainer) -> dict[str, Any]:
     if precision == "auto":
         native = _gpu_has_bfloat16() if accelerator == "gpu" else _cpu_has_bfloat16()
         precision = "bf16-mixed" if native else "32-true"
-    execution = "masked" if settings.execution == "auto" else settings.execution
+    execution: str = "masked" if settings.execution == "auto" else settings.execution
     if execution == "sparse":
         if accelerator == "gpu":
             raise UserError("trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto or masked on a GPU")

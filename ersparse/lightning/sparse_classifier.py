@@ -71,7 +71,8 @@ class SparseClassifier(Classifier):
         names = {number: name for number, (name, _) in enumerate(self.network.named_parameters()) if name in masks}
         for optimizer in checkpoint.get("optimizer_states", []):
             for number, name in names.items():
-                state = optimizer["state"].get(number, {})
-                for key, value in state.items():
-                    if isinstance(value, Tensor) and value.dim():
-                        state[key] = change(value, masks[name])
+                if number in optimizer["state"]:  # replaced, not changed: it is the optimizer's own
+                    optimizer["state"][number] = {
+                        key: change(value, masks[name]) if isinstance(value, Tensor) and value.dim() else value
+                        for key, value in optimizer["state"][number].items()
+                    }

@@ -48,7 +48,7 @@ def test_it_trains_in_bfloat16(launch, only_run):
 
 
 def test_resumed_bit_for_bit(process, tmp_path):
-    words = ["model.width=0.25", "trainer.max_epochs=12", "dataset.batch_size=128", SPARSE]
+    words = ["model.width=0.25", "trainer.max_epochs=6", "dataset.batch_size=128", SPARSE]
     folders = []
     for name in ("through", "killed"):
         run = process(*words, f"paths.root={tmp_path / name}")
