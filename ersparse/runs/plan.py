@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ersparse.errors import UserError
 from ersparse.kernels.graph import Graph, NotCovered
@@ -168,10 +169,22 @@ def _network_of(settings: Settings) -> Network:
     return Network(model.target, dataset.num_classes, dataset.channels, model.width)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves normal weights undrawn, be it by `Tensor.normal_` or `nn.init.normal_`: without memory there is nothing to
+    draw, and PyTorch would import its compiler for it, which takes two seconds.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        if function.__name__ == "normal_":
+            return [*arguments, *keywords.values()][0]
+        return function(*arguments, **keywords)
+
+
 @lru_cache(maxsize=64)  # the jobs of a sweep have few networks between them
 def _architecture(network: Network) -> tuple[nn.Module, list[Layer], list[Step] | GraphError]:
     """The network without its weights, its layers, and its channel graph, or why it cannot be followed."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         module = network.build()
     try:
         return module, prunable_layers(module), trace(module)
