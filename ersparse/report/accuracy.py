@@ -167,9 +167,14 @@ def _difference(one: Group, other: Group, names: Mapping[str, str]) -> Row:
 def labels(groups: Sequence[Group]) -> dict[str, str]:
     """Hash -> what a group is called beside others of the same sparsities: "erk", or "erk, rigl, flow=none"."""
     keys = [key for key in varying(groups) if key not in ("model.name", "dataset.name", "sparsity.name")]
-    return {group.hash: ", ".join([group.sparsity, *(_word(group, key) for key in keys)]) for group in groups}
+    return {
+        group.hash: ", ".join([group.sparsity, *filter(None, (_word(group, key) for key in keys))]) for group in groups
+    }
 
 
 def _word(group: Group, key: str) -> str:
-    value = _plain(group.config.get(key))
-    return value if key == "method.name" else f"{key.rpartition('.')[2]}={value}"
+    """A setting in short; nothing for one that is off, or that the group's method has not."""
+    name, value = key.rpartition(".")[2], _plain(group.config.get(key))
+    if value in ("null", "false") or (name, value) == ("control", "none"):
+        return ""
+    return value if key == "method.name" else name if value == "true" else f"{name}={value}"
