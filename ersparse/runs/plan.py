@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ersparse.errors import UserError
+from ersparse.kernels.graph import Graph, NotCovered
 from ersparse.methods.base import Method, method_of
 from ersparse.runs import densities
 from ersparse.runs.checkpoints import CheckpointFiles
@@ -109,6 +110,7 @@ def plan(settings: Settings) -> Plan:
             f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "
             f"must lie in [{smallest}, inf)"
         )
+    _check_execution(settings, method, network)
     init_from, file, contents = _read_files(settings)
     if init_from is not None:
         _same_architecture(settings, network, init_from)
@@ -131,6 +133,21 @@ def _check_together(settings: Settings) -> None:
         raise UserError(f"model.init={model.init}: must be default with model.init_from, or it replaces those weights")
     if logger != "csv" and importlib.util.find_spec(logger) is None:
         raise UserError(f"logger={logger}: is not installed; pip install {logger}, or logger=csv")
+
+
+def _check_execution(settings: Settings, method: Method, network: nn.Module) -> None:
+    execution = settings.trainer.execution
+    if execution not in method.executions:
+        allowed = " or ".join(method.executions)
+        raise UserError(f"trainer.execution={execution}: must be {allowed} with method={method.name}")
+    if execution != "sparse":
+        return
+    if settings.model.sync_batchnorm:
+        raise UserError("trainer.execution=sparse: must be auto or masked with model.sync_batchnorm=true")
+    try:
+        Graph(network)
+    except NotCovered as error:
+        raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto or masked") from None
 
 
 class Network(NamedTuple):
