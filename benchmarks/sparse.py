@@ -4,7 +4,7 @@
     python -m benchmarks.sparse convolutions [--density 0.1 0.01 0.001]
     python -m benchmarks.sparse inference [--model vgg16] [--cells uniform:0.99 ...]
 
-What is compared takes turns in one process; figures are medians of --rounds after one that warms up, and ratios are to
+What is compared takes turns in one process; figures are medians of --rounds, and ratios are to
 the better of dense float32 and bfloat16 (channels-last). Dense networks do what masked execution does, without masks.
 Sparse ones are timed with float32 and with bfloat16 between their layers. A call with two cells takes about a minute.
 
@@ -21,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.turns import in_turns
 from ersparse import models, sparsify
 from ersparse.export.benchmark import table
 from ersparse.export.command import dense_size
@@ -45,19 +45,9 @@ STORED = {"f32": torch.float32, "bf16": torch.bfloat16}
 Run = Callable[[], Any]
 
 
-def medians(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Seconds; all take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in seconds.items()}
-
-
-def show(title: str, found: dict[str, float]) -> None:
+def show(title: str, runs: dict[str, Run], rounds: int) -> None:
+    """Medians of runs that take turns, and ratios to the better dense one's."""
+    found = {name: statistics.median(seconds) for name, seconds in in_turns(runs, rounds).items()}
     better = min(found["dense f32"], found["dense bf16"])
     print(title)
     for name, seconds in found.items():
@@ -121,7 +111,7 @@ def steps(asked: argparse.Namespace) -> None:
             runs[f"{density} {level} {name}"] = step_of(sparse, sparse.trained(), x)
         if prototype:
             runs[f"{density} {level} prototype"] = prototype_step(prototype, density, float(level), x)
-    show(f"{asked.model}, a training step of {asked.batch} images", medians(runs, asked.rounds))
+    show(f"{asked.model}, a training step of {asked.batch} images", runs, asked.rounds)
 
 
 # ---- one convolution, 3x3: forward, gradient of the input, gradient of the weights
@@ -168,7 +158,7 @@ def convolutions(asked: argparse.Namespace) -> None:
             runs["torch.sparse CSR"] = csr_step(weight, x)
             if has_sparseprop:
                 runs |= {f"SparseProp {mode}": layer_step(m, x) for mode, m in sparseprop(weight).items()}
-            show(f"{channels} to {channels} at {side}x{side}, density {density:g}", medians(runs, asked.rounds))
+            show(f"{channels} to {channels} at {side}x{side}, density {density:g}", runs, asked.rounds)
 
 
 def sparseprop(weight: Tensor) -> dict[str, nn.Module]:

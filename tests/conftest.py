@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +14,20 @@ from hydra.core.global_hydra import GlobalHydra
 
 from ersparse import cli
 
+# The networks of tests are too small for more; and threads of several processes would wait for one another's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Which a shell without job control has its background processes ignore, and they hand that on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parent.parent
 KILLED = ["model.width=0.25", "trainer.max_epochs=8", "dataset.batch_size=128"]
 TINY = ["model.width=0.25", "trainer.max_epochs=1", "dataset.batch_size=256"]  # a run of about a second
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One for each core; none for tests that are named, which are sooner run than workers start, or share a cluster."""
+    named = config.args_source is config.ArgsSource.ARGS or config.option.markexpr == "slurm"
+    return 0 if named else min(os.cpu_count() or 1, 8)
 
 
 def paths_in(folder: Path) -> list[str]:

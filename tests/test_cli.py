@@ -73,11 +73,10 @@ def test_a_damaged_npz_is_refused(launch, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["cifar10.npz"]
 
 
-def test_an_output_folder_that_cannot_be_written(process, tmp_path):
+def test_an_output_folder_that_cannot_be_written(launch, tmp_path):
     (tmp_path / "outputs").write_text("a file where a folder should be")
-    run = process("method=draw")
-    printed, _ = run.communicate(timeout=120)
-    assert run.returncode == 2 and "cannot be written" in printed and printed.count("\n") == 1
+    status, printed = launch("method=draw")
+    assert status == 2 and "cannot be written" in printed and printed.count("\n") == 1
 
 
 @pytest.mark.skipif(os.environ.get("USER") == "root" or os.geteuid() == 0, reason="root may write anywhere")

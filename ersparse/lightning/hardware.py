@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import nn
 
 from ersparse.errors import UserError
 from ersparse.settings import Trainer
+
+log = logging.getLogger(__name__)
 
 
 def resolve(settings: Trainer) -> dict[str, Any]:
@@ -40,8 +43,24 @@ def resolve(settings: Trainer) -> dict[str, Any]:
     if precision == "auto":
         native = _gpu_has_bfloat16() if accelerator == "gpu" else _cpu_has_bfloat16()
         precision = "bf16-mixed" if native else "32-true"
-    execution = "masked" if settings.execution == "auto" else settings.execution
+    execution: str = "masked" if settings.execution == "auto" else settings.execution
+    if execution == "sparse":
+        if accelerator == "gpu":
+            raise UserError("trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto or masked on a GPU")
+        execution = _sparse_or_masked()
     return {"accelerator": accelerator, "precision": precision, "execution": execution}
+
+
+def _sparse_or_masked() -> str:
+    """Sparse where its kernels can be compiled; the results are the same, but for rounding."""
+    from ersparse.kernels.compile import KernelsUnavailable, library
+
+    try:
+        library("float", "float")
+    except KernelsUnavailable as reason:
+        log.warning("trainer.execution=sparse: masked instead, %s", reason)
+        return "masked"
+    return "sparse"
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:

@@ -22,10 +22,12 @@ class Method(Targeted):
     """Settings of a method, and what it adds to a training run.
 
     Attributes:
+        executions: what `trainer.execution` may be.
         trains: False stops after the source network is recorded; no data is read, and Lightning is not imported.
     """
 
     trains: ClassVar[bool] = True
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked")
 
     def epochs(self, settings: Settings) -> int:
         """The length of a run."""
@@ -43,6 +45,8 @@ class Method(Targeted):
         from ersparse.lightning.classifier import Classifier
 
         s = plan.settings
+        if s.trainer.execution == "sparse":
+            from ersparse.lightning.sparse_classifier import SparseClassifier as Classifier  # type: ignore[assignment]
         return Classifier(network, s.dataset.num_classes, s.optimizer, plan.epochs, eval_names)
 
     def callbacks(self, plan: Plan) -> list[pl.Callback]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ersparse.methods.base import Method
 
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 class Fixed(Method):
     """Every kept weight is trained; every removed one stays zero."""
 
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "sparse")
+
     def callbacks(self, plan: Plan) -> list[pl.Callback]:
         from ersparse.lightning.callbacks import FixedMask
 
+        if plan.settings.trainer.execution == "sparse":
+            return []  # removed weights are not there
         return [FixedMask()]

@@ -23,8 +23,8 @@ STYLES = {
     "grasp": ("#8C564B", "p"),
     "synflow": ("#332288", "<"),
     "imp": ("#AA4499", ">"),
-    "synflow_multishot": ("#332288", "<"),
-    "imp_multishot": ("#AA4499", ">"),
+    "synflow_multishot": ("#8877CC", "X"),
+    "imp_multishot": ("#661144", "*"),
     "file": ("#CC79A7", "P"),
     "dense": ("#000000", "x"),
 }

@@ -76,7 +76,8 @@ def _figures(group: Group) -> Row:
     if number and (apart := deviations(group, number)):
         row |= {"verdict": OTHER, "why": "; ".join(apart)}
     elif number and "printed_odds" in row:
-        row |= {"verdict": AGREES if row["printed_odds"] >= RARE else DIFFERS, "why": "paper against closed form"}
+        why = f"the paper's {number.value:g} against {row['expected']:.2f} expected at these densities"
+        row |= {"verdict": AGREES if row["printed_odds"] >= RARE else DIFFERS, "why": why}
     return row
 
 

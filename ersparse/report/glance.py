@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ersparse.report.compare import AGREES, DIFFERS, OTHER
-from ersparse.report.tables import NOTHING, Column, Row, Table, plain
+from ersparse.report.tables import NOTHING, Column, Row, Table, decimals
 
 MARKS = {AGREES: "✓", DIFFERS: "✗", OTHER: "○"}
 LEGEND = "mean ± sample deviation (n); ✓ agrees with the paper, ✗ differs, ○ is not the paper's recipe."
+CHANCE = (
+    "chance: what the closed form expects; z: how far from it the paper's sum over seeds lies, and ours, in deviations."
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Grid:
                 line = {k: text for k, c in cells.items() if (text := getattr(c, name))}
                 rows += [{"label": f"{label}, {name}"} | line] if line else []
         columns = [Column("label", "", number=False), *(Column(name, name) for name in self.columns)]
-        return Table(self.title, columns, rows, [LEGEND])
+        drawn = any(cell.chance for cells in self.places.values() for cell in cells.values())
+        return Table(self.title, columns, rows, [LEGEND, CHANCE] if drawn else [LEGEND])
 
 
 def grids(tables: Mapping[str, Table]) -> list[Grid]:
@@ -84,7 +88,12 @@ def _order(row: Row) -> tuple[float, float]:
 
 def where(level: float, final: float) -> str:
     """The sparsity, or from which to which."""
-    return plain(level) if level == final else f"{plain(level)} → {plain(final)}"
+    return rounded(level) if level == final else f"{rounded(level)} → {rounded(final)}"
+
+
+def rounded(sparsity: float) -> str:
+    """To four digits: one that a budget comes to has many."""
+    return f"{sparsity:.4g}"
 
 
 def _accuracy(row: Row) -> Place:
@@ -98,13 +107,19 @@ def _accuracy(row: Row) -> Place:
 
 
 def _pairs(row: Row) -> Place:
-    ours, chance = _with_spread(row.get("pairs"), row.get("pairs_sd"), 2), row.get("expected")
+    ours = _with_spread(row.get("pairs"), row.get("pairs_sd"), 2)
     return Place(
         row,
         f"{ours} ({row['n']})" if ours else None,
-        _with_spread(row.get("printed"), None, 2),
-        None if chance is None else f"{chance:.2f}",
+        _with_z(row.get("printed"), row.get("printed_z")),
+        _with_z(row.get("expected"), row.get("z")),
     )
+
+
+def _with_z(value: float | None, z: float | None) -> str | None:
+    if value is None:
+        return None
+    return f"{value:.2f}" + ("" if z is None else f" (z {decimals(1, signed=True)(z)})")
 
 
 def _with_spread(value: float | None, spread: float | None, digits: int) -> str | None:

@@ -104,13 +104,33 @@ def group(runs: Iterable[Run]) -> dict[str, list[Group]]:
         missing = sorted(seeds[experiment] - {run.seed for run in some})
         some = sorted(some, key=lambda run: run.seed)
         experiments.setdefault(experiment, []).append(Group(experiment, hash_, some, missing))
-    return {name: sorted(groups, key=_order) for name, groups in sorted(experiments.items())}
+    return {name: _ordered(groups) for name, groups in sorted(experiments.items())}
 
 
-def _order(group: Group) -> tuple[Any, ...]:
-    if group.kind == "theory":
-        return ("", "", group.method, "", 0.0, 0.0, group.hash)
-    return (group.model, group.dataset, group.method, group.sparsity, group.level, group.final, group.hash)
+def _ordered(groups: list[Group]) -> list[Group]:
+    keys = varying(groups)
+
+    def order(group: Group) -> tuple[Any, ...]:
+        if group.kind == "theory":
+            return ("", "", group.method, "", (), 0.0, 0.0, group.hash)
+        settings = tuple(_rank(group.config.get(key)) for key in keys)
+        return (
+            group.model,
+            group.dataset,
+            group.method,
+            group.sparsity,
+            settings,
+            group.level,
+            group.final,
+            group.hash,
+        )
+
+    return sorted(groups, key=order)
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    """Numbers by their size, before words."""
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -127,7 +147,8 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def varying(groups: Sequence[Group]) -> list[str]:
     """Keys that tell the groups apart, beside the sparsities: none that the option of its own group decides.
 
-    Where `dataset.name` differs, so do the mean and deviation of its pixels; that goes without saying.
+    Where `dataset.name` differs, so do the mean and deviation of its pixels; that goes without saying, as does what
+    `variant` decides.
     """
     keys = dict.fromkeys(key for group in groups for key in group.config)
     return [key for key in keys if _differs(key, groups) and not _follows(key, groups)]
@@ -144,7 +165,11 @@ def _follows(key: str, groups: Sequence[Group]) -> bool:
     part, _, last = key.partition(".")
     if last in ("name", "") or part == key:
         return False
+    return any(_decides(choice, key, groups) for choice in (f"{part}.name", "variant"))
+
+
+def _decides(choice: str, key: str, groups: Sequence[Group]) -> bool:
     by_option: dict[str, set[str]] = {}
     for group in groups:
-        by_option.setdefault(str(group.config.get(f"{part}.name")), set()).add(str(group.config.get(key)))
+        by_option.setdefault(str(group.config.get(choice)), set()).add(str(group.config.get(key)))
     return len(by_option) > 1 and all(len(values) == 1 for values in by_option.values())

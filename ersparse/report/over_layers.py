@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from ersparse.report.glance import rounded
 from ersparse.report.groups import Group
 from ersparse.report.style import legend, look, panels
-from ersparse.report.tables import plain
 
 
 def layers(groups: Sequence[Group]) -> Figure | None:
@@ -18,7 +18,7 @@ def layers(groups: Sequence[Group]) -> Figure | None:
     found: dict[str, dict[str, Group]] = {}
     for group in sorted(groups, key=lambda group: -group.level):
         if any(layer.density < 1 for layer in group.first.layers):
-            title = f"{group.model}, {group.dataset}, sparsity {plain(group.level)}"
+            title = f"{group.model}, {group.dataset}, sparsity {rounded(group.level)}"
             found.setdefault(title, {}).setdefault(group.sparsity, group)
     if not found:
         return None

@@ -10,8 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ersparse.report.style import legend, look, ring, single, sparsity_axis
-from ersparse.report.tables import Row, plain
+from ersparse.report.glance import rounded
+from ersparse.report.style import MANY, columns_of, legend, look, ring, single, sparsity_axis
+from ersparse.report.tables import Row
+
+COLUMNS = 3  # sparsities beside each other, the sparsest
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     pairs = len({row["level"] for row in rows if row["level"] != row["final"]}) > 1 and key == "final"
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        variant = row["label"].removeprefix(row["sparsity"]) + (f", from {plain(row['level'])}" if pairs else "")
+        variant = row["label"].removeprefix(row["sparsity"]) + (f", from {rounded(row['level'])}" if pairs else "")
         found.setdefault((row["sparsity"], variant), []).append(row)
     variants = list(dict.fromkeys(variant for _, variant in found))
     return [
@@ -54,6 +57,8 @@ def accuracy(rows: Sequence[Row]) -> Figure | None:
     rows = [row for row in rows if row["mean"] is not None]
     if not rows:
         return None
+    if crowded(rows):
+        return dots(rows, "mean", "test accuracy, %")
     figure, axes = single()
     for line in lines(rows):
         axes.plot(line.density, [row["mean"] for row in line.rows], **line.look)
@@ -65,7 +70,7 @@ def accuracy(rows: Sequence[Row]) -> Figure | None:
     axes.set_ylim(max(0.0, bottom), min(101.0, top))
     axes.set_ylabel("test accuracy, %")
     sparsity_axis(axes, [row[axis(rows)] for row in rows])
-    legend(figure, [axes], [ring("the paper")] if any(row["printed"] is not None for row in rows) else [])
+    legend(figure, [axes], _rings(rows))
     return figure
 
 
@@ -94,16 +99,61 @@ def flow(rows: Sequence[Row]) -> Figure | None:
     rows = [row for row in rows if row.get("effective") is not None and row["realised"] < 1]
     if not rows or len({row[axis(rows)] for row in rows}) < 2:
         return None
+    rows = [row | {"share": 100 * (1 - row["effective"]) / (1 - row["realised"])} for row in rows]
+    if crowded(rows):
+        return dots([row | {"low": None, "printed": None} for row in rows], "share", "kept weights on a path, %")
     figure, axes = single()
     for line in lines(rows):
-        share = [100 * (1 - row["effective"]) / (1 - row["realised"]) for row in line.rows]
-        axes.plot(line.density, share, **line.look)
+        axes.plot(line.density, [row["share"] for row in line.rows], **line.look)
     low = min(99.0, float(axes.get_ylim()[0]))
     axes.set_ylim(low, 100 + 0.03 * (100 - low))
     axes.set_ylabel("kept weights on a path\nfrom input to output, %")
     sparsity_axis(axes, [row[axis(rows)] for row in rows])
     legend(figure, [axes])
     return figure
+
+
+def crowded(rows: Sequence[Row]) -> bool:
+    """Whether lines would be too many to tell apart, or would join nothing."""
+    count = len({row["label"] for row in rows})
+    return count > MANY or count == len(rows)
+
+
+def dots(rows: Sequence[Row], value: str, title: str) -> Figure:
+    """A row for each line, a column for each of the sparsest sparsities; one column where each line is a point.
+
+    Args:
+        value: key of what is shown, beside the ends `low` and `high` of its interval, and what is `printed`.
+    """
+    key = axis(rows)
+    shown = [(line.label, row) for line in lines(rows) for row in line.rows]
+    levels = sorted({row[key] for row in rows})[-COLUMNS:]
+    if len(levels) > 1 and len(lines(rows)) == len(rows):
+        shown, levels = [(f"{label} at {rounded(row[key])}", row) for label, row in shown], []
+    names = list(dict.fromkeys(label for label, _ in shown))
+    figure, places = columns_of(max(1, len(levels)), names)
+    for axes, level in zip(places, levels or [None], strict=True):
+        for label, row in shown:
+            if level in (row[key], None):
+                _dot(axes, row, value, names.index(label))
+        low, high = axes.get_xlim()
+        axes.set(title=level and f"sparsity {rounded(level)}", xlabel=title, xlim=(max(-1, low), min(101, high)))
+    if more := _rings(rows):
+        legend(figure, places, more)
+    return figure
+
+
+def _dot(axes: Axes, row: Row, value: str, place: int) -> None:
+    style = look(row["sparsity"], 0) | {"linestyle": "none"}
+    axes.plot(row[value], place, **style)
+    if row["low"] is not None:
+        axes.plot([row["low"], row["high"]], [place, place], color=style["color"], linewidth=1.2)
+    if row["printed"] is not None:
+        axes.plot(row["printed"], place, "o", markerfacecolor="none", color=style["color"], markersize=9)
+
+
+def _rings(rows: Sequence[Row]) -> list[Line2D]:
+    return [ring("the paper")] if any(row["printed"] is not None for row in rows) else []
 
 
 def _printed(axes: Axes, line: Line) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ersparse.report.glance import where
 from ersparse.report.groups import Group
-from ersparse.report.style import legend, look, panels
+from ersparse.report.style import MANY, legend, look, panels
 
 Curves = Mapping[str, Mapping[str, np.ndarray]]  # hash -> metric -> [seeds, epochs]
 LEARNING = {"test/acc": "test accuracy, %"}
@@ -30,7 +31,10 @@ def rewiring(groups: Sequence[Group], curves: Curves, names: Mapping[str, str]) 
 def _over_time(
     groups: Sequence[Group], curves: Curves, names: Mapping[str, str], metrics: Mapping[str, str]
 ) -> Figure | None:
-    """A panel for each sparsity and metric, the sparsest first."""
+    """A panel for each sparsity and metric, the sparsest first.
+
+    Where lines are too many to be told apart, those of one density and method look alike, and have no bands.
+    """
     found: dict[tuple[str, str], list[Group]] = {}
     for group in sorted(groups, key=lambda group: (-group.final, -group.level)):
         for metric in metrics:
@@ -39,11 +43,14 @@ def _over_time(
                 found.setdefault((title, metric), []).append(group)
     if not found:
         return None
+    if crowded := max(map(len, found.values())) > MANY:
+        names = {group.hash: f"{group.sparsity}, {group.method}" for group in groups}
     variants = list(dict.fromkeys(_variant(group, names) for members in found.values() for group in members))
     figure, places = panels(len(found))
     for axes, ((title, metric), members) in zip(places, found.items(), strict=False):
         for group in members:
-            _band(axes, group, 100 * curves[group.hash][metric], variants.index(_variant(group, names)), names)
+            style = look(group.sparsity, variants.index(_variant(group, names))) | {"label": names[group.hash]}
+            _line(axes, 100 * curves[group.hash][metric], style, banded=not crowded)
         axes.set(title=title, xlabel="epoch", ylabel=metrics[metric])
     legend(figure, places)
     return figure
@@ -53,8 +60,8 @@ def _variant(group: Group, names: Mapping[str, str]) -> str:
     return names[group.hash].removeprefix(group.sparsity)
 
 
-def _band(axes: Axes, group: Group, values: np.ndarray, variant: int, names: Mapping[str, str]) -> None:
-    style = look(group.sparsity, variant) | {"marker": "", "label": names[group.hash]}
+def _line(axes: Axes, values: np.ndarray, style: dict[str, Any], banded: bool) -> None:
     epoch = np.arange(1, values.shape[1] + 1)
-    axes.plot(epoch, values.mean(0), **style)
-    axes.fill_between(epoch, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0)
+    axes.plot(epoch, values.mean(0), **style | {"marker": "", "linewidth": 1.4 if banded else 0.8})
+    if banded:
+        axes.fill_between(epoch, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0)

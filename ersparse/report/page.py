@@ -11,13 +11,15 @@ from typing import Any
 import jinja2
 
 from ersparse.report.compare import AGREES, DIFFERS, OTHER, UNKNOWN
+from ersparse.report.glance import where
 from ersparse.report.groups import Group
-from ersparse.report.plots import CAPTIONS
+from ersparse.report.plots import caption
 from ersparse.report.runs import Run, Skipped, read_curve
 from ersparse.report.section import Section
 from ersparse.report.tables import Row
 
 WORDS = (AGREES, DIFFERS, OTHER, UNKNOWN)
+SMALLEST = 0.6  # of a picture's size, at which its words can still be read
 POINTS = 60  # of a run's curve, at most
 WIDE, HIGH = 320, 64  # of the small curves
 MEASURES = (("test/acc", "last epoch"), ("test/acc_at_best_val", "best validation"), ("test/acc_best", "best test"))
@@ -50,7 +52,7 @@ def _section(section: Section, svgs: Mapping[str, str], root: Path) -> dict[str,
         "done": sum(len(group.done) for group in section.groups),
         "missing": sum(len(group.missing) for group in section.groups),
         "reasons": _reasons(rows.values()),
-        "pictures": [(CAPTIONS[name], inline(svg)) for name, svg in svgs.items()],
+        "pictures": [(caption(name), inline(svg)) for name, svg in svgs.items()],
         "cells": [_cell(group, rows.get(group.hash[:8]), root) for group in section.groups],
     }
 
@@ -70,6 +72,7 @@ def _cell(group: Group, row: Row | None, root: Path) -> dict[str, Any]:
     return {
         "group": group,
         "row": row,
+        "where": where(group.level, group.final) if row else "",
         "curve": _curve([read_curve(root / run.path).get("test/acc", []) for run in group.done.values()]),
         "runs": [_run(run, root) for run in group.runs],
     }
@@ -96,13 +99,19 @@ def _curve(curves: Sequence[Sequence[float]]) -> dict[str, Any] | None:
     return {"lines": lines, "low": 100 * low, "high": 100 * high, "epochs": max(map(len, curves))}
 
 
+SIZE = re.compile(r'width="([\d.]+)pt" height="[\d.]+pt"')
 OWN_NAMES = re.compile(
     r' id="(?:figure|axes|patch|line2d|matplotlib\.axis|xtick|ytick|text|legend|FillBetween\w*)_\d+"'
 )
 
 
 def inline(svg: str) -> str:
-    """An SVG as part of a page: as wide as there is room, without prologue, metadata, and names that come twice."""
+    """An SVG as part of a page: as wide as there is room, but not so small that words cannot be read; without prologue,
+    metadata, and names that come twice.
+    """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?)width="([\d.]+)pt" height="[\d.]+pt"', r'\1style="max-width:\2pt"', svg, count=1)
-    return OWN_NAMES.sub("", svg)
+    return OWN_NAMES.sub("", SIZE.sub(_flexible, svg, count=1))
+
+
+def _flexible(size: re.Match[str]) -> str:
+    return f'style="max-width:{size[1]}pt;min-width:{SMALLEST * float(size[1]):.0f}pt"'

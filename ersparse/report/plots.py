@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -27,21 +27,40 @@ CAPTIONS = {
 
 
 def draw(tables: Mapping[str, Table], groups: Sequence[Group], root: Path) -> dict[str, Figure]:
-    """Name -> picture, in the order of `CAPTIONS`."""
+    """Name -> picture, in the order of `CAPTIONS`; of several networks, what lies over sparsity comes once for each:
+    "accuracy-vgg16-cifar10".
+    """
     trained, drawn = (_rows(tables, name) for name in ("results", "counters"))
     shown = [group for group in groups if group.kind != "theory" and group.done]
     names = labels(shown)
     curves = {group.hash: _curves(group, root) for group in shown if group.kind == "accuracy"}
     with matplotlib.rc_context(MATPLOTLIB):
         found = {
-            "accuracy": over_sparsity.accuracy(trained),
-            "counters": over_sparsity.counters(drawn),
+            **_of_each_network("accuracy", over_sparsity.accuracy, trained),
+            **_of_each_network("counters", over_sparsity.counters, drawn),
             "layers": over_layers.layers(shown),
-            "flow": over_sparsity.flow([*trained, *drawn]),
+            **_of_each_network("flow", over_sparsity.flow, [*trained, *drawn]),
             "learning": over_time.learning(shown, curves, names),
             "rewiring": over_time.rewiring(shown, curves, names),
         }
     return {name: figure for name, figure in found.items() if figure}
+
+
+def caption(name: str) -> str:
+    """What a picture shows, and of which network where there are several."""
+    kind, _, network = name.partition("-")
+    return " ".join(filter(None, [CAPTIONS[kind], network and f"{network.replace('-', ', ')}."]))
+
+
+def _of_each_network(
+    name: str, picture: Callable[[Sequence[Row]], Figure | None], rows: Sequence[Row]
+) -> dict[str, Figure | None]:
+    networks: dict[str, list[Row]] = {}
+    for row in rows:
+        networks.setdefault(f"{row['model']}-{row['dataset']}", []).append(row)
+    if len(networks) == 1:
+        return {name: picture(rows)}
+    return {f"{name}-{network}": picture(some) for network, some in networks.items()}
 
 
 def _rows(tables: Mapping[str, Table], name: str) -> Sequence[Row]:

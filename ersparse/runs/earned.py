@@ -1,7 +1,8 @@
 """Densities that pruners choose: computed once, kept as a file in `paths.cache`, shared by all who ask for the same.
 
 The file's name is a hash over what decides them: network, number of weights, settings of the score, initialisation,
-and for scores that look at images the data and their seed; never the seed of masks.
+and for scores that look at images the data and their seed; never the seed of masks. Some files come with the program,
+in conf/densities, so that Tables 5 and 6 need no data.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from ersparse.data.arrays import Arrays
 from ersparse.data.examples import TrainingExamples
 from ersparse.errors import UserError
+from ersparse.keys import CONF
 from ersparse.runs import densities
 from ersparse.runs.densities import Densities
 from ersparse.runs.identity import arguments_of, identity_fields
@@ -78,8 +80,14 @@ class Pending(Unknown):
 
     @property
     def path(self) -> Path:
+        """Where they are kept."""
         key = hashlib.sha256(json.dumps(self.made, sort_keys=True).encode()).hexdigest()[:16]
         return Path(self.settings.paths.cache).expanduser() / "densities" / f"{key}.json"
+
+    def file(self) -> Path | None:
+        """Where they are: kept, or, if the mask itself is not asked for, among those that come with the program."""
+        shipped = [] if self.settings.sparsity.keep_mask else (CONF / "densities").glob(f"*-{self.path.name}")
+        return next((path for path in [self.path, *shipped] if path.exists()), None)
 
     def announcement(self) -> str:
         """What comes before."""
@@ -87,7 +95,8 @@ class Pending(Unknown):
 
     def known(self) -> Source | None:
         """The source, if its densities are there."""
-        return self._source(densities.read(self.path)) if self.path.exists() else None
+        file = self.file()
+        return self._source(densities.read(file)) if file else None
 
     def make(self, plan: Plan, images: Callable[[], Arrays]) -> Source:
         """The source, its densities computed if they are not there: of several processes that need the same one
@@ -100,11 +109,12 @@ class Pending(Unknown):
         Raises:
             UserError: nothing can be chosen by the scores, or nothing flows through what they keep.
         """
-        if not self.path.exists():
-            with alone(self.path):
-                if not self.path.exists():
+        if (file := self.file()) is None:
+            file = self.path
+            with alone(file):
+                if not file.exists():
                     _compute(plan, self, images)
-        found = densities.read(self.path)
+        found = densities.read(file)
         _whole(plan.settings, found)
         return self._source(found)
 

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ersparse.errors import UserError
+from ersparse.kernels.graph import Graph, NotCovered
 from ersparse.methods.base import Method, method_of
 from ersparse.runs import densities
 from ersparse.runs.checkpoints import CheckpointFiles
@@ -108,6 +110,7 @@ def plan(settings: Settings) -> Plan:
             f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "
             f"must lie in [{smallest}, inf)"
         )
+    _check_execution(settings, method, network)
     init_from, file, contents = _read_files(settings)
     if init_from is not None:
         _same_architecture(settings, network, init_from)
@@ -132,6 +135,21 @@ def _check_together(settings: Settings) -> None:
         raise UserError(f"logger={logger}: is not installed; pip install {logger}, or logger=csv")
 
 
+def _check_execution(settings: Settings, method: Method, network: nn.Module) -> None:
+    execution = settings.trainer.execution
+    if execution not in method.executions:
+        allowed = " or ".join(method.executions)
+        raise UserError(f"trainer.execution={execution}: must be {allowed} with method={method.name}")
+    if execution != "sparse":
+        return
+    if settings.model.sync_batchnorm:
+        raise UserError("trainer.execution=sparse: must be auto or masked with model.sync_batchnorm=true")
+    try:
+        Graph(network)
+    except NotCovered as error:
+        raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto or masked") from None
+
+
 class Network(NamedTuple):
     """What a network is built from."""
 
@@ -151,10 +169,22 @@ def _network_of(settings: Settings) -> Network:
     return Network(model.target, dataset.num_classes, dataset.channels, model.width)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves normal weights undrawn, be it by `Tensor.normal_` or `nn.init.normal_`: without memory there is nothing to
+    draw, and PyTorch would import its compiler for it, which takes two seconds.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        if function.__name__ == "normal_":
+            return [*arguments, *keywords.values()][0]
+        return function(*arguments, **keywords)
+
+
 @lru_cache(maxsize=64)  # the jobs of a sweep have few networks between them
 def _architecture(network: Network) -> tuple[nn.Module, list[Layer], list[Step] | GraphError]:
     """The network without its weights, its layers, and its channel graph, or why it cannot be followed."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         module = network.build()
     try:
         return module, prunable_layers(module), trace(module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -52,6 +53,7 @@ def train(
         ranks: which rank this is; None where there is one only.
     """
     quiet_lightning()
+    plan = replace(plan, settings=plan.settings.model_copy(update={"trainer": trainer_settings}))  # no `auto` in it
     s, folder = plan.settings, RunFolder(plan.folder)
     torch.set_float32_matmul_precision("high")
     data = InMemory(arrays, s.dataset, s.seed_of("data"))

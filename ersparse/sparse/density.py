@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import brentq
 
 from ersparse.sparse.layers import Layer
 
@@ -65,6 +64,8 @@ def balanced(layers: Sequence[Layer], density: float, floor: float = 0, redistri
 
 def pyramidal(layers: Sequence[Layer], density: float, floor: float = 0) -> list[float]:
     """p_l = r^l for l = 1..L, with the one r in (0, 1] that meets the budget (section 2, *pyramidal*)."""
+    from scipy.optimize import brentq  # takes half a second to import
+
     sizes, least = _sizes(layers), _least(layers, floor)
     _check(density, sizes, least)
     depth = np.arange(1, len(layers) + 1)

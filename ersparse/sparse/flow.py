@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from ersparse.sparse.layers import Layer
@@ -168,6 +167,8 @@ def conditioned_density(layer: Layer, density: float) -> float:
     Raises:
         FlowError: rows and columns alone need more weights than `density` allows.
     """
+    from scipy.optimize import brentq  # takes half a second to import
+
     if density in (0, 1):
         return density
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
@@ -71,7 +72,8 @@ def positions(module: nn.Module, channels: int, side: int) -> dict[str, int]:
     """How often one image uses each weight of a layer: pixels of a convolution's output, once in a linear layer.
 
     A layer takes 2 x kept weights x positions floating-point operations for a forward pass, a multiplication and an
-    addition being two. `module` and its answer are on the meta device: nothing is computed.
+    addition being two. `module` is on the meta device. What is counted is a pass of a black image through zeros, which
+    takes milliseconds, and no memory for the weights; on the meta device PyTorch would import its compiler for it.
     """
     found: dict[str, int] = {}
 
@@ -80,7 +82,11 @@ def positions(module: nn.Module, channels: int, side: int) -> dict[str, int]:
 
     hooks = [child.register_forward_hook(partial(count, name)) for name, child in prunable_modules(module).items()]
     training = module.training
-    module.eval()(torch.empty(1, channels, side, side, device="meta"))
+    zeros = {
+        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in module.state_dict().items()
+    }
+    with torch.inference_mode():
+        functional_call(module.eval(), zeros, (torch.zeros(1, channels, side, side),))
     module.train(training)
     for hook in hooks:
         hook.remove()

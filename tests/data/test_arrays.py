@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from ersparse.data import cifar, digits
 from ersparse.data.cache import read_npz
@@ -37,6 +38,15 @@ def test_digits():
     assert larger.x_train.shape == (1437, 16, 16, 1)
     mean, std = (larger.x_train.float() / 255).mean().item(), (larger.x_train.float() / 255).std().item()
     assert (round(mean, 4), round(std, 4)) == (0.3053, 0.3191)  # conf/dataset/digits.yaml
+
+
+def test_digits_are_scikit_learns():
+    data, oracle = digits.load(None, True), load_digits()
+    images, labels = np.rint(oracle.images * (255 / 16)), oracle.target
+    held_out = np.arange(1797) % 5 == 0
+    for part, chosen in (("train", ~held_out), ("test", held_out)):
+        assert np.array_equal(getattr(data, f"x_{part}")[..., 0], images[chosen])
+        assert np.array_equal(getattr(data, f"y_{part}"), labels[chosen])
 
 
 def test_an_npz_is_used_as_it_is(tmp_path):

@@ -21,15 +21,15 @@ addEventListener("load", () => {
   parent.postMessage([innerWidth, document.documentElement.scrollWidth, dark, errors, asked].join(" "), "*");
 });
 </script></head>"""
-FRAME = """<!doctype html><meta name="color-scheme" content="light dark"><body>
-<script>addEventListener("message", (event) => (document.body.dataset.seen = event.data));</script>
-<iframe src="index.html" width="{width}" height="900" style="border: 0"></iframe>"""  # a window has 500 pixels at least
+FRAMES = """<!doctype html><meta name="color-scheme" content="light dark"><body data-seen="">
+<script>addEventListener("message", (event) => (document.body.dataset.seen += event.data + ";"));</script>
+<iframe src="index.html" width="375" height="900" style="border: 0"></iframe>
+<iframe src="index.html" width="1440" height="900" style="border: 0"></iframe>"""  # a window has 500 pixels at least
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-@pytest.mark.parametrize("width", [375, 1440])
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_in_a_browser(tmp_path, monkeypatch, width, dark):
+def test_the_page_in_a_browser(tmp_path, monkeypatch, dark):
     """With everything unfolded: no wider than the window, no error, nothing asked of a network, the right colours."""
     for seed in range(2):
         for method in ("fixed", "draw"):
@@ -40,14 +40,15 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch, width, dark):
     assert cli.main() == 0
     page = tmp_path / "report" / "index.html"
     page.write_text(page.read_text().replace("</head>", MEASURE))
-    frame = page.with_name("frame.html")
-    frame.write_text(FRAME.format(width=width))
+    frames = page.with_name("frames.html")
+    frames.write_text(FRAMES)
     scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
     words = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", *scheme]
-    command = [CHROMIUM, *words, "--window-size=1600,1000", "--enable-logging=stderr", "--dump-dom", frame.as_uri()]
+    command = [CHROMIUM, *words, "--window-size=1600,1000", "--enable-logging=stderr", "--dump-dom", frames.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     seen = re.search(r'data-seen="([^"]*)"', done.stdout)
     assert seen and "CONSOLE" not in done.stderr, done.stderr[-2000:]
-    inner, scroll, is_dark, errors, asked = seen[1].split()
-    assert int(scroll) <= int(inner) == width
-    assert (is_dark, errors, asked) == (str(dark).lower(), "0", "0")
+    phone, desk = sorted((frame.split() for frame in seen[1].split(";")[:-1]), key=lambda frame: int(frame[0]))
+    for width, (inner, scroll, is_dark, errors, asked) in ((375, phone), (1440, desk)):
+        assert int(scroll) <= int(inner) == width
+        assert (is_dark, errors, asked) == (str(dark).lower(), "0", "0")

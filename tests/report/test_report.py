@@ -12,6 +12,7 @@ from conftest import ROOT
 from synthetic import record, write
 
 from ersparse import cli, models
+from ersparse.report.accuracy import labels
 from ersparse.report.groups import group, varying
 from ersparse.report.runs import read_runs
 from ersparse.report.section import section
@@ -107,6 +108,21 @@ def test_differences_are_paired_by_seed(report, tmp_path):
     assert found["seeds_needed"] == "5"  # effect size 2: power 0.69 with 4 pairs, 0.92 with 5
 
 
+def test_differences_are_between_networks_of_as_many_weights(report, tmp_path):
+    """A dense network of 15 weights, and a tenth of 148."""
+    for seed in range(2):
+        write(tmp_path, seed=seed, accuracy=0.9)
+        write(tmp_path, seed=seed, level=0.99)
+        file = write(tmp_path, sparsity="dense", level=0.0, seed=seed, accuracy=0.8 + seed / 100) / "run.json"
+        narrow = json.loads(file.read_text())
+        narrow["layers"] = [narrow["layers"][0] | {"shape": [5, 3], "size": 15}]
+        file.write_text(json.dumps(narrow))
+    report(tmp_path)
+    found = row(tmp_path, "differences")
+    assert (found["first"], found["second"], found["start"], found["level"]) == ("dense", "erk", "15", "")
+    assert float(found["difference"]) == pytest.approx(-9.5)
+
+
 def test_runs_that_cannot_be_read_are_named_and_counted(report, tmp_path):
     write(tmp_path)
     for name, text in {
@@ -162,6 +178,47 @@ def test_columns_say_what_differs(tmp_path):
     write(tmp_path, sparsity="balanced", optimizer={"lr": 0.2})
     groups = group(read_runs(tmp_path)[0])["table2"]
     assert varying(groups) == ["sparsity.name", "optimizer.name", "optimizer.lr"]
+
+
+def test_labels_say_what_is_on(tmp_path):
+    """Not what is off, nor what a method has not, nor what `variant` decides."""
+    made = [record(), record(method="rigl"), record(method="rigl", optimizer={"lr": 0.2})]
+    made[1]["config"]["optimizer"] |= {"nesterov": True}
+    made[1]["config"] |= {"variant": "code", "method": {"name": "rigl", "delta_t": 100, "keep_flow": True}}
+    made[2]["config"]["method"] |= {"delta_t": 30, "keep_flow": False}
+    for seed, content in enumerate(made):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        (folder / "run.json").write_text(json.dumps(content))
+    found = labels(group(read_runs(tmp_path)[0])["table2"])
+    assert list(found.values()) == [
+        "erk, fixed, lr=0.1, variant=paper",
+        "erk, rigl, lr=0.1, variant=code, delta_t=100, keep_flow",
+        "erk, rigl, lr=0.2, variant=paper, delta_t=30",
+    ]
+
+
+@pytest.mark.parametrize("level", [0.9, 0.99])
+def test_many_settings_have_a_row_each(report, tmp_path, level):
+    """Where lines could not be told apart, or would join nothing, each configuration has its name beside its dot."""
+    for number in range(14):
+        write(tmp_path, level=0.9 if number else level, optimizer={"lr": 0.1 + number})
+    report(tmp_path)
+    text = (tmp_path / "report" / "table2-accuracy.svg").read_text()
+    assert all(f">erk, lr={0.1 + number:g}" in text for number in range(14))
+    assert ("erk, lr=0.1 at 0.99" in text) == (level == 0.99)
+
+
+def test_each_network_has_its_own_pictures(report, tmp_path):
+    for name in ("vgg16", "resnet18"):
+        write(tmp_path, model={"name": name}, accuracy=0.9)
+    report(tmp_path)
+    names = {path.name for path in (tmp_path / "report").glob("*accuracy*.png")}
+    assert names == {"table2-accuracy-vgg16-cifar10.png", "table2-accuracy-resnet18-cifar10.png"}
+    assert (
+        "Test accuracy of the last epoch, with its 95 % interval over seeds. resnet18, cifar10."
+        in (tmp_path / "report" / "index.html").read_text()
+    )
 
 
 def test_latex_and_markdown_escape(report, tmp_path):

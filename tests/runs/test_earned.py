@@ -16,9 +16,12 @@ from torch.nn import functional as F
 from ersparse.data import digits
 from ersparse.data.examples import TrainingExamples
 from ersparse.keys import CONF
+from ersparse.runs.earned import Pending
 from ersparse.runs.plan import plan
+from ersparse.runs.sources import as_known
 from ersparse.settings import Settings, build
 from ersparse.sparse import scores as S
+from ersparse.sparse.source import ERSource
 
 SMALL = ["model.width=0.25", "method=draw", "sparsity.level=0.8"]
 
@@ -97,6 +100,21 @@ def test_what_decides_the_file():
     assert len(others) == len(OTHER) and base not in others
     blind = planned(*SMALL, "sparsity=synflow")
     assert planned(*SMALL, "sparsity=synflow", "seeds.data=9").source.path == blind.source.path
+
+
+@pytest.mark.parametrize("table", ["table5", "table6"])
+def test_snips_densities_of_tables_5_and_6_are_there(table, tmp_path):
+    """From a fresh clone, with neither data nor cache; each layer keeps a whole number of weights, exactly as many in
+    all as asked for. The masks themselves are not there.
+    """
+    words = [f"experiment={table}", "sparsity=snip", f"paths.cache={tmp_path}"]
+    for level in (0.5, 0.8, 0.9, 0.99, 0.999):
+        p = as_known(planned(*words, f"sparsity.level={level}"))
+        assert isinstance(p.source, ERSource)
+        counts = np.array([d * layer.size for d, layer in zip(p.source.densities, p.layers, strict=True)])
+        assert counts == pytest.approx(counts.round(), abs=1e-6)
+        assert counts.sum() == pytest.approx(round((1 - level) * sum(layer.size for layer in p.layers)))
+    assert isinstance(as_known(planned(*words, "sparsity.keep_mask=true")).source, Pending)
 
 
 def test_what_decides_the_run():

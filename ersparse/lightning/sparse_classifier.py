@@ -1,0 +1,82 @@
+"""A classifier that is trained with sparse execution: only kept weights are parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ersparse.kernels.buffers import Number
+from ersparse.kernels.network import SparseNetwork, dense, kept
+from ersparse.lightning.classifier import Classifier
+from ersparse.sparse.mask import attach, masks_of
+
+PREFIX = "sparse."
+
+
+class SparseClassifier(Classifier):
+    """Its checkpoints are those of masked execution: dense weights, masks, dense optimizer state with zeros."""
+
+    sparse: SparseNetwork
+
+    def setup(self, stage: str) -> None:
+        """After the masks have been drawn."""
+        if not hasattr(self, "sparse"):
+            real = next(self.network.parameters()).dtype
+            bf16 = str(self.trainer.precision).startswith("bf16")
+            self.sparse = SparseNetwork(self.network, Number(real, torch.bfloat16 if bf16 else real))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.sparse(x)
+        return logits
+
+    def product(self) -> dict[str, Tensor]:
+        self.sparse.scatter()
+        return super().product()
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        return self.sparse.trained()
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        if hasattr(self, "sparse"):
+            self.sparse.scatter()
+        state = super().state_dict(*arguments, **options)
+        return {name: value for name, value in state.items() if not name.startswith(PREFIX)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        own = {PREFIX + name: value for name, value in self.sparse.state_dict().items()}
+        loaded = super().load_state_dict({**state_dict, **own}, strict, assign)
+        self.sparse.gather()
+        return loaded
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._convert(checkpoint, self._dense)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        masks = {name: checkpoint["state_dict"][f"network.{name}_mask"] for name in masks_of(self.network)}
+        attach(self.network, masks)
+        self._convert(checkpoint, kept)
+
+    def _dense(self, state: Tensor, mask: Tensor) -> Tensor:
+        """In the memory layout of the weights, which fused optimizers rely on."""
+        return dense(state, mask).to(memory_format=self.memory_format) if mask.dim() == 4 else dense(state, mask)
+
+    def _convert(self, checkpoint: dict[str, Any], change: Callable[..., Tensor]) -> None:
+        """The optimizer's state of each layer's weights, from kept to dense or back."""
+        masks = self.sparse.masks()
+        names = {number: name for number, (name, _) in enumerate(self.network.named_parameters()) if name in masks}
+        for optimizer in checkpoint.get("optimizer_states", []):
+            for number, name in names.items():
+                if number in optimizer["state"]:  # replaced, not changed: it is the optimizer's own
+                    optimizer["state"][number] = changed(optimizer["state"][number], partial(change, mask=masks[name]))
+
+
+def changed(memory: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """What an optimizer remembers of a layer, its tensors of single weights changed, Adam's count of steps not."""
+    return {key: change(value) if isinstance(value, Tensor) and value.dim() else value for key, value in memory.items()}
