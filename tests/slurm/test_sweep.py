@@ -1,15 +1,14 @@
 """Sweeps on a real cluster: submitted, followed, found again, refused."""
 
+import os
+import pty
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import ROOT, read
 from slurm.conftest import ONE, SMALL, runs_below, wait_until
-
-from ersparse.sweep.status import EVERY
 
 
 def test_a_waiting_command_that_is_killed_loses_nothing(sweep, on_cluster, tmp_path):
@@ -59,20 +58,20 @@ def test_accelerators_that_the_cluster_lacks(launch, on_cluster):
 
 
 def test_status_shows_the_queue(launch, on_cluster, tmp_path):
-    """Runs that have not begun have no folder yet."""
+    """On a terminal, again and again; runs that have not begun have no folder yet."""
     status, printed = launch(*ONE, *SMALL, "seed=0,1,2", "trainer.max_epochs=50", "hydra.launcher.wait=false")
     assert status == 0 and printed.startswith("3 of 3 jobs submitted"), printed
-    command = [sys.executable, "-u", "-m", "ersparse", "status", f"{tmp_path}/outputs"]
-    said = wait_until(lambda: text if (text := printed_by(command)).endswith("3 runs: 2 running, 1 queued\n") else "")
-    assert said.count(" running on n") == 2 and " pending (" in said
-    watch = subprocess.Popen([*command, "--watch"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    on_cluster.empty()
-    time.sleep(2 * EVERY)
-    watch.send_signal(signal.SIGINT)
-    said, _ = watch.communicate(timeout=30)
-    print(said)
-    raise SystemError
+    command = [sys.executable, "-m", "ersparse", "status", f"{tmp_path}/outputs", "--watch"]
+    screen, terminal = pty.openpty()
+    watching = subprocess.Popen(command, cwd=ROOT, stdout=terminal, env=os.environ | {"COLUMNS": "200", "LINES": "40"})
+    shown = ""
 
+    def all_there():
+        nonlocal shown
+        shown += os.read(screen, 100_000).decode()
+        return "3 runs: 2 running, 1 queued" in shown
 
-def printed_by(command):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    wait_until(all_there)
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(30) == 0
+    assert all(words in shown for words in (" running on n1", " running on n2", " pending ("))
