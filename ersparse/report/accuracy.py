@@ -120,6 +120,8 @@ def average(group: Group, of: Callable[[Any], float | None]) -> float | None:
 DIFFERENCES = [
     Column("model", "model", number=False),
     Column("dataset", "data", number=False),
+    Column("start", "weights"),
+    Column("end", "in the end"),
     Column("level", "sparsity"),
     Column("final", "final"),
     Column("first", "first", number=False),
@@ -134,12 +136,14 @@ DIFFERENCES = [
 
 
 def differences(groups: Sequence[Group], title: str) -> Table:
-    """Every two groups at the same sparsities: points by which the first is better, seed by seed."""
+    """Every two groups that are asked for as many weights, in the source and in the end: points by which the first is
+    better, seed by seed. A wide and sparse network may have as many as a narrow one.
+    """
     rows, names = [], labels(groups)
     for one, other in combinations(groups, 2):
-        if _place(one) == _place(other):
+        if (one.model, one.dataset, _weights(one)) == (other.model, other.dataset, _weights(other)):
             rows.append(_difference(one, other, names))
-    rows.sort(key=lambda row: (row["model"], row["dataset"], row["level"], row["final"]))
+    rows.sort(key=lambda row: (row["model"], row["dataset"], -row["start"], -row["end"]))
     note = (
         "Seeds to see it: pairs of runs with which a two-sided t-test at 5 % sees a difference of this size and "
         "spread in four of five experiments."
@@ -147,8 +151,11 @@ def differences(groups: Sequence[Group], title: str) -> Table:
     return Table(title, DIFFERENCES, rows, [note])
 
 
-def _place(group: Group) -> tuple[Any, ...]:
-    return group.model, group.dataset, group.level, group.final
+def _weights(group: Group) -> tuple[float, float]:
+    """How many are asked for, in the source and in the end; shares, as long as no run knows its layers."""
+    total = sum(layer.size for layer in group.first.layers)
+    start, end = 1 - group.level, 1 - group.final
+    return (round(start * total), round(end * total)) if total else (start, end)
 
 
 def _difference(one: Group, other: Group, names: Mapping[str, str]) -> Row:
@@ -156,8 +163,11 @@ def _difference(one: Group, other: Group, names: Mapping[str, str]) -> Row:
     needed = None
     if found.mean is not None and found.sd is not None:
         needed = seeds_needed(found.mean, found.sd) or "> 1000"
+    start, end = _weights(one)
     return {
-        "model": one.model, "dataset": one.dataset, "level": one.level, "final": one.final,
+        "model": one.model, "dataset": one.dataset, "start": start, "end": end,
+        "level": one.level if one.level == other.level else None,
+        "final": one.final if one.final == other.final else None,
         "first": names[one.hash], "second": names[other.hash],
         "n": found.n, "difference": found.mean, "sd": found.sd, "low": found.low, "high": found.high,
         "seeds_needed": needed,

@@ -1,20 +1,17 @@
 """Densities that are earned, on digits: the table and the plot in this folder.
 
-python results/earned/make.py ROOT      from the run folders of the sweep that README.md names: runs.csv, then
-python results/earned/make.py           the table and the plot, from runs.csv
+python -m results.earned.make ROOT      from the run folders of the sweep that README.md names: runs.csv, then
+python -m results.earned.make           the table and the plot, from runs.csv
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
+
+from results.shared import finished, frame, lines, make, spread
 
 HERE = Path(__file__).resolve().parent
 NAMES = {  # what a row is called, by sparsity option, in the order of the table
@@ -34,10 +31,7 @@ COLOURS = {"rule": "#0072B2", "ER": "#D55E00", "full": "#009E73"}
 def collect(root: Path) -> pd.DataFrame:
     """A row for each finished run under `root`."""
     rows = []
-    for path in sorted(root.glob("runs/*/s*/run.json")):
-        record = json.loads(path.read_text())
-        if record["state"] != "done":
-            continue
+    for _, record in finished(root, "runs/*/s*"):
         config, method = record["config"], record["config"]["method"]["name"]
         fixed, sparsity = method == "fixed", config["sparsity"]
         rows.append(
@@ -59,34 +53,26 @@ def collect(root: Path) -> pd.DataFrame:
 
 def shown(cell: pd.DataFrame) -> str:
     """Per cent: mean and sample deviation, and of how many."""
-    if cell.empty:
-        return "–"
-    accuracy = 100 * cell["accuracy"]
-    spread = f" ± {accuracy.std():.1f}" if len(cell) > 1 else ""
-    return f"{accuracy.mean():.1f}{spread} ({len(cell)})"
+    return "–" if cell.empty else f"{spread(cell['accuracy'])} ({len(cell)})"
 
 
 def table(runs: pd.DataFrame) -> str:
     """Accuracies by source; then those of masks that are kept, and their controls."""
     drawn, kept = runs[~runs["keep_mask"]], runs[runs["keep_mask"]]
     levels = sorted(drawn["level"].unique())
-    lines = [
-        "| source | " + " | ".join(f"{level:g}" for level in levels) + f" | realised | effective, at {levels[-1]:g} |"
-    ]
-    lines.append("|---" * (len(levels) + 3) + "|")
+    rows = []
     for source, name in NAMES.items():
         part = drawn[drawn["source"] == source]
         cells = [shown(part[part["level"] == level]) for level in levels]
         sparsities = part[part["level"] == levels[-1]][["realised", "effective"]].mean()
-        lines.append(f"| {name} | {' | '.join(cells)} | {sparsities['realised']:.4f} | {sparsities['effective']:.4f} |")
-    if kept.empty:
-        return "\n".join(lines) + "\n"
-    lines += ["", "| mask kept, at 0.995 | " + " | ".join(CONTROLS.values()) + " |", "|---" * 5 + "|"]
+        rows.append([name, *cells, f"{sparsities['realised']:.4f}", f"{sparsities['effective']:.4f}"])
+    head = ["source", *(f"{level:g}" for level in levels), "realised", f"effective, at {levels[-1]:g}"]
+    controls = []
     for source in ("snip", "synflow", "imp_multishot"):
         part = kept[kept["source"] == source]
         name = {"imp_multishot": "IMP"}.get(source, NAMES[source].removeprefix("ER-"))
-        lines.append(f"| {name} | " + " | ".join(shown(part[part["control"] == c]) for c in CONTROLS) + " |")
-    return "\n".join(lines) + "\n"
+        controls.append([name, *(shown(part[part["control"] == control]) for control in CONTROLS)])
+    return lines(head, rows) + "\n" + lines(["mask kept, at 0.995", *CONTROLS.values()], controls)
 
 
 def plot(runs: pd.DataFrame) -> None:
@@ -100,21 +86,11 @@ def plot(runs: pd.DataFrame) -> None:
             kind = "full" if source.startswith("full") else "ER" if NAMES[source].startswith("ER") else "rule"
             axes.plot(accuracy, [place] * len(accuracy), "o", ms=5, alpha=0.45, mew=0, color=COLOURS[kind])
             axes.plot([accuracy.mean()] * 2, [place - 0.3, place + 0.3], color=COLOURS[kind], lw=2)
-        axes.set(xlabel="test accuracy, %", title=f"sparsity {level:g}")
         axes.grid(axis="x", alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        frame(axes, xlabel="test accuracy, %", title=f"sparsity {level:g}")
     panels[0].set_yticks(range(len(NAMES)), list(reversed(NAMES.values())))
     figure.savefig(HERE / "earned.png", dpi=130)
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        collect(Path(sys.argv[1])).to_csv(HERE / "runs.csv", index=False)
-    runs = pd.read_csv(HERE / "runs.csv")
-    (HERE / "table.md").write_text(table(runs))
-    print(table(runs))
-    plot(runs)
-
-
 if __name__ == "__main__":
-    main()
+    make(HERE, collect, table, plot)

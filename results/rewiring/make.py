@@ -1,23 +1,20 @@
 """Where does rewiring pay? Fixed masks, SET and RigL on digits: the table and plot in this folder.
 
-python results/rewiring/make.py ROOT    reads the runs under ROOT (its command is in README.md), writes runs.csv,
-                                        then the table and the plot
-python results/rewiring/make.py         the table and the plot, from runs.csv
+python -m results.rewiring.make DIGITS CIFAR10    reads the runs under both (their commands are in README.md), writes
+                                                  digits.csv and cifar10.csv, then the tables and the plot
+python -m results.rewiring.make                   the tables and the plot, from both files
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from scipy import stats
+
+from ersparse.report.stats import summary
+from results.shared import finished, frame, interval, lines, spread
 
 HERE = Path(__file__).resolve().parent
 METHODS = {"rigl": ("RigL", "#D55E00"), "rigl, flow kept": ("RigL, flow kept", "#CC79A7"), "set": ("SET", "#0072B2")}
@@ -28,10 +25,7 @@ CELL = ["sparsity", "method", "delta_t", "drop_fraction"]
 def measure(root: Path) -> pd.DataFrame:
     """A row for each finished run under `root`."""
     rows = []
-    for path in sorted(root.glob("runs/*/s*/run.json")):
-        record = json.loads(path.read_text())
-        if record["state"] != "done":
-            continue
+    for folder, record in finished(root, "runs/*/s*"):
         method = record["config"]["method"]
         row = {
             "sparsity": record["config"]["sparsity"]["name"],
@@ -43,7 +37,7 @@ def measure(root: Path) -> pd.DataFrame:
             "realised": record["sparsity"]["realised"],
             "effective": record["sparsity"]["effective"],
         }
-        rows.append(row | rewired(path.parent) | {"hash": record["hash"][:8]})
+        rows.append(row | rewired(folder) | {"hash": record["hash"][:8]})
     return pd.DataFrame(rows).sort_values([*CELL, "seed"])
 
 
@@ -64,49 +58,40 @@ def rewired(folder: Path) -> dict:
     }
 
 
-def paired(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell: points above the fixed mask of the same seed, with half of the 95 % t-interval."""
+def gains(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each run that rewires, with the points by which it is above the fixed mask of the same seed."""
     fixed = runs[runs["method"] == "fixed"].set_index(["sparsity", "seed"])["accuracy"]
-    rows = []
-    for cell, part in runs[runs["method"] != "fixed"].groupby(CELL):
-        gain = 100 * (part.set_index(["sparsity", "seed"])["accuracy"] - fixed).dropna()
-        half = stats.t.ppf(0.975, len(gain) - 1) * gain.sem() if len(gain) > 1 else np.nan
-        means = part[["accuracy", "rewired", "no_input", "silent", "effective"]].mean()
-        rows.append(
-            dict(zip(CELL, cell, strict=True)) | {"n": len(gain), "gain": gain.mean(), "half": half} | dict(means)
-        )
-    return pd.DataFrame(rows)
+    rest = runs[runs["method"] != "fixed"].join(fixed, on=["sparsity", "seed"], rsuffix="_fixed")
+    return rest.assign(gain=100 * (rest["accuracy"] - rest["accuracy_fixed"])).dropna(subset="gain")
 
 
-def table(runs: pd.DataFrame, cells: pd.DataFrame) -> str:
+def table(runs: pd.DataFrame) -> str:
     """Per cent and points; dead channels at the end, of all that are an input of a layer."""
-    lines = ["| density | method | ΔT | fraction | n | accuracy | − fixed | rewired | without input | silent |"]
-    lines.append("|---" * 10 + "|")
+    rows, above = [], gains(runs)
     for sparsity, part in runs[runs["method"] == "fixed"].groupby("sparsity"):
-        shown = f"{100 * part['accuracy'].mean():.1f} ± {100 * part['accuracy'].std():.1f}"
-        lines.append(f"| {sparsity} | fixed | | | {len(part)} | {shown} | | | | |")
-        for _, cell in cells[cells["sparsity"] == sparsity].iterrows():
-            low, high = cell["gain"] - cell["half"], cell["gain"] + cell["half"]
-            lines.append(
-                f"| {sparsity} | {METHODS[cell['method']][0]} | {cell['delta_t']:g} | {cell['drop_fraction']:g} | "
-                f"{cell['n']} | {100 * cell['accuracy']:.1f} | {cell['gain']:+.1f} ({low:+.1f} to {high:+.1f}) | "
-                f"{cell['rewired']:.2f} | {cell['no_input']:.0f} | {cell['silent']:.0f} |"
-            )
-    return "\n".join(lines) + "\n"
+        rows.append([sparsity, "fixed", "", "", str(len(part)), spread(part["accuracy"]), "", "", "", ""])
+        for (method, delta_t, fraction), cell in above[above["sparsity"] == sparsity].groupby(CELL[1:]):
+            what = [sparsity, METHODS[method][0], f"{delta_t:g}", f"{fraction:g}", str(len(cell))]
+            means = cell[["accuracy", "rewired", "no_input", "silent"]].mean()
+            last = [f"{means['rewired']:.2f}", f"{means['no_input']:.0f}", f"{means['silent']:.0f}"]
+            rows.append([*what, f"{100 * means['accuracy']:.1f}", interval(cell["gain"], "+.1f"), *last])
+    head = ["density", "method", "ΔT", "fraction", "n", "accuracy", "− fixed", "rewired", "without input", "silent"]
+    return lines(head, rows)
 
 
-def plot(cells: pd.DataFrame) -> None:
+def plot(runs: pd.DataFrame) -> None:
     """Points over the fixed mask, over how much was rewired and over the channels that lost every input."""
     figure, grid = plt.subplots(2, 2, figsize=(9, 7), sharey=True, sharex="col", layout="constrained")
-    for row, (sparsity, part) in zip(grid, cells.groupby("sparsity"), strict=True):
+    for row, (sparsity, part) in zip(grid, gains(runs).groupby("sparsity"), strict=True):
         for axes, key in zip(row, ("rewired", "no_input"), strict=True):
             axes.axhline(0, color="0.5", lw=0.8)
-            for (method, delta_t), points in part.groupby(["method", "delta_t"]):
+            for (method, delta_t, _), cell in part.groupby(CELL[1:]):
+                found = summary(list(cell["gain"]))
                 axes.errorbar(
-                    points[key], points["gain"], points["half"], fmt=MARKERS[delta_t], ms=6, capsize=2, lw=0.8,
-                    color=METHODS[method][1], alpha=0.85,
+                    cell[key].mean(), found.mean, None if found.high is None else found.high - found.mean,
+                    fmt=MARKERS[delta_t], ms=6, capsize=2, lw=0.8, color=METHODS[method][1], alpha=0.85,
                 )  # fmt: skip
-            axes.spines[["top", "right"]].set_visible(False)
+            frame(axes)
         row[0].set(ylabel=f"{sparsity}: points over the fixed mask", xscale="log")
         row[0].xaxis.set_major_formatter("{x:g}")
     grid[0][0].set_ylim(-48, 28)  # intervals of two seeds go on
@@ -124,12 +109,10 @@ def main() -> None:
         measure(Path(root)).to_csv(HERE / f"{name}.csv", index=False)
     for name in ("digits", "cifar10"):
         runs = pd.read_csv(HERE / f"{name}.csv")
-        cells = paired(runs)
-        text = table(runs, cells)
-        (HERE / f"{name}.md").write_text(text)
-        print(text)
+        (HERE / f"{name}.md").write_text(table(runs))
+        print(table(runs))
         if name == "digits":
-            plot(cells)
+            plot(runs)
 
 
 if __name__ == "__main__":

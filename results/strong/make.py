@@ -2,8 +2,8 @@
 
     python launch.py -m "seed=range(0,5)" method=edge_popup sparsity=uniform method.epochs_per_level=6 \
         "sparsity.level,method.final_sparsity=[0.5,0.8],..." paths.root=ROOT       (the whole command is in README.md)
-    python results/strong/make.py ROOT      evaluates controls, writes runs.csv, then the table and the plot
-    python results/strong/make.py           the table and the plot, from runs.csv
+    python -m results.strong.make ROOT      evaluates controls, writes runs.csv, then the table and the plot
+    python -m results.strong.make           the table and the plot, from runs.csv
 
 A control that was evaluated before is left alone, so this can be issued while the sweep still runs.
 """
@@ -11,21 +11,16 @@ A control that was evaluated before is left alone, so this can be issued while t
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from scipy import stats
 
 from ersparse import run
 from ersparse.keys import CONF
+from results.shared import finished, frame, interval, lines, make, spread
 
 HERE = Path(__file__).resolve().parent
 CONTROLS = {"recalibrated": "none", "shuffled": "shuffle", "redrawn": "reinit"}
@@ -43,10 +38,7 @@ def evaluated(root: Path, *words: str) -> dict:
 def measure(root: Path) -> pd.DataFrame:
     """A row for each finished ticket under `root`, with its controls, which are evaluated on the way."""
     rows = []
-    for path in sorted(root.glob("runs/*-edge_popup-*/s*/run.json")):
-        record = json.loads(path.read_text())
-        if record["state"] != "done":
-            continue
+    for folder, record in finished(root, "runs/*-edge_popup-*/s*"):
         config, seed = record["config"], record["seed"]
         source = config["sparsity"]["level"]
         row = {
@@ -58,7 +50,7 @@ def measure(root: Path) -> pd.DataFrame:
             "ticket": record["metrics"]["test/acc"],
         }
         for name, control in CONTROLS.items():
-            words = f"model.init_from={path.parent}", f"sparsity.control={control}", f"seed={seed}"
+            words = f"model.init_from={folder}", f"sparsity.control={control}", f"seed={seed}"
             found = evaluated(root / "controls", *words)
             assert [layer["nonzero"] for layer in found["layers"]] == [layer["nonzero"] for layer in record["layers"]]
             row[name] = found["metrics"]["test/acc"]
@@ -72,18 +64,12 @@ def table(runs: pd.DataFrame) -> str:
     """Per cent, mean and sample deviation over seeds; last, the ticket minus the best control of each seed, with its
     95 % t-interval."""
     columns = ["ticket", *CONTROLS, "untrained"]
-    lines = ["| source → final | n | realised | " + " | ".join(columns) + " | ticket − best control |"]
-    lines.append("|---" * (len(columns) + 4) + "|")
+    rows = []
     for (source, final), cell in runs.groupby(["source", "final"]):
-        shown = [f"{100 * cell[name].mean():.1f} ± {100 * cell[name].std():.1f}" for name in columns]
         gain = 100 * (cell["ticket"] - cell[columns[2:]].max(axis=1))
-        half = stats.t.ppf(0.975, len(gain) - 1) * gain.sem() if len(gain) > 1 else np.nan
-        realised = f"{cell['realised'].mean():.4f}"
-        lines.append(
-            f"| {source:g} → {final:g} | {len(cell)} | {realised} | {' | '.join(shown)} | "
-            f"{gain.mean():.1f} ({gain.mean() - half:.1f} to {gain.mean() + half:.1f}) |"
-        )
-    return "\n".join(lines) + "\n"
+        what = [f"{source:g} → {final:g}", str(len(cell)), f"{cell['realised'].mean():.4f}"]
+        rows.append([*what, *(spread(cell[name]) for name in columns), interval(gain)])
+    return lines(["source → final", "n", "realised", *columns, "ticket − best control"], rows)
 
 
 def plot(runs: pd.DataFrame) -> None:
@@ -105,21 +91,11 @@ def plot(runs: pd.DataFrame) -> None:
     ticks = sorted({100 * (1 - final) for final in runs["final"]}, reverse=True)
     axes.set_xticks(ticks, [f"{1 - tick / 100:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set(xlabel="final sparsity", ylabel="test accuracy, %", ylim=(0, 102))
+    frame(axes, xlabel="final sparsity", ylabel="test accuracy, %", ylim=(0, 102))
     axes.set_title("Tickets found in untrained networks: resnet20, digits", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.13))
     figure.savefig(HERE / "strong.png", dpi=150)
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        measure(Path(sys.argv[1])).to_csv(HERE / "runs.csv", index=False)
-    runs = pd.read_csv(HERE / "runs.csv")
-    (HERE / "table.md").write_text(table(runs))
-    print(table(runs))
-    plot(runs)
-
-
 if __name__ == "__main__":
-    main()
+    make(HERE, measure, table, plot)

@@ -108,6 +108,21 @@ def test_differences_are_paired_by_seed(report, tmp_path):
     assert found["seeds_needed"] == "5"  # effect size 2: power 0.69 with 4 pairs, 0.92 with 5
 
 
+def test_differences_are_between_networks_of_as_many_weights(report, tmp_path):
+    """A dense network of 15 weights, and a tenth of 148."""
+    for seed in range(2):
+        write(tmp_path, seed=seed, accuracy=0.9)
+        write(tmp_path, seed=seed, level=0.99)
+        file = write(tmp_path, sparsity="dense", level=0.0, seed=seed, accuracy=0.8 + seed / 100) / "run.json"
+        narrow = json.loads(file.read_text())
+        narrow["layers"] = [narrow["layers"][0] | {"shape": [5, 3], "size": 15}]
+        file.write_text(json.dumps(narrow))
+    report(tmp_path)
+    found = row(tmp_path, "differences")
+    assert (found["first"], found["second"], found["start"], found["level"]) == ("dense", "erk", "15", "")
+    assert float(found["difference"]) == pytest.approx(-9.5)
+
+
 def test_runs_that_cannot_be_read_are_named_and_counted(report, tmp_path):
     write(tmp_path)
     for name, text in {
