@@ -267,13 +267,12 @@ def flip_a_bit(path):
         (lambda path: path.unlink(), "has no network.safetensors"),
     ],
 )
-def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, only_run, damage, message):
-    launch(*TINY)
-    path = only_run() / "network.safetensors"
+def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, finished, damage, message):
+    path = finished / "network.safetensors"
     whole = path.read_bytes()
     damage(path)
     with pytest.raises(UserError) as error:
-        ersparse.load(only_run())
+        ersparse.load(finished)
     assert message in str(error.value)
     path.unlink(missing_ok=True)
     status, printed = launch(*TINY)
