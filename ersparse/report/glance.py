@@ -108,11 +108,12 @@ def _accuracy(row: Row) -> Place:
 
 def _pairs(row: Row) -> Place:
     ours = _with_spread(row.get("pairs"), row.get("pairs_sd"), 2)
+    certain = (row.get("expected_sd") or 0.0) < 0.005  # a spread of 0.00: deviations would say nothing
     return Place(
         row,
         f"{ours} ({row['n']})" if ours else None,
-        _with_z(row.get("printed"), row.get("printed_z")),
-        _with_z(row.get("expected"), row.get("z")),
+        _with_z(row.get("printed"), None if certain else row.get("printed_z")),
+        _with_z(row.get("expected"), None if certain else row.get("z")),
     )
 
 
