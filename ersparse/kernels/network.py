@@ -19,7 +19,8 @@ class SparseNetwork(nn.Module):
 
     Its parameters are the kept weights of each layer, as one vector in the order of `weight[mask]`, and what else of
     `network` is trained. `gather` takes the kept weights from `network`, where they are frozen; `scatter` puts them
-    back, for whoever reads them there. Biases and normalisations are those of `network` itself.
+    back, for whoever reads them there. Biases and normalisations are those of `network` itself. A backward pass whose
+    forward pass ran with `whole` true also leaves the gradients of all weights, removed ones too, in `network`.
 
     Args:
         network: on the CPU, its masks attached; a layer without a mask is dense.
@@ -39,6 +40,7 @@ class SparseNetwork(nn.Module):
         for module in self.layers.values():
             module.weight.requires_grad_(False)
         self._programs: dict[Any, Program] = {}
+        self.whole = False
         self.gather()
 
     def masks(self) -> dict[str, Tensor]:
@@ -51,17 +53,20 @@ class SparseNetwork(nn.Module):
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Takes masks and kept weights from the dense network, as they are now."""
+        """Takes masks and kept weights from the dense network, as they are now; parameters stay the objects they are.
+
+        Where the number of kept weights has changed, what an optimizer remembers of them has to change too.
+        """
         masks = self.masks()
         self._programs.clear()
         for position, (name, module) in enumerate(self.layers.items()):
-            values = module.weight.contiguous()[masks[name]].to(self.number.real)
-            if position < len(self.values) and self.values[position].shape == values.shape:
-                self.values[position].copy_(values)  # in place: an optimizer may hold it
-            elif position < len(self.values):
-                self.values[position] = nn.Parameter(values)
-            else:
+            values = kept(module.weight, masks[name]).to(self.number.real)
+            if position == len(self.values):
                 self.values.append(nn.Parameter(values))
+            elif self.values[position].shape == values.shape:
+                self.values[position].copy_(values)
+            else:
+                self.values[position].data, self.values[position].grad = values, None
 
     @torch.no_grad()
     def scatter(self) -> None:
@@ -93,14 +98,15 @@ class SparseNetwork(nn.Module):
     def _program(self, x: Tensor, trains: bool, wants_image: bool = False) -> Program:
         """Made once for each shape, and again when a tensor that it points to has moved."""
         lie = tuple(p.data_ptr() for p in self.trained())
-        key = (tuple(x.shape[1:]), trains, wants_image)
+        whole = trains and self.whole
+        key = (tuple(x.shape[1:]), trains, wants_image, whole)
         made_for = (lie, torch.get_num_threads())
         found = self._programs.get(key)
         if found is None or found.images < len(x) or found.made_for != made_for:
             values = dict(zip(self.layers, self.values, strict=True))
             found = Program(
                 self.graph, self.masks(), values, Shape(*x.shape[1:]), len(x), self.number, made_for[1], trains,
-                wants_image,
+                wants_image, whole,
             )  # fmt: skip
             found.made_for = made_for
             self._programs[key] = found
@@ -110,6 +116,11 @@ class SparseNetwork(nn.Module):
 def dense(values: Tensor, mask: Tensor) -> Tensor:
     """Kept numbers in the shape of their mask, zeros elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype).masked_scatter_(mask, values)
+
+
+def kept(weights: Tensor, mask: Tensor) -> Tensor:
+    """The inverse: a vector in the order of memory."""
+    return weights.contiguous()[mask]
 
 
 class _Run(torch.autograd.Function):

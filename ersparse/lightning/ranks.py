@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from lightning_fabric.plugins import ClusterEnvironment
 from torch import Tensor, distributed, nn
@@ -71,17 +73,21 @@ def mean_over_ranks(loss: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
+def average(tensors: Iterable[Tensor]) -> None:
+    """Gives all ranks the mean of each of their tensors, in place."""
+    ranks = world_size()
+    for tensor in tensors if ranks > 1 else ():
+        distributed.all_reduce(tensor)
+        tensor.div_(ranks)
+
+
+@torch.no_grad()
 def average_statistics(network: nn.Module) -> None:
     """Gives all ranks the mean of their running means and variances, which each gathered on its own images."""
-    ranks = world_size()
-    if ranks == 1:
-        return
     for module in network.modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats:
-            for statistic in (module.running_mean, module.running_var):
-                assert statistic is not None
-                distributed.all_reduce(statistic)
-                statistic.div_(ranks)
+            assert module.running_mean is not None and module.running_var is not None
+            average([module.running_mean, module.running_var])
 
 
 def assert_same(value: str, what: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ersparse.kernels.buffers import Number
-from ersparse.kernels.network import SparseNetwork, dense
+from ersparse.kernels.network import SparseNetwork, dense, kept
 from ersparse.lightning.classifier import Classifier
 from ersparse.sparse.mask import attach, masks_of
 
@@ -24,8 +25,9 @@ class SparseClassifier(Classifier):
     def setup(self, stage: str) -> None:
         """After the masks have been drawn."""
         if not hasattr(self, "sparse"):
+            real = next(self.network.parameters()).dtype
             bf16 = str(self.trainer.precision).startswith("bf16")
-            self.sparse = SparseNetwork(self.network, Number(torch.float32, torch.bfloat16 if bf16 else torch.float32))
+            self.sparse = SparseNetwork(self.network, Number(real, torch.bfloat16 if bf16 else real))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(x)
@@ -59,20 +61,22 @@ class SparseClassifier(Classifier):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         masks = {name: checkpoint["state_dict"][f"network.{name}_mask"] for name in masks_of(self.network)}
         attach(self.network, masks)
-        self._convert(checkpoint, lambda state, mask: state.contiguous()[mask])
+        self._convert(checkpoint, kept)
 
     def _dense(self, state: Tensor, mask: Tensor) -> Tensor:
         """In the memory layout of the weights, which fused optimizers rely on."""
         return dense(state, mask).to(memory_format=self.memory_format) if mask.dim() == 4 else dense(state, mask)
 
-    def _convert(self, checkpoint: dict[str, Any], change: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def _convert(self, checkpoint: dict[str, Any], change: Callable[..., Tensor]) -> None:
         """The optimizer's state of each layer's weights, from kept to dense or back."""
         masks = self.sparse.masks()
         names = {number: name for number, (name, _) in enumerate(self.network.named_parameters()) if name in masks}
         for optimizer in checkpoint.get("optimizer_states", []):
             for number, name in names.items():
                 if number in optimizer["state"]:  # replaced, not changed: it is the optimizer's own
-                    optimizer["state"][number] = {
-                        key: change(value, masks[name]) if isinstance(value, Tensor) and value.dim() else value
-                        for key, value in optimizer["state"][number].items()
-                    }
+                    optimizer["state"][number] = changed(optimizer["state"][number], partial(change, mask=masks[name]))
+
+
+def changed(memory: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """What an optimizer remembers of a layer, its tensors of single weights changed, Adam's count of steps not."""
+    return {key: change(value) if isinstance(value, Tensor) and value.dim() else value for key, value in memory.items()}

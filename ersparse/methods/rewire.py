@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ersparse.errors import UserError
 from ersparse.methods.base import Method
@@ -39,6 +39,8 @@ class Rewire(Method):
         schedule: of the density on the way there: "cubic".
         prune_until: the part of the training after which nothing is pruned.
     """
+
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "sparse")
 
     delta_t: Count
     drop_fraction: Annotated[float, In("(0, 1)")]
@@ -80,11 +82,25 @@ class Rewire(Method):
                 "method.keep_flow=true: needs a source whose channels all have edges, sparsity.flow=move, add or "
                 "resample"
             )
+        if settings.trainer.execution == "sparse":
+            self._check_sparse(settings)
+
+    def _check_sparse(self, settings: Settings) -> None:
+        if self.grown_state == "keep":
+            raise UserError(
+                "method.grown_state=keep: must be zero with trainer.execution=sparse, which remembers nothing of "
+                "removed weights"
+            )
+        if self.final_sparsity is not None and settings.trainer.ranks > 1:
+            raise UserError(
+                "trainer.execution=sparse: must be auto or masked with method.final_sparsity on several devices"
+            )
 
     def callbacks(self, plan: Plan) -> list[pl.Callback]:
         from ersparse.lightning.callbacks import FixedMask
         from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
         from ersparse.lightning.callbacks.rewiring_measures import RewiringMeasures
+        from ersparse.lightning.callbacks.sparse_rewiring import SparseRewiring
         from ersparse.runs.folder import RunFolder
 
         rules = Rules(
@@ -94,6 +110,7 @@ class Rewire(Method):
                 key: getattr(self, key) for key in Rules.__dataclass_fields__ if key not in ("delta_t", "final_density")
             },
         )
-        rewiring = Rewiring(rules, plan.layers, plan.settings.seed_of("mask"))
+        sparse = plan.settings.trainer.execution == "sparse"
+        rewiring = (SparseRewiring if sparse else Rewiring)(rules, plan.layers, plan.settings.seed_of("mask"))
         measures = RewiringMeasures(rewiring, plan.layers, plan.steps, RunFolder(plan.folder).path / "rewiring.csv")
-        return [FixedMask(), rewiring, measures]
+        return [*([] if sparse else [FixedMask()]), rewiring, measures]

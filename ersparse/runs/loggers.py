@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -57,7 +57,8 @@ def finished(logger: Any) -> Iterator[None]:
         yield
     finally:
         if isinstance(logger, pl.loggers.WandbLogger):
-            logger.experiment.finish()
+            with suppress(ConnectionError):  # W&B's own process heard the signal as well, and is gone
+                logger.experiment.finish()
 
 
 def describe_layers(logger: Any, record: Record) -> None:

@@ -1,15 +1,26 @@
 """trainer.execution=sparse beside masked: the same network, checkpoints that either goes on from, what it refuses."""
 
 import errno
+from dataclasses import replace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import KILLED, TINY, killed_and_undisturbed, outcome, read, rows
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from ersparse import models, sparsify
 from ersparse.kernels.compile import KernelsUnavailable, library
-from ersparse.lightning.callbacks import Checkpoints
+from ersparse.lightning.callbacks import Checkpoints, FixedMask
+from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
+from ersparse.lightning.callbacks.sparse_rewiring import SparseRewiring
+from ersparse.lightning.classifier import Classifier
+from ersparse.lightning.sparse_classifier import SparseClassifier
+from ersparse.settings import Optimizer
+from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.mask import digest
 
 SPARSE = "trainer.execution=sparse"
 EXACT = [*TINY, "trainer.max_epochs=2", "trainer.precision=32-true", "optimizer.lr=0.001"]
@@ -48,10 +59,70 @@ def test_it_learns_what_masked_execution_learns(launch, only_run):
     assert [record["config"]["trainer"]["execution"] for record in (before, after)] == ["masked", "sparse"]
 
 
-@pytest.mark.parametrize("first, second", [("masked", "sparse"), ("sparse", "masked"), ("sparse", "sparse")])
-def test_either_goes_on_from_a_checkpoint(launch, only_run, monkeypatch, first, second):
+RIGL = Rules(
+    delta_t=3, drop_fraction=0.3, final_fraction=0.0, decay="cosine", t_end=1.0, grow="gradient", regrow=True,
+    scope="layer", skip_step=False, grown_value="zero", grown_state="zero", keep_flow=False, final_density=None,
+    schedule="cubic", prune_until=1.0,
+)  # fmt: skip
+RULES = {
+    "rigl": RIGL,
+    "set": replace(RIGL, grow="random", grown_value="random"),
+    "skip": replace(RIGL, skip_step=True, scope="global", regrow=False),
+    "granet": replace(RIGL, final_density=0.05),
+}
+
+
+def rewired(module, rewiring, rules, optimizer):
+    """What ten steps, three of them updates, make of a module whose network is in double precision."""
+    torch.manual_seed(0)
+    network = models.resnet20(10, width=0.25).double()
+    sparsify(network, "erk", 0.8)
+    random = torch.Generator().manual_seed(1)
+    images = torch.randn(200, 3, 16, 16, generator=random, dtype=torch.float64)
+    batches = DataLoader(TensorDataset(images, torch.randint(10, (200,), generator=random)), batch_size=20)
+    masking = [FixedMask()] if module is Classifier else []
+    trainer = pl.Trainer(
+        max_steps=10, accelerator="cpu", callbacks=[*masking, rewiring(rules, prunable_layers(network), seed=0)],
+        limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trained = module(network, 10, optimizer, 1, ["test"])
+    before = digest(trained.masks())
+    trainer.fit(trained, batches, batches)
+    assert digest(trained.masks()) != before
+    return trained
+
+
+@pytest.mark.parametrize("name, optimizer", [("rigl", "sgd"), ("set", "adam"), ("skip", "sgd"), ("granet", "adam")])
+def test_rewired_as_with_masks(name, optimizer):
+    """And all that is trained, and sent between ranks, are kept weights, normalisations and a bias."""
+    settings = Optimizer(
+        name=optimizer, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[], gamma=0.1
+    )
+    rules = RULES[name]
+    masked = rewired(Classifier, Rewiring, rules, settings)
+    sparse = rewired(SparseClassifier, SparseRewiring, rules, settings)
+    found = sparse.product()
+    assert found.keys() == masked.product().keys()
+    for name, wanted in masked.product().items():
+        torch.testing.assert_close(found[name], wanted, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    masks = sparse.masks()
+    others = sum(p.numel() for name, p in sparse.network.named_parameters() if name not in masks)
+    trained = sum(p.numel() for p in sparse.parameters() if p.requires_grad)
+    assert trained == others + sum(int(mask.sum()) for mask in masks.values())
+
+
+@pytest.mark.parametrize(
+    "first, second, words",
+    [
+        ("masked", "sparse", []),
+        ("sparse", "masked", []),
+        ("sparse", "sparse", ["method=granet", "method.delta_t=2", "method.t_end=1", "method.final_sparsity=0.95"]),
+    ],
+)
+def test_either_goes_on_from_a_checkpoint(launch, only_run, monkeypatch, first, second, words):
     """The disk is full after the first epoch's checkpoint. The same execution ends with the same bits."""
-    through = finished(launch, only_run, f"trainer.execution={second}")
+    through = finished(launch, only_run, f"trainer.execution={second}", *words)
     network, wanted = load_file(through / "network.safetensors"), outcome(through)
     save = Checkpoints.on_train_epoch_end
 
@@ -61,8 +132,8 @@ def test_either_goes_on_from_a_checkpoint(launch, only_run, monkeypatch, first, 
 
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoints, "on_train_epoch_end", save_and_stop)
-        assert launch(*EXACT, f"trainer.execution={first}", "fresh=true")[0] == 1
-    status, printed = launch(*EXACT, f"trainer.execution={second}")
+        assert launch(*EXACT, *words, f"trainer.execution={first}", "fresh=true")[0] == 1
+    status, printed = launch(*EXACT, *words, f"trainer.execution={second}")
     assert status == 0 and "resuming after epoch 1" in printed, printed
     assert_close(only_run(), network)
     assert first != second or outcome(only_run()) == wanted
@@ -78,7 +149,9 @@ def test_bfloat16_changes_little(launch, only_run):
 
 @pytest.mark.slow
 def test_killed_and_resumed_bit_for_bit(process, tmp_path):
-    (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, [*KILLED, SPARSE], "epoch00003")
+    """Rewired on the way; `delta_t` divides no epoch."""
+    words = [*KILLED, SPARSE, "method=rigl", "method.delta_t=7", "method.t_end=1"]
+    (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00003")
     assert outcome(killed) == outcome(undisturbed)
 
 
@@ -104,6 +177,14 @@ def dilated(num_classes, channels=3, width=1.0):
     [
         (["trainer=gpu"], "trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto or masked on a GPU"),
         (["method=imp"], "trainer.execution=sparse: must be auto or masked with method=imp"),
+        (
+            ["method=rigl", "method.grown_state=keep"],
+            "method.grown_state=keep: must be zero with trainer.execution=sparse",
+        ),
+        (
+            ["method=granet", "method.final_sparsity=0.95", "trainer.devices=2", "trainer.accelerator=cpu"],
+            "trainer.execution=sparse: must be auto or masked with method.final_sparsity on several devices",
+        ),
         (["model.sync_batchnorm=true"], "trainer.execution=sparse: must be auto or masked with model.sync_batchnorm"),
         (
             [f"model._target_={__name__}.dilated", "model.name=dilated"],

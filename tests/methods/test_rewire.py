@@ -164,7 +164,7 @@ def test_one_update_of_two_layers_by_hand(optimizer_of, memory, regrow, active, 
     }
     rewiring = Rewiring(replace(RULES, regrow=regrow), prunable_layers(network), seed=0)
     rewiring.last_rewiring = 10
-    rewiring._rewire(3, network, optimizer)
+    rewiring._rewire(3, network, optimizer.state)
     masks = masks_of(network)
     assert masks["0.weight"].reshape(-1).tolist() == [bool(there) for there in active]
     assert first.reshape(-1).tolist() == pytest.approx(value)

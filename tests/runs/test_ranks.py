@@ -53,6 +53,19 @@ def test_two_ranks_rewire_as_one(process, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]])
+def test_two_ranks_of_sparse_execution(process, tmp_path, words):
+    """Train and rewire what two ranks do with masks."""
+    words = [*PLAIN, *EXACT, *words, "trainer.devices=2"]
+    masked = trained(process, tmp_path / "masked", *words)
+    sparse = trained(process, tmp_path / "sparse", *words, "trainer.execution=sparse")
+    assert read(sparse)["config"]["trainer"]["execution"] == "sparse"
+    a, b = load_file(masked / "network.safetensors"), load_file(sparse / "network.safetensors")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
 def test_normalisation_over_all_ranks(process, tmp_path):
     """One epoch with the statistics of all images; rounding grows with every step, so the bound is loose."""
     words = ["model.sync_batchnorm=true", "model.width=0.25", "optimizer.lr=0.01", *EXACT, "trainer.max_epochs=1"]

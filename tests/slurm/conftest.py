@@ -53,14 +53,15 @@ def sweep(on_cluster, tmp_path):
     return start
 
 
-@pytest.fixture
-def undisturbed(on_cluster, tmp_path):
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
     """Folders of the same runs on this machine, by their names below the root."""
 
     def run(*words: str) -> dict[str, Path]:
-        root = tmp_path / "undisturbed"
+        root = tmp_path_factory.mktemp("undisturbed")
         command = [sys.executable, str(ROOT / "launch.py"), "-m", f"paths.root={root}", *SMALL, *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ)
+        around = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=around)
         assert done.returncode == 0, done.stdout + done.stderr
         return runs_below(root)
 
@@ -69,6 +70,20 @@ def undisturbed(on_cluster, tmp_path):
 
 def runs_below(root: Path) -> dict[str, Path]:
     return {str(path.parent.relative_to(root)): path.parent for path in sorted(root.rglob("run.json"))}
+
+
+def log_of(root: Path, job: str) -> Path:
+    """What a job of the one submission below a root prints, in all its attempts."""
+    (log,) = (root / ".sweep" / "slurm").glob(f"*/{job}_0_log.out")
+    return log
+
+
+def training_in(root: Path) -> list[int]:
+    """Numbers of the processes that work on runs below a root, on whichever node."""
+    commands = {path.parent.name: path.read_bytes().split(b"\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
+    return [
+        int(pid) for pid, words in commands.items() if {f"paths.root={root}".encode(), b"hydra.mode=RUN"} <= {*words}
+    ]
 
 
 def wait_until(condition, seconds=120.0):

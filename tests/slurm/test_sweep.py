@@ -74,7 +74,8 @@ def test_accelerators_that_the_cluster_lacks(launch, on_cluster):
 def test_status_shows_the_queue(sweep, on_cluster, tmp_path):
     """Runs that have not begun have no folder yet."""
     first = sweep("seed=0,1,2", "trainer.max_epochs=50", "hydra.launcher.wait=false")
-    assert first.wait(60) == 0
+    printed, _ = first.communicate(timeout=60)
+    assert first.returncode == 0, printed
     folder = tmp_path / "outputs"
 
     def status():

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -13,6 +14,7 @@ from ersparse.runs.meeting import Meeting
 from ersparse.settings import build
 from ersparse.sweep import runfile
 from ersparse.sweep.job import Job
+from ersparse.sweep.slurm.node import ending
 from ersparse.sweep.slurm.options import Options
 from ersparse.sweep.slurm.queue import folder_of, latest_log, queued, tidy
 from ersparse.sweep.slurm.submit import Array, longest
@@ -110,6 +112,24 @@ def test_the_longest_time_of_a_partition(answers):
     hour = 3600
     assert [longest(name) for name in (None, "a", "b", "c,b")] == [hour, hour, 48 * hour, 48 * hour]
     assert longest("c") == float("inf")
+
+
+def test_why_a_job_has_to_stop(answers, monkeypatch):
+    """And how long it may go on: to its end where that is near, or SLURM has said when; else nobody knows how long."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+
+    def told(seconds, preempted="None"):
+        end = (datetime.now() + timedelta(seconds=seconds)).isoformat(timespec="seconds")
+        answers("scontrol", f"JobId=7 JobState=RUNNING EndTime={end} PreemptTime={preempted}")
+        reason, left = ending(120)
+        return reason, round(left, -1)
+
+    assert told(125) == ("stopped at its time limit", 120)
+    assert told(3605) == ("preempted", 0)
+    assert told(45, "2026-11-25T14:06:40") == ("preempted", 40)
+    answers("scontrol", "", 1)
+    assert ending(120) == ("preempted", 0)
 
 
 def submitted(root, name, runs):

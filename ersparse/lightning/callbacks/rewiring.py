@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks, attach, density_of, generator, masks_of
 
 log = logging.getLogger(__name__)
+
+States = MutableMapping[Tensor, Any]  # what an optimizer remembers of each parameter
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,14 @@ class Rewiring(pl.Callback):
         if not self.rules.skip_step:
 
             def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-                self._maybe_update(trainer.global_step + 1, network, optimizer)
+                self._maybe_update(trainer.global_step + 1, network, optimizer.state)
 
             self.hook = trainer.optimizers[0].register_step_post_hook(after_step)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        if self.rules.skip_step and self._maybe_update(trainer.global_step + 1, network_of(pl_module), optimizer):
+        if self.rules.skip_step and self._maybe_update(trainer.global_step + 1, network_of(pl_module), optimizer.state):
             for parameter in pl_module.parameters():
                 parameter.grad = None  # which optimizers leave alone
 
@@ -99,25 +102,32 @@ class Rewiring(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.start_density = state_dict["start_density"]
 
-    def _maybe_update(self, step: int, network: nn.Module, optimizer: Optimizer) -> bool:
-        """Whether `step`, counted from 1, is one at which something is rewired or pruned; it then has been."""
-        if step % self.rules.delta_t:
-            return False
-        prunes = self.rules.final_density is not None and step <= self.pruned_by
-        rewires = step < self.last_rewiring
-        if not (prunes or rewires):
+    def prunes(self, step: int) -> bool:
+        """At `step`, counted from 1."""
+        due = step % self.rules.delta_t == 0 and self.rules.final_density is not None
+        return due and step <= self.pruned_by
+
+    def rewires(self, step: int) -> bool:
+        return step % self.rules.delta_t == 0 and step < self.last_rewiring
+
+    def _maybe_update(self, step: int, network: nn.Module, states: States) -> bool:
+        """Whether `step` is one at which something is rewired or pruned; it then has been."""
+        if not (self.prunes(step) or self.rewires(step)):
             return False
         before = {name: mask.clone() for name, mask in masks_of(network).items()}
-        if prunes:
-            self._prune(step, network, optimizer)
-        if rewires:
-            self._rewire(step, network, optimizer)
+        self._update(step, network, states)
         changes = {name: rewire.difference(before[name], mask) for name, mask in masks_of(network).items()}
         for listener in self.listeners:
             listener(step, network, changes)
         return True
 
-    def _prune(self, step: int, network: nn.Module, optimizer: Optimizer) -> None:
+    def _update(self, step: int, network: nn.Module, states: States) -> None:
+        if self.prunes(step):
+            self._prune(step, network, states)
+        if self.rewires(step):
+            self._rewire(step, network, states)
+
+    def _prune(self, step: int, network: nn.Module, states: States) -> None:
         """To the density of the schedule, exactly."""
         rules, masks = self.rules, masks_of(network)
         assert rules.final_density is not None and self.start_density is not None
@@ -126,9 +136,9 @@ class Rewiring(pl.Callback):
         count = round(density * sum(mask.numel() for mask in masks.values()))
         keep = {name: rewire.magnitude(network.get_parameter(name)) for name in masks}
         for name, change in rewire.pruned_globally(masks, keep, count).items():
-            self._apply(change, name, masks[name], network, optimizer, step)
+            self._apply(change, name, masks[name], network, states, step)
 
-    def _rewire(self, step: int, network: nn.Module, optimizer: Optimizer) -> None:
+    def _rewire(self, step: int, network: nn.Module, states: States) -> None:
         rules, masks = self.rules, masks_of(network)
         share = rewire.fraction(rules.drop_fraction, rules.final_fraction, step / self.last_rewiring, rules.decay)
         drop = {name: rewire.magnitude(network.get_parameter(name)) for name in masks}
@@ -138,7 +148,7 @@ class Rewiring(pl.Callback):
                 if rules.keep_flow:
                     random = generator(self.seed, name, "flow", str(step))
                     change = rewire.with_flow(change, masks[name], self.layers[name], random)
-                self._apply(change, name, masks[name], network, optimizer, step)
+                self._apply(change, name, masks[name], network, states, step)
 
     def _counts(self, masks: Masks, drop: dict[str, Tensor], share: float) -> dict[str, int]:
         if self.rules.scope == "global":
@@ -156,11 +166,11 @@ class Rewiring(pl.Callback):
         return rewire.magnitude(weight.grad)
 
     def _apply(
-        self, change: rewire.Change, name: str, mask: Tensor, network: nn.Module, optimizer: Optimizer, step: int
+        self, change: rewire.Change, name: str, mask: Tensor, network: nn.Module, states: States, step: int
     ) -> None:
         weight, values = network.get_parameter(name), None
         if self.rules.grown_value == "random":
             drawn = generator(self.seed, name, "grown", str(step)).standard_normal(tuple(weight.shape))
             values = torch.from_numpy(drawn * (2 / self.layers[name].fan_in) ** 0.5)
         forget = self.rules.grown_state == "zero"
-        rewire.apply(change, mask, weight, optimizer.state.get(weight, {}), values, forget)
+        rewire.apply(change, mask, weight, states.get(weight, {}), values, forget)

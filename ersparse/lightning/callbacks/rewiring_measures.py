@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class RewiringMeasures(pl.Callback):
     weights that are active; `explored`, the share of all weights that were ever active (the in-time
     over-parametrisation rate of Liu et al. 2021b); `sparsity` and `effective` (sparsity of what lies on paths) as they
     are; `no_input`, channels without a kept weight into them; `silent`, inputs of layers that were zero for every
-    image that was evaluated.
+    image that was evaluated, NaN with sparse execution, which calls no layer.
     """
 
     def __init__(self, rewiring: Rewiring, layers: list[Layer], steps: list[Step] | None, path: Path) -> None:
@@ -104,12 +105,16 @@ class RewiringMeasures(pl.Callback):
             "explored": density_of(self.ever),
             "sparsity": 1 - density_of(masks),
             "no_input": float(sum(flow.zero_degrees(on_cpu[name], self.layers[name])[0] for name in masks)),
-            "silent": float(sum(int((~any_over_ranks(fired)).sum()) for fired in self.fired.values())),
+            "silent": self._silent(),
         }
         if self.steps:
             figures["effective"] = 1 - effective_density(on_cpu, list(self.layers.values()), self.steps)
         for name, value in figures.items():
             pl_module.log(f"rewire/{name}", torch.tensor(value, dtype=torch.float64))
+
+    def _silent(self) -> float:
+        counts = [int((~any_over_ranks(fired)).sum()) for fired in self.fired.values()]
+        return float(sum(counts)) if counts else math.nan
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:

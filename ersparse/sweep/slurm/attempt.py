@@ -25,16 +25,15 @@ from ersparse.sweep.process import COMMAND
 from ersparse.sweep.slurm.node import (
     NOTIFY,
     PAUSE,
+    ending,
     environment,
     follow,
     job_is_running,
     restarts,
     started,
-    stop,
     stop_after_epoch,
 )
 from ersparse.sweep.slurm.options import NOTICE
-from ersparse.sweep.table import clock
 
 INTERRUPTED = 130
 
@@ -48,7 +47,7 @@ class Attempt:
         folder: of the run.
         sweep: its name, for the loggers.
         threads: for computing.
-        time_limit, signal_before: seconds.
+        signal_before: seconds before the time limit at which SLURM tells.
         requeues: how many there may be.
     """
 
@@ -56,7 +55,6 @@ class Attempt:
     folder: Path
     sweep: str
     threads: int
-    time_limit: int
     signal_before: int
     requeues: int
 
@@ -91,7 +89,6 @@ class Leader:
 
     def __init__(self, attempt: Attempt, meeting: Meeting | None, told: threading.Event, requeue: Any) -> None:
         self.attempt, self.meeting, self.told, self.requeue = attempt, meeting, told, requeue
-        self.began = time.monotonic()
 
     def lead(self) -> None:
         """Follows the run to its end, or stops it when SLURM says so."""
@@ -125,13 +122,11 @@ class Leader:
         return started([*COMMAND, *words], around | (self.meeting.environment() if self.meeting else {}))
 
     def _stopped_for_slurm(self, process: subprocess.Popen[bytes]) -> tuple[int, str]:
-        """At the time limit there is time for the rest of an epoch, perhaps; before a preemption nobody knows."""
-        limit, notice = self.attempt.time_limit, self.attempt.signal_before
-        if time.monotonic() - self.began > limit - notice - 90:  # SLURM looks once in a minute
-            stop_after_epoch(process, self.attempt.folder, max(0, notice - NOTICE))
-            return process.wait(), f"stopped at the time limit of {clock(limit)}"
-        stop(process)
-        return process.wait(), "preempted"
+        """After the epoch, if there is time."""
+        print("SLURM wants the job to stop", flush=True)
+        reason, left = ending(self.attempt.signal_before)
+        stop_after_epoch(process, self.attempt.folder, left - NOTICE)
+        return process.wait(), reason
 
     def _look_for_the_fallen(self, meeting: Meeting) -> tuple[int, int | None] | None:
         """Another rank's end is what this one's may follow from."""

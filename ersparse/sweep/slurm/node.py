@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from ersparse.runs.meeting import BEAT, Meeting
@@ -20,6 +22,7 @@ from ersparse.sweep.tasks import SWEEP
 NOTIFY = signal.SIGUSR2  # what SLURM sends before it stops a job
 RANK = "from ersparse.runs.rank import main; main()"
 PAUSE = 0.2  # seconds between two looks
+EARLY = 90.0  # seconds: SLURM may tell a minute before it was asked to
 GRACE = 20.0  # seconds for a process that was asked to stop
 
 
@@ -41,13 +44,37 @@ def job_name() -> str:
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
+def shown() -> dict[str, str]:
+    """What SLURM says of this job; nothing where it does not answer."""
+    asked = ["scontrol", "show", "job", "--oneliner", job_name()]
+    try:
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(word.split("=", 1) for word in answer.split() if "=" in word)
+
+
 def job_is_running() -> bool:
     """Whether SLURM neither cancels this job nor has put it back already."""
-    asked = ["squeue", "--noheader", "--format=%T", f"--jobs={job_name()}"]
+    return shown().get("JobState") == "RUNNING"
+
+
+def ending(notice: int) -> tuple[str, float]:
+    """Why SLURM wants this job to stop, and how many seconds it may go on.
+
+    Args:
+        notice: seconds before its time limit at which it was to be told.
+    """
+    job = shown()
     try:
-        return subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.strip() == "RUNNING"
-    except (OSError, subprocess.SubprocessError):
-        return False
+        left = (datetime.fromisoformat(job["EndTime"]) - datetime.now()).total_seconds()
+    except (KeyError, ValueError):
+        left = math.inf
+    if job.get("PreemptTime", "None") != "None":
+        return "preempted", left
+    if left <= notice + EARLY:
+        return "stopped at its time limit", left
+    return "preempted", 0.0  # by a signal alone: how soon it ends is not said
 
 
 def started(arguments: list[str], around: Mapping[str, str]) -> subprocess.Popen[bytes]:

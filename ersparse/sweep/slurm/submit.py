@@ -137,9 +137,7 @@ class Array:
     def _attempt(self, job: Job) -> Attempt:
         o = self.options
         words = (*job.words, *self.extra, "dataset.download=false")  # nodes have no network
-        return Attempt(
-            words, job.folder.absolute(), self.sweep, o.cpus_per_task, o.minutes * 60, o.signal_before, o.requeues
-        )
+        return Attempt(words, job.folder.absolute(), self.sweep, o.cpus_per_task, o.signal_before, o.requeues)
 
 
 def asks_for_gpu(job: Job, options: Options) -> bool:
