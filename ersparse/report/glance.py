@@ -75,15 +75,20 @@ def grids(tables: Mapping[str, Table]) -> list[Grid]:
 
 
 def _grid(title: str, cells: list[Place]) -> Grid:
-    columns = dict.fromkeys(where(*_order(cell.row)) for cell in sorted(cells, key=lambda cell: _order(cell.row)))
+    columns = dict.fromkeys(_column(cell.row) for cell in sorted(cells, key=lambda cell: _order(cell.row)))
     places: dict[str, dict[str, Place]] = {}
     for cell in cells:
-        places.setdefault(cell.row["label"], {})[where(*_order(cell.row))] = cell
+        places.setdefault(cell.row["label"], {})[_column(cell.row)] = cell
     return Grid(title, list(columns), places)
 
 
-def _order(row: Row) -> tuple[float, float]:
-    return row["level"], row["final"]
+def _column(row: Row) -> str:
+    return where(row["level"], row["final"])
+
+
+def _order(row: Row) -> tuple[float, bool, float]:
+    """By the sparsity in the end; networks that have it from the start come first."""
+    return row["final"], row["final"] != row["level"], row["level"]
 
 
 def where(level: float, final: float) -> str:
