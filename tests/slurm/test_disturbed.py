@@ -76,7 +76,7 @@ def logged(run):
 @pytest.mark.by_hand
 def test_a_sweep_that_is_disturbed_again_and_again(launch, undisturbed, on_cluster, tmp_path):
     """At random moments; ERSPARSE_DISTURBANCES=20 of them."""
-    often, epochs = int(os.environ.get("ERSPARSE_DISTURBANCES", "20")), 12
+    often, epochs = int(os.environ.get("ERSPARSE_DISTURBANCES", "20")), 10
     words = ["seed=range(0,24)", f"trainer.max_epochs={epochs}"]
     expected = {name: outcome(run) for name, run in undisturbed(*words).items()}
     keys = ["logger=wandb", "hydra.launcher.wait=false", "hydra.launcher.signal_before=60"]
