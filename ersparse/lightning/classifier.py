@@ -46,8 +46,9 @@ class Classifier(pl.LightningModule):
         self.optimizer_settings, self.epochs, self.eval_names = optimizer, epochs, eval_names
         self.metrics = nn.ModuleDict()
         for name in ["train", *eval_names]:
-            self.metrics[f"{name}/acc"] = MulticlassAccuracy(num_classes, average="micro")
-            self.metrics[f"{name}/loss"] = MeanMetric()
+            # without checks of every batch, for which a GPU would have to wait; MeanMetric then has no weights either
+            self.metrics[f"{name}/acc"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+            self.metrics[f"{name}/loss"] = MeanMetric(nan_strategy="disable")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.memory_format == torch.channels_last:
@@ -82,7 +83,7 @@ class Classifier(pl.LightningModule):
         x, y = batch
         logits = self(x)
         loss = F.cross_entropy(logits, y)
-        self._metric(f"{name}/loss").update(loss.detach(), len(y))
+        self._metric(f"{name}/loss").update(loss.detach().expand(len(y)))
         self._metric(f"{name}/acc").update(logits.detach(), y)
         return loss
 
