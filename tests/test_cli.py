@@ -17,7 +17,7 @@ REFUSED = [
     (["sparsity.budget=21"], "sparsity.budget=21: must lie in [22, 270608], from one weight a layer to all"),
     (["sparsity.budget=270609"], "sparsity.budget=270609: must lie in [22, 270608], from one weight a layer to all"),
     (["sparsity.budget=0.5"], "sparsity.budget=0.5: must lie in [1, inf)"),
-    (["sparsity.flow=maybe"], "sparsity.flow=maybe: must be one of none, add, move, resample"),
+    (["sparsity.flow=maybe"], "sparsity.flow=maybe: must be one of none, add, move, resample, released"),
     (["sparsity.flow=resample", "sparsity.level=0.999"], "sparsity.flow=resample: layer conv1.weight: resample needs"),
     (["sparsity.flow=resample", "sparsity.sampling=exact"], "sparsity.sampling=exact: must be bernoulli with"),
     (["sparsity.floor=40", "sparsity.level=0.99"], "sparsity=balanced: 2706 weights cannot be spread"),

@@ -164,6 +164,7 @@ def test_a_variant_reaches_its_methods_only(launch, tmp_path):
     assert by_method["edge_popup"]["optimizer"]["milestones"] == [0.3, 0.6, 0.9]
     assert by_method["edge_popup"]["dataset"]["augment"] is False
     assert by_method["fixed"]["optimizer"]["milestones"] == [0.5, 0.75]
+    assert {config["sparsity"]["flow"] for config in configs} == {"released"}
 
 
 @pytest.mark.parametrize("preset, changed", [("table4", {"delta_t": 1000}), ("table21", {"prune_until": 0.5})])
