@@ -1,6 +1,6 @@
 """ersparse beside its alternatives and beside what this machine can do, as ratios.
 
-    python -m benchmarks [step pipeline masks rewiring checkpoint startup report] [--models resnet18 ...]
+    python -m benchmarks [step pipeline masks rewiring checkpoint startup report seeds compiled] [--models resnet18 ...]
                          [--rounds N] [--json FILE]
 
 All that is compared takes turns. README.md, here, says what the numbers mean.
@@ -18,7 +18,7 @@ import torch
 from benchmarks import machine
 from benchmarks.turns import HEAD
 
-NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report"]
+NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report", "seeds", "compiled"]
 
 
 def main() -> None:

@@ -90,7 +90,8 @@ class Player:
     """
 
     def __init__(self, play: Callable[..., None], *arguments: object) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # which imports once what all of them need
+        context.set_forkserver_preload(["torch._dynamo", "ersparse.runs.run", "ersparse.runs.train"])
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_play, args=(theirs, play, arguments), daemon=True)
         self.process.start()
