@@ -7,31 +7,33 @@ The four combinations in turns, the best of several steps each.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
 
+from benchmarks.machine import DEVICE
+from benchmarks.turns import in_turns
 from ersparse import models
 
 CASES = [("resnet20", 1, 16, 64), ("resnet20", 3, 32, 128), ("resnet18", 3, 32, 128), ("vgg16", 3, 32, 128)]
 ROUNDS = 6
 
 
-def stepper(name: str, channels: int, side: int, batch: int, bf16: bool, layout: torch.memory_format):
-    network = getattr(models, name)(10, channels=channels).to(memory_format=layout)
+def stepper(
+    name: str, channels: int, side: int, batch: int, bf16: bool, layout: torch.memory_format
+) -> Callable[[], None]:
+    network = getattr(models, name)(10, channels=channels).to(DEVICE, memory_format=layout)
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, fused=True)
-    x = torch.randn(batch, channels, side, side).contiguous(memory_format=layout)
-    y = torch.randint(0, 10, (batch,))
+    x = torch.randn(batch, channels, side, side, device=DEVICE).contiguous(memory_format=layout)
+    y = torch.arange(batch, device=DEVICE) % 10
 
-    def step() -> float:
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    def step() -> None:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(network(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return 1000 * (time.perf_counter() - start)
 
     return step
 
@@ -40,9 +42,8 @@ def main() -> None:
     kinds = [(b, f) for b in (False, True) for f in (torch.contiguous_format, torch.channels_last)]
     print("float32 | float32, channels-last | bfloat16 | bfloat16, channels-last (ms)")
     for name, channels, side, batch in CASES:
-        steps = [stepper(name, channels, side, batch, bf16, layout) for bf16, layout in kinds]
-        rounds = [[step() for step in steps] for _ in range(ROUNDS)]
-        best = [min(times) for times in zip(*rounds, strict=True)]
+        steps = {str(kind): stepper(name, channels, side, batch, *kind) for kind in kinds}
+        best = [1000 * min(seconds) for seconds in in_turns(steps, ROUNDS).values()]
         print(f"{name}, {side}x{side}, batch {batch}: " + " | ".join(f"{ms:.0f}" for ms in best), flush=True)
 
 

@@ -14,13 +14,11 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 from functools import cache
 
-from benchmarks.edge_popup import dense
-from benchmarks.training import composed
+from benchmarks.networks import composed, dense_step, settings_of
+from benchmarks.turns import in_turns
 from ersparse.keys import LAUNCH, options_of
-from ersparse.settings import Settings, build
 
 
 def dry(preset: str) -> tuple[int, int, float]:
@@ -38,13 +36,7 @@ def dry(preset: str) -> tuple[int, int, float]:
 def seconds(model: str, dataset: str, batch: int, steps: int) -> float:
     """The median time of a step."""
     words = [f"model={model}", f"dataset={dataset}", f"dataset.batch_size={batch}", "sparsity=dense"]
-    step = dense(build(Settings, composed(words)))
-    times = []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median(in_turns({"step": dense_step(settings_of(words))}, steps)["step"])
 
 
 def main() -> None:

@@ -1,0 +1,43 @@
+"""ersparse beside its alternatives and beside what this machine can do, as ratios.
+
+    python -m benchmarks [step pipeline masks rewiring checkpoint startup report] [--models resnet18 ...]
+                         [--rounds N] [--json FILE]
+
+All that is compared takes turns. README.md, here, says what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+
+import torch
+
+from benchmarks import machine
+from benchmarks.turns import HEAD
+
+NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help="all, unless given")
+    parser.add_argument("--models", nargs="+", help="of step, masks and rewiring")
+    parser.add_argument("--rounds", type=int, help="how often each takes its turn")
+    parser.add_argument("--json", type=Path, help="a file to write all rounds to")
+    asked = parser.parse_args()
+    where = {"machine": machine.name(), "threads": torch.get_num_threads()}
+    print(f"{where['machine']}, {where['threads']} threads\n\n{HEAD}", flush=True)
+    found = []
+    for name in asked.names or NAMES:
+        for figure in importlib.import_module(f"benchmarks.{name}").figures(asked):
+            print(figure.row(), flush=True)
+            found.append({**vars(figure), "values": list(figure.values), "median": figure.median})
+    if asked.json:
+        asked.json.write_text(json.dumps(where | {"figures": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Writing and reading a checkpoint of resnet18 with its momentum and masks, beside torch.save and torch.load."""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import writing
+from benchmarks.networks import settings_of
+from benchmarks.turns import Figure, in_turns, ratio
+from ersparse.runs.checkpoints import CheckpointFiles
+from ersparse.runs.plan import plan
+from ersparse.sparse.mask import attach
+
+
+def figures(asked: Namespace) -> Iterator[Figure]:
+    planned = plan(settings_of(["model=resnet18", "dataset=cifar10", "sparsity=erk"]))
+    assert planned.source
+    network = planned.network()
+    attach(network, planned.source.draw())
+    momentum = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
+    content = {"state_dict": network.state_dict(), "momentum": momentum}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = CheckpointFiles(folder / "checkpoints", "benchmark")
+
+        def ours_again() -> None:
+            found = files.latest()
+            assert found
+            torch.load(found[1], weights_only=True)
+
+        parts = {
+            "save": lambda: files.write(content, files.intended(1)),
+            "torch.save": lambda: torch.save(content, folder / "plain.ckpt"),
+            "load": ours_again,
+            "torch.load": lambda: torch.load(folder / "plain.ckpt", weights_only=True),
+        }
+        seconds = in_turns(parts, asked.rounds or 10)
+        floor = writing(folder, (folder / "plain.ckpt").stat().st_size)
+    yield Figure("checkpoint: save, resnet18", seconds["save"], floor, unit=" s")
+    yield ratio("checkpoint: save / torch.save", seconds["save"], seconds["torch.save"])
+    yield ratio("checkpoint: load / torch.load", seconds["load"], seconds["torch.load"])
