@@ -1,32 +1,63 @@
-"""A training step over kept weights alone beside dense ones, in one run; ratios are to the better dense precision.
+"""Sparse execution beside dense layers and beside other sparse ones, on the CPU.
 
-    python -m benchmarks.sparse [--model vgg16] [--batch 128] [--threads 2] [--rounds 5] [--cells uniform:0.99 ...]
+    python -m benchmarks.sparse steps [--model vgg16] [--cells uniform:0.99 ...] [--prototype FOLDER]
+    python -m benchmarks.sparse convolutions [--density 0.1 0.01 0.001]
+    python -m benchmarks.sparse inference [--model vgg16] [--cells uniform:0.99 ...]
 
-The dense network (channels-last, float32 and bfloat16) does what masked execution does, without the masks. All take
-turns in this process, and the figures are medians.
+What is compared takes turns in one process; figures are medians of --rounds, and ratios are to
+the better of dense float32 and bfloat16 (channels-last). Dense networks do what masked execution does, without masks.
+Sparse ones are timed with float32 and with bfloat16 between their layers. A call with two cells takes about a minute.
+
+`--prototype` names a folder with another implementation of vgg16: a kernels.cpp and a prototype.py that has
+Net(masks, images), SGD(parameters) and masks(density, share). Of convolutions forward and both gradients are timed,
+torch.sparse and SparseProp (where it is installed, in both of its modes) among them.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
-import time
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.turns import in_turns
 from ersparse import models, sparsify
+from ersparse.export.benchmark import table
+from ersparse.export.command import dense_size
+from ersparse.export.file import Images, write
+from ersparse.export.folded import fold
 from ersparse.kernels.buffers import Number
 from ersparse.kernels.network import SparseNetwork
 
-CELLS = ["uniform:0.8", "uniform:0.99", "uniform:0.999", "erk:0.99"]
+CELLS = ["uniform:0.99", "uniform:0.999"]
+LAYERS = [(64, 32), (256, 8), (512, 4), (512, 2)]  # channels in and out, side of the image
+STORED = {"f32": torch.float32, "bf16": torch.bfloat16}
+Run = Callable[[], Any]
 
 
-def step_of(
-    network: Callable[[Tensor], Tensor], trained: Iterable[nn.Parameter], x: Tensor, bf16: bool = False
-) -> Callable[[], None]:
+def show(title: str, runs: dict[str, Run], rounds: int) -> None:
+    """Medians of runs that take turns, and ratios to the better dense one's."""
+    found = {name: statistics.median(seconds) for name, seconds in in_turns(runs, rounds).items()}
+    better = min(found["dense f32"], found["dense bf16"])
+    print(title)
+    for name, seconds in found.items():
+        print(f"  {name:28}{1e3 * seconds:9.1f} ms {better / seconds:7.2f} x", flush=True)
+
+
+# ---- training steps
+
+
+def step_of(network: Callable[[Tensor], Tensor], trained: Iterable[nn.Parameter], x: Tensor, bf16: bool = False) -> Run:
     optimizer = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=5e-4, fused=True)
     y = torch.arange(len(x)) % 10
 
@@ -40,41 +71,135 @@ def step_of(
     return step
 
 
-def steps(model: str, x: Tensor, cells: list[str]) -> dict[str, Callable[[], None]]:
-    dense = getattr(models, model)(10).to(memory_format=torch.channels_last)
+def prototype_step(prototype: Any, density: str, level: float, x: Tensor) -> Run:
+    network = prototype.Net(prototype.masks(density, 1 - level), len(x))
+    optimizer, y = prototype.SGD(network.params), torch.arange(len(x)) % 10
+
+    def step() -> None:
+        logits = network.forward(x).requires_grad_()
+        F.cross_entropy(logits, y).backward()
+        network.backward(logits.grad)
+        optimizer.step(network.grads(), 0.01)
+
+    return step
+
+
+def load_prototype(folder: Path) -> Any:
+    """Compiled into a folder that is gone at the end of this process."""
+    built = Path(tempfile.mkdtemp(prefix="prototype-")) / "kernels.so"
+    flags = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+    subprocess.run(["g++", *flags, "-o", str(built), str(folder / "kernels.cpp")], check=True)
+    spec = importlib.util.spec_from_file_location("prototype", folder / "prototype.py")
+    assert spec and spec.loader
+    module, sys.argv = importlib.util.module_from_spec(spec), [sys.argv[0], str(built)]
+    spec.loader.exec_module(module)
+    return module
+
+
+def steps(asked: argparse.Namespace) -> None:
+    x = torch.randn(asked.batch, 3, 32, 32)
+    dense = getattr(models, asked.model)(10).to(memory_format=torch.channels_last)
     nhwc = x.to(memory_format=torch.channels_last)
-    found = {f"dense {p}": step_of(dense, dense.parameters(), nhwc, p == "bf16") for p in ("f32", "bf16")}
-    for cell in cells:
+    runs = {f"dense {p}": step_of(dense, dense.parameters(), nhwc, p == "bf16") for p in STORED}
+    prototype = load_prototype(asked.prototype) if asked.prototype else None
+    for cell in asked.cells:
         density, level = cell.split(":")
-        for name, stored in (("f32", torch.float32), ("bf16", torch.bfloat16)):
-            network = getattr(models, model)(10)
+        for name, stored in STORED.items():
+            network = getattr(models, asked.model)(10)
             sparsify(network, density, float(level))
             sparse = SparseNetwork(network, Number(torch.float32, stored))
-            found[f"{density} {level} {name}"] = step_of(sparse, sparse.trained(), x)
-    return found
+            runs[f"{density} {level} {name}"] = step_of(sparse, sparse.trained(), x)
+        if prototype:
+            runs[f"{density} {level} prototype"] = prototype_step(prototype, density, float(level), x)
+    show(f"{asked.model}, a training step of {asked.batch} images", runs, asked.rounds)
+
+
+# ---- one convolution, 3x3: forward, gradient of the input, gradient of the weights
+
+
+def layer_step(layer: Callable[[Tensor], Tensor], x: Tensor, bf16: bool = False) -> Run:
+    x = x.clone().requires_grad_()
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = layer(x)
+        y.backward(torch.ones_like(y))
+
+    return step
+
+
+def csr_step(weight: Tensor, x: Tensor) -> Run:
+    """As products with the unfolded images, [C * 9, B * H * W]."""
+    rows = weight.flatten(1).to_sparse_csr()
+    columns, side = rows.to_dense().t().to_sparse_csr(), x.shape[2:]
+
+    def step() -> None:
+        unfolded = F.unfold(x, 3, padding=1).movedim(0, 1).flatten(1)
+        y = rows @ unfolded
+        gradient = torch.ones_like(y)
+        back = (columns @ gradient).view(len(unfolded), len(x), -1).movedim(1, 0)
+        F.fold(back, side, 3, padding=1)
+        torch.sparse.sampled_addmm(rows, gradient, unfolded.t(), beta=0)
+
+    return step
+
+
+def convolutions(asked: argparse.Namespace) -> None:
+    has_sparseprop = importlib.util.find_spec("sparseprop") is not None
+    for channels, side in LAYERS:
+        x = torch.relu(torch.randn(asked.batch, channels, side, side))
+        for density in asked.density:
+            layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            sparsify(layer, "uniform", 1 - density, flow="none")
+            weight, dense = layer.weight.detach().clone(), nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            dense, nhwc = (v.to(memory_format=torch.channels_last) for v in (dense, x))
+            runs = {f"dense {p}": layer_step(dense, nhwc, p == "bf16") for p in STORED}
+            runs["ours f32"] = layer_step(SparseNetwork(layer), x)
+            runs["torch.sparse CSR"] = csr_step(weight, x)
+            if has_sparseprop:
+                runs |= {f"SparseProp {mode}": layer_step(m, x) for mode, m in sparseprop(weight).items()}
+            show(f"{channels} to {channels} at {side}x{side}, density {density:g}", runs, asked.rounds)
+
+
+def sparseprop(weight: Tensor) -> dict[str, nn.Module]:
+    from sparseprop.modules import SparseConv2d
+
+    return {
+        mode: SparseConv2d(weight, padding=1, vectorizing_over_on=over)
+        for mode, over in (("images", False), ("pixels", True))
+    }
+
+
+# ---- prediction
+
+
+def inference(asked: argparse.Namespace) -> None:
+    images = Images(3, 32, [0.5] * 3, [0.2] * 3)
+    for cell in asked.cells:
+        density, level = cell.split(":")
+        network = getattr(models, asked.model)(10)
+        sparsify(network, density, float(level))
+        folded = fold(network.eval())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.sparse"
+            write(path, folded, images)
+            size = path.stat().st_size
+        Console(soft_wrap=True).print(f"{asked.model} {cell}", table(folded, images, size, dense_size(folded)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["steps", "convolutions", "inference"])
     parser.add_argument("--model", default="vgg16")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cells", nargs="+", default=CELLS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    runs = steps(arguments.model, torch.randn(arguments.batch, 3, 32, 32), arguments.cells)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(arguments.rounds + 1):  # the first round warms up
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(found) for name, found in seconds.items()}
-    better = min(median["dense f32"], median["dense bf16"])
-    for name, found in median.items():
-        print(f"{name:24}{1e3 * found:8.1f} ms  {better / found:6.2f} x")
+    parser.add_argument("--density", nargs="+", type=float, default=[0.1, 0.01, 0.001])
+    parser.add_argument("--prototype", type=Path)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    {"steps": steps, "convolutions": convolutions, "inference": inference}[asked.what](asked)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ _WHERE = {
     "UserError": "ersparse.errors:UserError",
     "keep_masks": "ersparse.sparse.mask:keep",
     "load": "ersparse.library:load",
+    "load_images": "ersparse.library:load_images",
+    "load_sparse": "ersparse.export.predictor:load_sparse",
     "run": "ersparse.runs.run:run",
     "sparsify": "ersparse.library:sparsify",
 }

@@ -64,6 +64,8 @@ ersparse report [folder]
     the runs below a folder (outputs, unless given) as tables and plots beside the paper's numbers
 ersparse rewiring <run folder> [out=rewiring.png]
     what rewiring did to each layer over a run, plotted
+ersparse export <run folder> [--format sparse|onnx] [--out FILE] [--benchmark]
+    the finished run's network as a file for prediction; with its speed and size beside the dense network's
 ersparse theory lemma|weak|conv|strong|lower [scale=smoke|short|full] [p=0.1,0.5] [delta=0.05] [epsilon=0.01] [seed=N]
     the paper's lemma and theorems, computed and measured, in a run folder"""
 
@@ -142,6 +144,7 @@ def main() -> int:
         "retry": _retry,
         "report": _report,
         "rewiring": _rewiring,
+        "export": _export,
         "theory": _theory,
     }
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
@@ -188,6 +191,12 @@ def _report() -> int:
 
 def _rewiring() -> int:
     from ersparse.report.rewiring import main
+
+    return main(sys.argv[1:])
+
+
+def _export() -> int:
+    from ersparse.export.command import main
 
     return main(sys.argv[1:])
 

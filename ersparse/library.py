@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ersparse.data.arrays import Arrays
 from ersparse.errors import UserError
 from ersparse.runs.folder import RunFolder, network_masks, read_network
-from ersparse.settings import locate
+from ersparse.settings import Dataset, build, locate
 from ersparse.sparse import density as densities
 from ersparse.sparse import mask
 from ersparse.sparse.describe import describe_masks
@@ -108,6 +109,20 @@ def load(run: str | Path) -> nn.Module:
     mask.attach(network, network_masks(state))
     mask.enforce(network)
     return network.eval()
+
+
+def load_images(run: str | Path) -> Arrays:
+    """The images that a run was trained and tested with, in its size, as uint8.
+
+    Raises:
+        UserError: the folder holds no run, or the images are not where they were.
+    """
+    from ersparse.runs.run import images_of
+
+    record = RunFolder(Path(run)).read()
+    if record is None or "dataset" not in record.get("config", {}):
+        raise UserError(f"{run}: has no run.json that can be read; must be the folder of a run")
+    return images_of(build(Dataset, record["config"]["dataset"], "dataset."))
 
 
 def _layers(module: nn.Module) -> list[Layer]:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 import ersparse
 from ersparse.errors import UserError
+from ersparse.export.command import main as export
 from ersparse.sparse.flow import zero_degrees
 from ersparse.sparse.graph import effective_density
 from ersparse.sparse.layers import prunable_layers
@@ -251,6 +252,16 @@ def test_a_run_is_read_back(launch, only_run):
     assert right / 360 == pytest.approx(record["metrics"]["test/acc"], abs=1.5 / 360)
     with pytest.raises(UserError, match="is sparse already"):
         ersparse.sparsify(network)
+    assert export([str(only_run())]) == 0
+    names = {"run": only_run(), "ersparse": ersparse}
+    exec(compile(example_with("load_sparse"), "README.md", "exec"), names)  # what stands there is what runs
+    assert names["accuracy"] == pytest.approx(record["metrics"]["test/acc"], abs=1.5 / 360)
+
+
+def example_with(word):
+    """The Python of the README in which the word stands."""
+    (found,) = [b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if word in b]
+    return found
 
 
 def flip_a_bit(path):
@@ -267,13 +278,12 @@ def flip_a_bit(path):
         (lambda path: path.unlink(), "has no network.safetensors"),
     ],
 )
-def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, only_run, damage, message):
-    launch(*TINY)
-    path = only_run() / "network.safetensors"
+def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, finished, damage, message):
+    path = finished / "network.safetensors"
     whole = path.read_bytes()
     damage(path)
     with pytest.raises(UserError) as error:
-        ersparse.load(only_run())
+        ersparse.load(finished)
     assert message in str(error.value)
     path.unlink(missing_ok=True)
     status, printed = launch(*TINY)
@@ -287,9 +297,6 @@ def test_not_a_run(tmp_path):
 
 def test_the_example_of_the_readme(capsys):
     """What stands there is what runs."""
-    (example,) = [
-        b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "sparsify" in b
-    ]
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(example_with("sparsify"), "README.md", "exec"), {})
     printed = ast.literal_eval(capsys.readouterr().out)
     assert printed["nominal"] == 0.9 and printed["realised"] == pytest.approx(0.9, abs=0.002)

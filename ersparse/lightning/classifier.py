@@ -53,11 +53,14 @@ class Classifier(pl.LightningModule):
             self.metrics[f"{name}/loss"] = MeanMetric(nan_strategy="disable")
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.laid_out(x))
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """As the network's weights are."""
         if self.memory_format == torch.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        else:  # a copy: with one channel `contiguous` leaves strides that convolutions take for channels-last
-            x = x.clone(memory_format=torch.contiguous_format)
-        return self.logits(x)
+            return x.contiguous(memory_format=torch.channels_last)
+        # a copy: with one channel `contiguous` leaves strides that convolutions take for channels-last
+        return x.clone(memory_format=torch.contiguous_format)
 
     def logits(self, x: Tensor) -> Tensor:
         return self.through(x)

@@ -27,7 +27,7 @@ from ersparse.runs.multishot import FromRun
 from ersparse.runs.plan import Plan, plan
 from ersparse.runs.record import Record
 from ersparse.runs.sources import as_known, provide
-from ersparse.settings import Settings, Trainer, build
+from ersparse.settings import Dataset, Settings, Trainer, build
 from ersparse.signals import interruptible
 
 AGAIN = "the same command goes on from the last finished epoch"
@@ -121,17 +121,22 @@ def _ranks(trainer: Trainer) -> str:
 
 
 def load_arrays(settings: Settings) -> Arrays:
-    """The images that the settings name, checked and in the size asked for."""
+    """The images that the settings name, checked, enough, and in the size asked for."""
     dataset = settings.dataset
-    arrays: Arrays = dataset.resolve()(Path(dataset.root), dataset.download)
-    arrays = arrays.check(f"dataset={dataset.name}", dataset.num_classes, dataset.channels)
+    arrays = images_of(dataset)
     held_out = round(dataset.validation * len(arrays.y_train))
     if len(arrays.y_train) - held_out < 2 or (dataset.validation and not held_out):
         raise UserError(
             f"dataset.validation={dataset.validation}: leaves {len(arrays.y_train) - held_out} training and "
             f"{held_out} validation images, both need some"
         )
-    return arrays.resized(dataset.image_size)
+    return arrays
+
+
+def images_of(dataset: Dataset) -> Arrays:
+    """The images of a data set, checked and in the size asked for."""
+    arrays: Arrays = dataset.resolve()(Path(dataset.root), dataset.download)
+    return arrays.check(f"dataset={dataset.name}", dataset.num_classes, dataset.channels).resized(dataset.image_size)
 
 
 def _first_rank(planned: Plan, trainer: Trainer, arrays: Arrays | None, folder: RunFolder) -> None:

@@ -1,0 +1,72 @@
+"""Predictions of an exported network, by the sparse kernels."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ersparse.errors import UserError
+from ersparse.export import file
+from ersparse.kernels.compile import KernelsUnavailable, library
+from ersparse.kernels.network import SparseNetwork
+
+AT_ONCE = 512  # images; more are taken in turns
+
+log = logging.getLogger("ersparse")
+
+
+class Predictor:
+    """Logits of images, in any number.
+
+    Attributes:
+        images: what the network takes.
+        network: [B, channels, side, side], normalised -> logits [B, classes], in float32.
+    """
+
+    def __init__(self, network: nn.Module, images: file.Images) -> None:
+        self.network, self.images = network, images
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor | np.ndarray) -> Tensor:
+        """Logits [N, classes].
+
+        Args:
+            images: uint8 [N, side, side, channels], as data sets have them, or float [N, channels, side, side],
+                normalised, as training has them.
+
+        Raises:
+            UserError: they are neither, or none.
+        """
+        images, takes = torch.as_tensor(images), self.images
+        pixels = images.dtype == torch.uint8
+        one = (takes.side, takes.side, takes.channels) if pixels else (takes.channels, takes.side, takes.side)
+        if images.shape[1:] != one or not (pixels or images.is_floating_point()):
+            raise UserError(
+                f"images={images.dtype} {list(images.shape)}: must be uint8 [N, {takes.side}, {takes.side}, "
+                f"{takes.channels}] or float [N, {takes.channels}, {takes.side}, {takes.side}]"
+            )
+        if not len(images):
+            raise UserError("images: must be one at least")
+        parts = torch.split(images, AT_ONCE)
+        return torch.cat([self.network((takes.normalised(p) if pixels else p).float()) for p in parts])
+
+
+def load_sparse(path: str | Path) -> Predictor:
+    """What `python -m ersparse export` wrote, ready to predict on the CPU.
+
+    Without a compiler it computes with dense layers, and says so.
+
+    Raises:
+        UserError: the file is damaged, of another version, or none of ours.
+    """
+    network, images = file.read(Path(path))
+    try:
+        library("float", "float")
+    except KernelsUnavailable as reason:
+        log.warning(f"{reason}; predicting with dense layers, to the same result")
+        return Predictor(network, images)
+    return Predictor(SparseNetwork(network).eval(), images)

@@ -1,0 +1,164 @@
+"""Exported networks: the same predictions out of a small file, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import read
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+import ersparse
+from ersparse import models, sparsify
+from ersparse.errors import UserError
+from ersparse.export import command, file
+from ersparse.export.folded import fold
+from ersparse.kernels import compile as compiling
+from ersparse.kernels.graph import NotCovered
+
+
+def trained(name="resnet20", density="erk", level=0.9, **options):
+    """As training leaves it: statistics and parameters of BatchNorm are anything."""
+    torch.manual_seed(0)
+    network = getattr(models, name)(10, **options)
+    sparsify(network, density, level)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
+def images(side=32):
+    return file.Images(3, side, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+
+
+@pytest.fixture(params=["kernels", "no compiler"])
+def compiler(request, monkeypatch):
+    if request.param == "no compiler":
+        compiling.library.cache_clear()
+        monkeypatch.setenv("CXX", "no-such-compiler")
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet20"])
+def test_predictions_are_those_of_the_network(tmp_path, name, compiler, caplog):
+    network = trained(name, width=0.25)
+    file.write(tmp_path / "network.sparse", fold(network), images(16))
+    predict = ersparse.load_sparse(tmp_path / "network.sparse")
+    assert len(caplog.records) == ("no-such-compiler" in caplog.text)
+    for count in (1, 17, 520):
+        pixels = torch.randint(0, 256, (count, 16, 16, 3), dtype=torch.uint8)
+        x = (pixels / 255 - torch.tensor([0.5, 0.4, 0.3])) / torch.tensor([0.2, 0.3, 0.4])
+        with torch.no_grad():
+            wanted = network(x.permute(0, 3, 1, 2).contiguous())
+        for given in (pixels, pixels.numpy(), x.permute(0, 3, 1, 2)):
+            torch.testing.assert_close(predict(given), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
+
+
+def test_a_file_by_hand(tmp_path):
+    """A 1x1 convolution of two channels with one weight, and a norm that doubles and subtracts one."""
+    network = nn.Sequential(nn.Conv2d(2, 1, 1), nn.BatchNorm2d(1, eps=0), nn.ReLU()).eval()
+    sparsify(network, {"0.weight": 0.5}, flow="none", sampling="exact")
+    network[0].weight_mask.copy_(torch.tensor([False, True]).view(1, 2, 1, 1))
+    network[0].weight.data.copy_(torch.tensor([0.0, 3.0]).view(1, 2, 1, 1))
+    network[0].bias.data.fill_(5.0)
+    network[1].weight.data.fill_(2.0)
+    network[1].running_mean.fill_(0.5)
+    network[1].running_var.fill_(1.0)
+    path = tmp_path / "network.sparse"
+    file.write(path, fold(network), file.Images(2, 1, [0.0, 0.0], [1.0, 1.0]))
+    found = {name: (value.dtype.name, value.tolist()) for name, value in load_file(path).items()}
+    assert found == {
+        "1.rows": ("uint32", [0, 1]), "1.columns": ("uint16", [1]), "1.values": ("float32", [6.0]),
+        "1.bias": ("float32", [9.0]),
+    }  # fmt: skip
+    x = torch.tensor([[7.0, 1.0], [7.0, -2.0]]).view(2, 2, 1, 1)
+    assert ersparse.load_sparse(path)(x).flatten().tolist() == [15.0, 0.0]
+
+
+@pytest.mark.parametrize("name, level, most", [("vgg16", 0.99, 0.02), ("resnet20", 0.99, 0.04)])
+def test_the_file_is_a_fraction_of_the_dense_one(tmp_path, name, level, most):
+    network = fold(trained(name, "uniform", level))
+    file.write(tmp_path / "network.sparse", network, images())
+    assert (tmp_path / "network.sparse").stat().st_size < most * command.dense_size(network)
+
+
+def with_metadata(path, **changes):
+    with file.safe_open(path, "numpy") as opened:
+        metadata = opened.metadata() | changes
+    save_file(load_file(path), path, metadata)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (cut, "network.sparse: damaged ("),
+        (flip_a_bit, "network.sparse: damaged (its checksum is another); export the run again"),
+        (lambda path: with_metadata(path, network="{}"), "network.sparse: damaged (its checksum is another)"),
+        (lambda path: with_metadata(path, version="2"), "network.sparse: version 2, must be 1; export the run again"),
+        (lambda path: save_file({"a": np.zeros(1)}, path), "network.sparse: is no sparse network; must be a file"),
+        (lambda path: path.write_text("hello"), "network.sparse: damaged ("),
+        (lambda path: path.unlink(), "network.sparse: cannot be read (no such file)"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, damage, message):
+    path = tmp_path / "network.sparse"
+    file.write(path, fold(trained(width=0.25)), images())
+    damage(path)
+    with pytest.raises(UserError) as error:
+        ersparse.load_sparse(path)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_images_that_are_refused(tmp_path):
+    file.write(tmp_path / "network.sparse", fold(trained(width=0.25)), images())
+    predict = ersparse.load_sparse(tmp_path / "network.sparse")
+    for wrong in (torch.zeros(2, 3, 16, 16), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(3, 32, 32)):
+        with pytest.raises(UserError, match=r"must be uint8 \[N, 32, 32, 3\] or float \[N, 3, 32, 32\]"):
+            predict(wrong)
+    with pytest.raises(UserError, match="images: must be one at least"):
+        predict(torch.zeros(0, 3, 32, 32))
+
+
+def test_a_norm_that_follows_no_convolution():
+    with pytest.raises(NotCovered, match="a BatchNorm2d that follows no convolution"):
+        fold(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.BatchNorm2d(1)).eval())
+
+
+def test_runs_that_are_refused(launch, only_run):
+    launch("method=draw")
+    with pytest.raises(UserError, match="has no network, it was only drawn; must be the folder of a run that trained"):
+        command.main([str(only_run())])
+    (only_run() / "run.json").write_text(json.dumps(read(only_run()) | {"state": "preempted"}))
+    with pytest.raises(UserError, match="must be the folder of a finished run"):
+        command.main([str(only_run())])
+
+
+def test_onnx_computes_the_same(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network = fold(trained(width=0.25))
+    command.write_onnx(tmp_path / "network.onnx", network, images())
+    session = runtime.InferenceSession(tmp_path / "network.onnx")
+    for count in (1, 5):
+        x = torch.randn(count, 3, 32, 32)
+        (found,) = session.run(["logits"], {"images": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), network(x), rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_without_its_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--format onnx: onnx is not installed; pip install onnx onnxscript"):
+        command.write_onnx(tmp_path / "network.onnx", fold(trained(width=0.25)), images())
