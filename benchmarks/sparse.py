@@ -128,6 +128,20 @@ def layer_step(layer: Callable[[Tensor], Tensor], x: Tensor, bf16: bool = False)
     return step
 
 
+def our_steps(layer: nn.Module, x: Tensor) -> dict[str, Run]:
+    """From PyTorch's layout and back, and in the kernels' own, in which a network stays from entry to exit."""
+    sparse = SparseNetwork(layer)
+    whole = layer_step(sparse, x)
+    whole()
+    (program,) = sparse._programs.values()
+
+    def within() -> None:
+        program._run(program._forward, len(x))
+        program._run(program._backward, len(x))
+
+    return {"ours": whole, "ours, in its layout": within}
+
+
 def csr_step(weight: Tensor, x: Tensor) -> Run:
     """As products with the unfolded images, [C * 9, B * H * W]."""
     rows = weight.flatten(1).to_sparse_csr()
@@ -154,7 +168,7 @@ def convolutions(asked: argparse.Namespace) -> None:
             weight, dense = layer.weight.detach().clone(), nn.Conv2d(channels, channels, 3, padding=1, bias=False)
             dense, nhwc = (v.to(memory_format=torch.channels_last) for v in (dense, x))
             runs = {f"dense {p}": layer_step(dense, nhwc, p == "bf16") for p in STORED}
-            runs["ours f32"] = layer_step(SparseNetwork(layer), x)
+            runs |= our_steps(layer, x)
             runs["torch.sparse CSR"] = csr_step(weight, x)
             if has_sparseprop:
                 runs |= {f"SparseProp {mode}": layer_step(m, x) for mode, m in sparseprop(weight).items()}

@@ -125,6 +125,9 @@ template <typename S> inline S* plane(const Tensor& t, const Part& p, int64_t ch
     return static_cast<S*>(t.data) + block * t.block_size + (channel * t.rows * t.columns + t.origin) * LANES;
 }
 
+inline Vector floor_of(const Op& op) { return broadcast(op.relu ? 0 : -std::numeric_limits<real>::infinity()); }
+inline Vector relu(Vector v, Vector floor) { return v < floor ? floor : v; }  // NaN stays
+
 // ---- convolution: a tile of ROWS x COLUMNS pixels stays in registers while the kept weights of a channel go by
 
 template <int STRIDE> struct Taps {  // what a tile reads
@@ -137,11 +140,12 @@ template <int STRIDE> struct Taps {  // what a tile reads
 };
 
 template <int ROWS, int COLUMNS, int STRIDE>
-inline void tile(const Taps<STRIDE>& t, int64_t from, real start, bool adds, stored* out, int64_t out_row) {
+inline void tile(const Taps<STRIDE>& t, int64_t from, real start, const Op& op, stored* out, int64_t out_row) {
+    const Vector floor = floor_of(op);
     Vector total[ROWS][COLUMNS];
     for (int y = 0; y < ROWS; y++)
         for (int x = 0; x < COLUMNS; x++)
-            total[y][x] = adds ? load(out + y * out_row + x * LANES) : broadcast(start);
+            total[y][x] = op.adds ? load(out + y * out_row + x * LANES) : broadcast(start);
     for (int32_t k = t.begin; k < t.end; k++) {
         const real* in = t.in + from + t.offsets[k];
         const Vector weight = broadcast(t.weight[k]);
@@ -149,14 +153,14 @@ inline void tile(const Taps<STRIDE>& t, int64_t from, real start, bool adds, sto
             for (int x = 0; x < COLUMNS; x++) total[y][x] += weight * load(in + y * t.row + t.across(x));
     }
     for (int y = 0; y < ROWS; y++)
-        for (int x = 0; x < COLUMNS; x++) store(out + y * out_row + x * LANES, total[y][x]);
+        for (int x = 0; x < COLUMNS; x++) store(out + y * out_row + x * LANES, relu(total[y][x], floor));
 }
 
 template <int ROWS, int COLUMNS, int STRIDE>
 inline void row_of_tiles(const Taps<STRIDE>& t, int64_t y, int64_t x, real start, const Op& op, stored* out) {
     const int64_t out_row = op.out.columns * LANES;
     for (; x + COLUMNS <= op.out.width; x += COLUMNS)
-        tile<ROWS, COLUMNS, STRIDE>(t, y * t.row + x * t.column, start, op.adds, out + y * out_row + x * LANES, out_row);
+        tile<ROWS, COLUMNS, STRIDE>(t, y * t.row + x * t.column, start, op, out + y * out_row + x * LANES, out_row);
     if constexpr (COLUMNS > 1) row_of_tiles<ROWS, COLUMNS / 2, STRIDE>(t, y, x, start, op, out);
 }
 
@@ -243,13 +247,11 @@ template <typename S, bool RESIDUAL> struct Channel {  // the affine map of one 
     Vector alpha, beta, floor;
     Channel(const Op& op, const Part& p, int64_t c)
         : y(plane<const S>(op.in, p, c)), residual(RESIDUAL ? plane<const real>(op.residual, p, c) : nullptr),
-          alpha(broadcast(op.norm.alpha[c])), beta(broadcast(op.norm.beta[c])),
-          floor(broadcast(op.relu ? 0 : -std::numeric_limits<real>::infinity())) {}
+          alpha(broadcast(op.norm.alpha[c])), beta(broadcast(op.norm.beta[c])), floor(floor_of(op)) {}
     Vector before_relu(int64_t at_y, int64_t at_residual) const {
         const Vector v = alpha * load(y + at_y) + beta;
         return RESIDUAL ? v + load(residual + at_residual) : v;
     }
-    Vector relu(Vector v) const { return v < floor ? floor : v; }  // NaN stays
 };
 
 template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const Op& op, const Part& p) {
@@ -265,10 +267,10 @@ template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const
                     for (int64_t x = 0; x < w.width; x++) {
                         const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
                         const Vector v = channel.before_relu(row * w.y_row + column, row * w.residual_row + column);
-                        if (AVERAGE) total += channel.relu(v);
+                        if (AVERAGE) total += relu(v, channel.floor);
                         else total = (!y && !x) || v > total ? v : total;
                     }
-                store(out + (i * op.out.columns + j) * LANES, AVERAGE ? total * share : channel.relu(total));
+                store(out + (i * op.out.columns + j) * LANES, AVERAGE ? total * share : relu(total, channel.floor));
             }
     }
 }
