@@ -255,7 +255,7 @@ class Program:
         return self._op(
             abi.CONVOLVE, w.shape.channels, input=source, output=self.results[node], rows=w.rows.starts,
             offsets=w.rows.offsets, weight=w.values, bias=w.bias, stride=w.stride, shift=w.shift(source),
-            relu=int(any(step.relu for step in written)),
+            relu=int(any(step.relu for step in written)), full=w.full,
         )  # fmt: skip
 
     def _convolution_gradients(self, node: Convolution) -> list[Op]:
@@ -267,7 +267,7 @@ class Program:
             self._op(
                 abi.WEIGHT_GRADIENT, channels, input=source, gradient=gradient, rows=rows.starts,
                 offsets=rows.offsets, result=self._partial(into), count=len(into), stride=w.stride,
-                shift=w.shift(source),
+                shift=w.shift(source), full=w.full,
             ),
         ]  # fmt: skip
         if w.bias is not None:
@@ -279,7 +279,7 @@ class Program:
                 self._op(
                     abi.CONVOLVE, w.source.channels, input=gradient, output=self.gradients[node.source],
                     rows=turned.starts, offsets=turned.offsets, weight=w.turned, stride=1,
-                    shift=w.shift_back(gradient), adds=self._adds(node.source),
+                    shift=w.shift_back(gradient), adds=self._adds(node.source), full=w.full,
                 )
             )  # fmt: skip
         return ops
