@@ -55,13 +55,15 @@ inline void store(bfloat16* p, Vector v) {  // to the nearest, ties to even
     *reinterpret_cast<Halves*>(p) = __builtin_convertvector(words, Halves);
 }
 
-inline real sum(Vector v) {
-    real part[LANES];
-    store(part, v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
+template <int WIDTH> inline real sum(const real* p) {  // halves onto each other, in registers
+    if constexpr (WIDTH == 2) return p[0] + p[1];
+    else {
+        typedef real Half __attribute__((vector_size(WIDTH / 2 * sizeof(real)), aligned(sizeof(real)), may_alias));
+        const Half total = reinterpret_cast<const Half*>(p)[0] + reinterpret_cast<const Half*>(p)[1];
+        return sum<WIDTH / 2>(reinterpret_cast<const real*>(&total));
+    }
 }
+inline real sum(Vector v) { return sum<LANES>(reinterpret_cast<const real*>(&v)); }
 inline double sum_of_first(Vector v, int images) {
     double total = 0;
     for (int i = 0; i < images; i++) total += v[i];
