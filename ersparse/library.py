@@ -62,8 +62,8 @@ def sparsify(
             densities themselves by parameter name.
         level: the sparsity asked for, in [0, 1).
         budget: in place of `level`: how many weights stay.
-        flow: what happens to channels without an edge: "none", "add", "move" or "resample". All but "none" need a
-            module whose flow can be followed (torch.fx).
+        flow: what happens to channels without an edge: "none", "add", "move", "resample" or "released". All but
+            "none" need a module whose flow can be followed (torch.fx).
         sampling: "bernoulli" or "exact".
         seed: of the masks, which follow from it and the layers' names alone.
         options: of the rule, such as floor=1.

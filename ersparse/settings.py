@@ -136,7 +136,7 @@ class Sparsity(Targeted):
     level: Fraction
     budget: Count | None
     sampling: Literal["bernoulli", "exact"]
-    flow: Literal["none", "add", "move", "resample"]
+    flow: Literal["none", "add", "move", "resample", "released"]
     floor: NonNegative
     first_dense: bool
     redistribute: Literal["exact", "none"]
@@ -145,6 +145,7 @@ class Sparsity(Targeted):
     images: Count
     images_per_class: Count
     temperature: Positive
+    fresh_classifier: Annotated[bool, Since(False)]
     rounds: Count
     score_dtype: Literal["float32", "float64"]
     make: Annotated[bool, NotIdentity]

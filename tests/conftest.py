@@ -1,14 +1,19 @@
 """What the tests share."""
 
 import csv
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
+import joblib
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -27,28 +32,47 @@ TINY = ["model.width=0.25", "trainer.max_epochs=1", "dataset.batch_size=256"]  #
 def pytest_xdist_auto_num_workers(config):
     """One for each core; none for tests that are named, which are sooner run than workers start, or share a cluster."""
     named = config.args_source is config.ArgsSource.ARGS or config.option.markexpr == "slurm"
-    return 0 if named else min(os.cpu_count() or 1, 8)
+    return 0 if named else min(joblib.cpu_count(), 8)
 
 
 def paths_in(folder: Path) -> list[str]:
     return [f"paths.root={folder}/outputs", f"paths.cache={folder}/cache"]
 
 
-@pytest.fixture
-def launch(monkeypatch, tmp_path, capsys):
-    """Runs a command line in this process: (status, what it printed on both streams)."""
-
-    def run(*words: str) -> tuple[int, str]:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["launch.py", *paths_in(tmp_path), *words])
+def in_this_process(folder: Path, *words: str) -> tuple[int, str]:
+    """Runs a command line, its outputs in `folder`: (status, what it printed on both streams)."""
+    GlobalHydra.instance().clear()
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["launch.py", *paths_in(folder), *words])
         try:
             status = cli.launch()
         except SystemExit as exit_:
             status = int(exit_.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out + printed.err
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a command that was interrupted ignores it
+    return status, out.getvalue() + err.getvalue()
 
-    return run
+
+@pytest.fixture
+def launch(tmp_path):
+    """Runs a command line in this process, its outputs in this test's folder: (status, what it printed)."""
+    return partial(in_this_process, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory):
+    root = tmp_path_factory.mktemp("finished")
+    assert in_this_process(root, *TINY)[0] == 0
+    return root
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    """The folder of a finished run of TINY, where `launch` would have left it."""
+    shutil.copytree(finished_once / "outputs", tmp_path / "outputs")
+    (record,) = (tmp_path / "outputs").rglob("run.json")
+    return record.parent
 
 
 @pytest.fixture
@@ -115,9 +139,8 @@ def killed_and_undisturbed(process, tmp_path, words, checkpoint):
     run.communicate()
     found = []
     for root in ("killed", "undisturbed"):
-        run = process(*words, f"paths.root={tmp_path}/{root}")
-        printed, _ = run.communicate(timeout=300)
-        assert run.returncode == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
+        status, printed = in_this_process(tmp_path, *words, f"paths.root={tmp_path}/{root}")
+        assert status == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
         found.append((printed, next((tmp_path / root).rglob("run.json")).parent))
     return found
 

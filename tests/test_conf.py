@@ -1,6 +1,7 @@
 """Every option of every group composes and runs, as far as this machine can; every key is known to the settings."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import yaml
 from conftest import TINY, read
 from hydra import compose, initialize_config_dir
 
+from ersparse.data import digits
+from ersparse.data.arrays import Arrays
 from ersparse.keys import CONF, options_of
 
 GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
 OPTIONS = [(group, option) for group in sorted(GROUPS) for option in options_of(group)]
+ELSEWHERE = [("trainer", "ddp"), *(each for each in OPTIONS if "theory_" in each[1])]  # below, and in theory/test_runs
 
 
 @pytest.fixture
@@ -27,8 +31,16 @@ def tiny_data(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("group, option", OPTIONS)
-def test_runs(launch, only_run, tiny_data, group, option):
+@pytest.fixture
+def few_digits(monkeypatch):
+    """A tenth of them, for this process alone: enough to see that something runs."""
+    whole = digits.load(Path(), False)
+    few = Arrays(whole.x_train[:160], whole.y_train[:160], whole.x_test[:40], whole.y_test[:40])
+    monkeypatch.setattr(digits, "load", lambda root, download: few)
+
+
+@pytest.mark.parametrize("group, option", [each for each in OPTIONS if each not in ELSEWHERE])
+def test_runs(launch, only_run, tiny_data, few_digits, group, option):
     """One epoch of a narrow network with the option, whatever it is; new ones are found here by themselves."""
     words = [*TINY, f"dataset.root={tiny_data}", f"{group}={option}"]
     if group == "dataset":
@@ -47,11 +59,16 @@ def test_runs(launch, only_run, tiny_data, group, option):
     status, printed = launch(*words)
     if group == "trainer" and "there is no GPU here" in printed:
         pytest.skip("no GPU")
-    if group == "trainer" and "this machine has" in printed:
-        pytest.skip("one core")
     assert status == 0, printed
     if "theory" not in option and read(only_run())["config"]["method"]["name"] != "draw":
         assert len((only_run() / "metrics.csv").read_text().splitlines()) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_ranks_run(launch, only_run):
+    status, printed = launch(*TINY, "trainer=ddp")
+    assert status == 0 and len((only_run() / "metrics.csv").read_text().splitlines()) > 1, printed
 
 
 @pytest.mark.parametrize(
@@ -62,34 +79,28 @@ def test_other_values_run(launch, only_run, words):
     assert status == 0 and (only_run() / "network.safetensors").exists(), printed
 
 
-def test_a_dashboard_gets_the_figures_and_no_paths(launch, only_run, tmp_path):
-    import json
-
-    launch(*TINY, f"paths.root={tmp_path}/first")
-    first = next((tmp_path / "first").rglob("run.json")).parent
-    launch(*TINY, "logger=wandb", f"model.init_from={first}", f"dataset.root={tmp_path}/elsewhere")
-    record = json.loads((only_run() / "run.json").read_text())
-    (offline,) = (only_run() / "wandb").glob("offline-run-*")
-    assert offline.name.endswith(record["wandb_id"])
+def test_a_dashboard_gets_the_figures_and_no_paths(launch, finished, tmp_path):
+    words = ["logger=wandb", f"model.init_from={finished}", f"dataset.root={tmp_path}/elsewhere"]
+    launch(*TINY, *words, f"paths.root={tmp_path}/second")
+    (record,) = (tmp_path / "second").rglob("run.json")
+    (offline,) = (record.parent / "wandb").glob("offline-run-*")
+    assert offline.name.endswith(read(record.parent)["wandb_id"])
     stored = b"".join(path.read_bytes() for path in offline.glob("*.wandb"))
     assert b"test/acc" in stored and b"resnet20" in stored
-    assert str(first).encode() not in stored and f"{tmp_path}/elsewhere".encode() not in stored
+    assert str(finished).encode() not in stored and f"{tmp_path}/elsewhere".encode() not in stored
 
 
 @pytest.mark.parametrize("sparsity", options_of("sparsity"))
-def test_every_sparsity_draws_at_the_density_it_names(launch, only_run, tmp_path, sparsity):
-    import json
-
-    extra = []
+def test_every_sparsity_draws_at_the_density_it_names(launch, only_run, few_digits, tmp_path, sparsity):
+    words = ["method=draw", "model.width=0.25", "sparsity.sampling=exact"]
     if sparsity == "file":
-        launch("method=draw", "sparsity=erk", f"paths.root={tmp_path}/source")
-        extra = [f"sparsity.file={next((tmp_path / 'source').rglob('run.json')).parent}"]
+        launch(*words, "sparsity=erk", f"paths.root={tmp_path}/source")
+        words.append(f"sparsity.file={next((tmp_path / 'source').rglob('run.json')).parent}")
     if "multishot" in sparsity:
-        extra = ["sparsity.make=true", "scale=smoke", "model.width=0.25"]
-    status, _ = launch("method=draw", f"sparsity={sparsity}", "sparsity.sampling=exact", *extra)
-    record = json.loads((only_run() / "run.json").read_text())
-    assert status == 0
-    for layer in record["layers"]:
+        words += ["sparsity.make=true", "scale=smoke"]
+    status, printed = launch(*words, f"sparsity={sparsity}")
+    assert status == 0, printed
+    for layer in read(only_run())["layers"]:
         assert layer["drawn"] == round(layer["density"] * layer["size"])
 
 
@@ -129,7 +140,13 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize("preset", JOBS)
+# one of each kind; all jobs of the others take a minute
+QUICK = {"table1", "table2", "table4", "table5", "figure5", "width", "seeds", "controls"}
+
+
+@pytest.mark.parametrize(
+    "preset", [preset if preset in QUICK else pytest.param(preset, marks=pytest.mark.slow) for preset in JOBS]
+)
 def test_presets_have_the_jobs_of_their_tables(launch, tmp_path, preset):
     status, printed = launch(f"experiment={preset}", "dry_run=true")
     assert status == 0 and f"{JOBS[preset][0]} new" in printed and not list(tmp_path.iterdir()), printed
@@ -152,7 +169,7 @@ def test_presets_run_at_smoke_scale(process, tmp_path, preset):
     assert {record["config"]["dataset"]["name"] for record in records} == {"digits"}
 
 
-def test_a_variant_reaches_its_methods_only(launch, tmp_path):
+def test_a_variant_reaches_its_methods_only(launch, few_digits, tmp_path):
     """The released code's annealing for edge-popup, whose presets follow it; a plain run keeps its milestones."""
     for words in (["experiment=table1", "hydra.mode=RUN"], []):
         status, printed = launch("variant=code", "scale=smoke", "model.width=0.25", *words)
@@ -164,6 +181,7 @@ def test_a_variant_reaches_its_methods_only(launch, tmp_path):
     assert by_method["edge_popup"]["optimizer"]["milestones"] == [0.3, 0.6, 0.9]
     assert by_method["edge_popup"]["dataset"]["augment"] is False
     assert by_method["fixed"]["optimizer"]["milestones"] == [0.5, 0.75]
+    assert {config["sparsity"]["flow"] for config in configs} == {"released"}
 
 
 @pytest.mark.parametrize("preset, changed", [("table4", {"delta_t": 1000}), ("table21", {"prune_until": 0.5})])

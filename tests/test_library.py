@@ -210,7 +210,7 @@ def pruned():
         (Small, {"density": lambda layers, density: [1.7] * 4}, "layer a.weight: density 1.7, must lie in [0, 1]"),
         (Small, {"density": lambda layers, density: [0.5] * 3}, "gives 3 densities, there are 4 layers"),
         (Small, {"flow": "resample", "sampling": "exact"}, "sampling=exact: must be bernoulli with flow=resample"),
-        (Small, {"flow": "ad"}, "flow=ad: must be one of none, add, move, resample"),
+        (Small, {"flow": "ad"}, "flow=ad: must be one of none, add, move, resample, released"),
         (Small, {"sampling": "sobol"}, "sampling=sobol: must be one of bernoulli, exact"),
         (Small, {"flor": 1}, "flor=1: density=balanced has no such option"),
         (Small, {"floor": 1e9}, "cannot be spread"),
@@ -278,13 +278,12 @@ def flip_a_bit(path):
         (lambda path: path.unlink(), "has no network.safetensors"),
     ],
 )
-def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, only_run, damage, message):
-    launch(*TINY)
-    path = only_run() / "network.safetensors"
+def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, finished, damage, message):
+    path = finished / "network.safetensors"
     whole = path.read_bytes()
     damage(path)
     with pytest.raises(UserError) as error:
-        ersparse.load(only_run())
+        ersparse.load(finished)
     assert message in str(error.value)
     path.unlink(missing_ok=True)
     status, printed = launch(*TINY)

@@ -125,11 +125,11 @@ class Pending(Unknown):
 def pending(settings: Settings, layers: list[Layer], nominal: float, init_from: str | None) -> Pending:
     """`init_from` is the hash of the weights that are scored, where a file gives them."""
     sparsity, model, data = settings.sparsity, settings.model, settings.dataset
-    takes = arguments_of(sparsity)
+    takes, fields = arguments_of(sparsity), identity_fields(sparsity)
     made: dict[str, Any] = {
         "format": FORMAT,
         "pruner": sparsity.name,
-        "settings": {key: getattr(sparsity, key) for key in takes.keys},
+        "settings": {key: fields[key] for key in takes.keys if key in fields},
         "invert": sparsity.control == "invert",
         "weights": round(nominal * sum(layer.size for layer in layers)),
         "model": {"name": model.name, "width": model.width, "classes": data.num_classes, "channels": data.channels},
@@ -189,6 +189,8 @@ def _compute(plan: Plan, source: Pending, images: Callable[[], Arrays]) -> None:
     given: dict[str, Any] = {}
     if "shape" in takes.given:
         given["shape"] = source.made["shape"]
+    if "seed" in takes.given:
+        given["seed"] = s.seed_of("init")
     if "examples" in takes.given:
         given["examples"] = TrainingExamples(images(), s.dataset, s.seed_of("data"))
     log.info(f"{s.sparsity.name} scores {s.model.name}, to keep {source.made['weights']:,} weights: {source.path}")

@@ -19,7 +19,16 @@ from ersparse.methods.base import Method
 from ersparse.settings import Settings, Sparsity
 
 DRAWING_KEYS = ("sampling", "flow")  # of every option that draws at random
-GIVEN = ("layers", "density", "network", "count", "examples", "shape", "invert")  # to an option's function by a run
+GIVEN = (
+    "layers",
+    "density",
+    "network",
+    "count",
+    "examples",
+    "shape",
+    "seed",
+    "invert",
+)  # to an option's function by a run
 
 
 def describe(settings: Settings, method: Method, contents: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +113,8 @@ def takes_density(sparsity: Sparsity) -> bool:
 
 
 def _sparsity(sparsity: Sparsity) -> dict[str, Any]:
-    found = {key: getattr(sparsity, key) for key in ["name", *applicable(sparsity)]}
+    fields = identity_fields(sparsity)
+    found = {key: fields[key] for key in ["name", *applicable(sparsity)] if key in fields}
     if takes_density(sparsity):
         asked = "level" if sparsity.budget is None else "budget"
         found[asked] = getattr(sparsity, asked)

@@ -109,7 +109,21 @@ def add(mask: Tensor, layer: Layer, density: float, random: Random) -> tuple[Ten
         return mask, counts
     kernels = Kernels(mask, layer)
     added_in = _fill_rows(kernels, random)
-    added_out = _fill_columns(kernels, random)
+    added_out = _fill(kernels, np.flatnonzero(kernels.column_degree == 0), random)
+    return kernels.mask(layer), replace(counts, added_in=added_in, added_out=added_out)
+
+
+def released(mask: Tensor, layer: Layer, density: float, random: Random) -> tuple[Tensor, Counts]:
+    """`add` with the released code's slips, to reproduce it: columns are those that are empty in the mask as drawn, and
+    a convolution's stay empty unless there is exactly one, for its repair writes into a copy.
+    """
+    _, counts = none(mask, layer, density, random)
+    if density == 0:
+        return mask, counts
+    kernels = Kernels(mask, layer)
+    empty = np.flatnonzero(kernels.column_degree == 0)
+    added_in = _fill_rows(kernels, random)
+    added_out = _fill(kernels, empty, random) if mask.dim() == 2 or len(empty) == 1 else 0
     return kernels.mask(layer), replace(counts, added_in=added_in, added_out=added_out)
 
 
@@ -215,14 +229,16 @@ def _fill_rows(kernels: Kernels, random: Random) -> int:
     return len(empty)
 
 
-def _fill_columns(kernels: Kernels, random: Random) -> int:
-    """One random weight into each empty column; returns how many."""
-    empty = np.flatnonzero(kernels.column_degree == 0)
-    for column in empty.tolist():
-        rows = kernels.rows_of(column)
+def _fill(kernels: Kernels, columns: np.ndarray, random: Random) -> int:
+    """One random weight into each column, unless it is there already; returns how many were put in."""
+    filled = 0
+    for column in columns.tolist():
+        rows, i = kernels.rows_of(column), column % kernels.columns_per_group
         row, k = int(random.integers(rows.start, rows.stop)), int(random.integers(kernels.kept.shape[2]))
-        kernels.set(row, column % kernels.columns_per_group, k, True)
-    return len(empty)
+        if not kernels.kept[row, i, k]:
+            kernels.set(row, i, k, True)
+            filled += 1
+    return filled
 
 
 def _remove_spare(kernels: Kernels, most: int, random: Random) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ersparse.sparse import scores as S
-from ersparse.sparse.mask import Masks
+from ersparse.sparse.mask import Masks, generator
 
 
 class Examples(Protocol):
@@ -45,12 +45,20 @@ def grasp(
     examples: Examples,
     images_per_class: int = 25,
     temperature: float = 200.0,
+    fresh_classifier: bool = False,
     score_dtype: str = "float32",
+    seed: int = 0,
     invert: bool = False,
 ) -> Masks:
-    """The largest theta * Hg, without which gradient flow would lose most (Wang et al. 2020)."""
-    batches = examples.of_each_class(images_per_class)
-    return _largest(S.grasp(*_in(score_dtype, network, batches), temperature), count, invert)
+    """The largest theta * Hg, without which gradient flow would lose most (Wang et al. 2020).
+
+    Args:
+        fresh_classifier: score with linear layers drawn anew from `seed`, Xavier's normal distribution.
+    """
+    network, batches = _in(score_dtype, network, examples.of_each_class(images_per_class))
+    if fresh_classifier:
+        _draw_linear_layers(network, seed)
+    return _largest(S.grasp(network, batches, temperature), count, invert)
 
 
 def synflow(network: nn.Module, count: int, shape: Sequence[int], rounds: int = 100, invert: bool = False) -> Masks:
@@ -71,6 +79,14 @@ def _in(dtype: str, network: nn.Module, batches: S.Batches) -> tuple[nn.Module, 
     """A copy of the network, and the images, in float32 or float64."""
     kind = getattr(torch, dtype)
     return copy.deepcopy(network).to(kind), [(x.to(kind), y) for x, y in batches]
+
+
+@torch.no_grad()
+def _draw_linear_layers(network: nn.Module, seed: int) -> None:
+    random = torch.Generator().manual_seed(int(generator(seed, "classifier").integers(2**62)))
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_normal_(module.weight, generator=random)
 
 
 def trained_scores(score: str, shape: Sequence[int]) -> Callable[[nn.Module], S.Scores]:

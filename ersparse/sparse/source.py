@@ -15,7 +15,7 @@ from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks
 
 Repair = Callable[[Tensor, Layer, float, np.random.Generator], tuple[Tensor, Counts]]
-REPAIRS: dict[str, Repair] = {"none": flow.none, "add": flow.add, "move": flow.move, "resample": flow.resample}
+REPAIRS: dict[str, Repair] = {name: getattr(flow, name) for name in ("none", "add", "move", "resample", "released")}
 SAMPLERS = {"bernoulli": mask.draw_bernoulli, "exact": mask.draw_exact}
 
 

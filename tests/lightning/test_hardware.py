@@ -37,6 +37,7 @@ def test_narrow_strided_shortcuts_keep_out_of_channels_last():
     assert hardware.memory_format(models.resnet20(10, width=0.25)) == torch.contiguous_format
 
 
+@pytest.mark.slow
 def test_a_narrow_network_does_not_corrupt_memory():
     """glibc checks its heap; in channels-last this process died nine times out of ten on AVX-512."""
     environment = os.environ | {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}

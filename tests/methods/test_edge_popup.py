@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import KILLED, killed_and_undisturbed, outcome, read, rows
+from conftest import KILLED, in_this_process, killed_and_undisturbed, outcome, read, rows
 from safetensors.torch import load_file
 from torch import nn
 
@@ -125,8 +125,9 @@ def test_weights_have_the_variance_of_their_fan_in(how):
     assert (weight.abs().unique().numel() == 1) == (how == "signed_constant")
 
 
-def test_what_a_search_leaves(launch, only_run, monkeypatch):
-    """Densities at every level, weights as they were drawn, a ticket inside the source, and the figures of a reload."""
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The folder of a search; (epoch, kept in each layer, present in each layer) at the end of each of its epochs."""
     levels = []
     original = annealing.SparsityAnnealing.on_validation_epoch_end
 
@@ -136,16 +137,24 @@ def test_what_a_search_leaves(launch, only_run, monkeypatch):
         levels.append((trainer.current_epoch, kept, present))
         original(self, trainer, module)
 
-    monkeypatch.setattr(annealing.SparsityAnnealing, "on_validation_epoch_end", watch)
-    status, printed = launch(*SEARCH)
+    root = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(annealing.SparsityAnnealing, "on_validation_epoch_end", watch)
+        status, printed = in_this_process(root, *SEARCH, "trainer.precision=32-true")
     assert status == 0, printed
-    record, state = read(only_run()), load_file(only_run() / "network.safetensors")
+    return next(root.rglob("run.json")).parent, levels
+
+
+def test_what_a_search_leaves(searched):
+    """Densities at every level, weights as they were drawn, a ticket inside the source, and the figures of a reload."""
+    folder, levels = searched
+    record, state = read(folder), load_file(folder / "network.safetensors")
     sizes = {layer["name"]: layer["size"] for layer in record["layers"]}
     assert [epoch for epoch, _, _ in levels] == list(range(6))
     for epoch, kept, present in levels:
         density = 0.5 * (0.1 / 0.5) ** ((epoch // 2 + 1) / 3)
         assert kept == {name: min(max(1, round(density * sizes[name])), present[name]) for name in sizes}
-    sparsities = [float(row["ticket/sparsity"]) for row in rows(only_run())]
+    sparsities = [float(row["ticket/sparsity"]) for row in rows(folder)]
     assert sparsities == sorted(sparsities) and sparsities[-1] == pytest.approx(
         record["sparsity"]["realised"], abs=1e-6
     )
@@ -161,12 +170,11 @@ def test_what_a_search_leaves(launch, only_run, monkeypatch):
     assert record["mask_sha256"] != record["source_mask_sha256"]
 
 
-def test_the_reloaded_ticket_is_as_good_as_reported(launch, only_run, tmp_path):
-    launch(*SEARCH, "trainer.precision=32-true")
-    found = only_run()
+def test_the_reloaded_ticket_is_as_good_as_reported(launch, only_run, searched):
+    found, _ = searched
     launch("method=evaluate", "method.recalibrate=false", f"model.init_from={found}", "trainer.precision=32-true",
-           "model.width=0.25", f"paths.root={tmp_path}/again")  # fmt: skip
-    again = read(next((tmp_path / "again").rglob("run.json")).parent)
+           "model.width=0.25")  # fmt: skip
+    again = read(only_run())
     assert again["metrics"]["test/acc"] == read(found)["metrics"]["test/acc"]
     assert again["metrics"]["test/loss"] == pytest.approx(read(found)["metrics"]["test/loss"], rel=1e-5)
     assert again["mask_sha256"] == read(found)["mask_sha256"]
@@ -177,8 +185,9 @@ def test_the_reloaded_ticket_is_as_good_as_reported(launch, only_run, tmp_path):
 def test_scores_in_place_of_a_mask_prune_nothing(launch, tmp_path):
     """As in the released code: whatever sparsity is asked for, the outcome is the same, and it is the source's."""
     exact = ["model.width=0.25", "trainer.precision=32-true"]
+    short = ["method.levels=2", "method.epochs_per_level=1"]
     for target in ("0.7", "0.9"):
-        words = [*SEARCH, *exact, "method.multiply_by=scores", f"method.final_sparsity={target}"]
+        words = [*SEARCH, *short, *exact, "method.multiply_by=scores", f"method.final_sparsity={target}"]
         status, printed = launch(*words, f"paths.root={tmp_path}/{target}")
         assert status == 0, printed
     folders = [next((tmp_path / target).rglob("run.json")).parent for target in ("0.7", "0.9")]
@@ -194,15 +203,10 @@ def test_scores_in_place_of_a_mask_prune_nothing(launch, tmp_path):
 
 
 @pytest.mark.parametrize("control", ["none", "shuffle", "reinit"])
-def test_weak_from_strong_and_controls(launch, only_run, tmp_path, control):
-    launch(*SEARCH)
-    found = read(only_run())
-    words = [
-        f"model.init_from={only_run()}",
-        f"sparsity.control={control}",
-        "model.width=0.25",
-        "dataset.batch_size=256",
-    ]
+def test_weak_from_strong_and_controls(launch, searched, tmp_path, control):
+    folder, _ = searched
+    found = read(folder)
+    words = [f"model.init_from={folder}", f"sparsity.control={control}", "model.width=0.25", "dataset.batch_size=256"]
     for method in ("method=fixed trainer.max_epochs=1", "method=evaluate"):
         root = tmp_path / method[7:12]
         status, printed = launch(*words, *method.split(), f"paths.root={root}")

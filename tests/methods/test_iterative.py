@@ -1,11 +1,13 @@
 """Iterative pruning: what each level keeps, where weights go back to, what is left of a run."""
 
 import json
+from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from conftest import KILLED, killed_and_undisturbed, outcome, read, rows
+from conftest import KILLED, in_this_process, killed_and_undisturbed, outcome, read, rows
 from safetensors.torch import load_file
 from torch import nn
 
@@ -25,9 +27,9 @@ def level_files(folder):
     return [densities.read(path) for path in sorted((folder / "levels").glob("level*.json"))]
 
 
-@pytest.fixture
-def rewound(monkeypatch):
-    """(network before it goes back, network after, where to) of every level."""
+@contextmanager
+def rewinds():
+    """Notes (network before it goes back, network after, where to) of every level meanwhile."""
     seen = []
     original = Rewinding.apply
 
@@ -36,15 +38,36 @@ def rewound(monkeypatch):
         original(self, network, weights)
         seen.append((before, {name: tensor.clone() for name, tensor in network.state_dict().items()}, weights))
 
-    monkeypatch.setattr(Rewinding, "apply", watch)
-    return seen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rewinding, "apply", watch)
+        yield seen
+
+
+@pytest.fixture
+def rewound():
+    with rewinds() as seen:
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    """method -> (folder of its run, what was rewound)."""
+
+    @cache
+    def run(method):
+        root = tmp_path_factory.mktemp(method)
+        with rewinds() as seen:
+            status, printed = in_this_process(root, f"method={method}", *LEVELS)
+        assert status == 0, printed
+        return next(root.rglob("run.json")).parent, seen
+
+    return run
 
 
 @pytest.mark.parametrize("method", ["imp", "synflow"])
-def test_levels_keep_the_best_of_what_was_trained(launch, only_run, rewound, method):
-    status, printed = launch(f"method={method}", *LEVELS)
-    assert status == 0, printed
-    record, files = read(only_run()), level_files(only_run())
+def test_levels_keep_the_best_of_what_was_trained(pruned, method):
+    folder, rewound = pruned(method)
+    record, files = read(folder), level_files(folder)
     assert sum(layer["size"] for layer in record["layers"]) == TOTAL
     masks = [file.masks() for file in files]
     kept = [sum(int(mask.sum()) for mask in level.values()) for level in masks]
@@ -61,7 +84,7 @@ def test_levels_keep_the_best_of_what_was_trained(launch, only_run, rewound, met
         before = level
     assert record["mask_sha256"] == files[-1].content["mask_sha256"]
     assert record["sparsity"]["realised"] == pytest.approx(0.8, abs=1e-9) and record["source_mask_sha256"]
-    state = load_file(only_run() / "network.safetensors")
+    state = load_file(folder / "network.safetensors")
     assert all(state[name][~mask].eq(0).all() for name, mask in masks[-1].items())
 
 
@@ -80,8 +103,8 @@ def test_what_is_recorded_of_each_level(launch, only_run):
         assert kept == pytest.approx((1 - content["sparsity"]) * TOTAL)
 
 
-def test_weights_go_back_to_the_bit(launch, rewound):
-    launch("method=imp", *LEVELS)
+def test_weights_go_back_to_the_bit(pruned):
+    _, rewound = pruned("imp")
     network = resnet20(10, channels=1, width=0.25)
     for _, after, weights in rewound:
         for name, parameter in network.named_parameters():
@@ -153,9 +176,8 @@ def test_from_a_sparse_source(launch, only_run):
     assert start != TOTAL // 2 and record["sparsity"]["nominal"] == 0.5
 
 
-def test_any_level_serves_as_a_source(launch, only_run, tmp_path):
-    launch("method=imp", *LEVELS)
-    level = only_run() / "levels" / "level02.json"
+def test_any_level_serves_as_a_source(launch, pruned, tmp_path):
+    level = pruned("imp")[0] / "levels" / "level02.json"
     words = ["method=draw", "model.width=0.25", "sparsity=file", f"sparsity.file={level}"]
     for keep in ("true", "false"):
         status, printed = launch(*words, f"sparsity.keep_mask={keep}", f"paths.root={tmp_path}/{keep}")

@@ -310,6 +310,7 @@ def test_the_page_stands_alone_and_its_links_resolve(report, tmp_path):
         assert place[1:] in names if link[0] == "#" else (page.parent / place).exists(), link
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_thousand_runs_take_seconds(tmp_path):
     """100 configurations of ten seeds, 160 epochs each: at most 10 s of computing, and 500 MB."""

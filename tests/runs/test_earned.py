@@ -1,5 +1,6 @@
 """Densities that pruners choose: what they are, by another route; when they are computed, and by whom."""
 
+import copy
 import json
 import signal
 import time
@@ -20,7 +21,9 @@ from ersparse.runs.earned import Pending
 from ersparse.runs.plan import plan
 from ersparse.runs.sources import as_known
 from ersparse.settings import Settings, build
+from ersparse.sparse import pruners
 from ersparse.sparse import scores as S
+from ersparse.sparse.mask import digest
 from ersparse.sparse.source import ERSource
 
 SMALL = ["model.width=0.25", "method=draw", "sparsity.level=0.8"]
@@ -186,6 +189,22 @@ def test_two_processes_compute_once_and_a_kill_leaves_nothing(process, tmp_path)
     assert sum("waiting for it" in text for text in printed) <= 1
     assert made(tmp_path)["seconds"] > 0 and len(list(tmp_path.rglob("run.json"))) == 2
     assert not list(cache.glob(".*.partial"))
+
+
+def test_a_fresh_classifier_scores_in_place_of_the_networks_own():
+    """Convolutions alone decide then, and the seed; the classifier that was drawn does not."""
+    examples = TrainingExamples(digits.load(None, True).resized(16), planned().settings.dataset, 0)
+    network = planned(*SMALL).initial()
+    other = copy.deepcopy(network)
+    other.classifier.weight.data = torch.randn_like(other.classifier.weight)
+
+    def kept(of, **options):
+        return digest(pruners.grasp(of, 2000, examples, images_per_class=5, **options))
+
+    assert kept(network) != kept(other)
+    fresh = kept(network, fresh_classifier=True)
+    assert fresh == kept(other, fresh_classifier=True)
+    assert fresh not in (kept(network), kept(network, fresh_classifier=True, seed=1))
 
 
 def test_the_record_of_a_file(launch, tmp_path):

@@ -55,7 +55,7 @@ GOLDEN = {  # never to change: they are the names of people's runs
     "model=resnet110 sparsity=er sparsity.budget=20000": "42fffe2b",
     "sparsity=dense": "abd894d2",
     "method=draw model=vgg19 dataset=tiny_imagenet sparsity.redistribute=none": "e1ffb8e0",
-    "variant=code dataset=cifar10": "4dca9391",
+    "variant=code dataset=cifar10 sparsity.flow=move": "4dca9391",
     "scale=smoke seeds.mask=3 model.width=2": "f319f204",
 }
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 
 HERE = {"env": {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/runs")])}}
 PLAIN = ["model._target_=plain.plain", "model.name=plain", "optimizer.lr=0.02"]
-EXACT = ["trainer.precision=32-true", "trainer.max_epochs=2", "dataset.batch_size=128"]  # the last batch has 29 images
+EXACT = ["trainer.precision=32-true", "trainer.max_epochs=2", "dataset.batch_size=128"]
 
 
 def trained(process, root, *words):
@@ -27,12 +27,19 @@ def trained(process, root, *words):
     return record.parent
 
 
-def test_two_ranks_train_the_network_that_one_trains(process, tmp_path):
-    """On the same global batches, within what adding in another order changes."""
+def test_two_ranks_train_and_rewire_the_network_that_one_does(process, launch, only_run, monkeypatch, tmp_path):
+    """On the same global batches, the last of 13 images: weights within what adding in another order changes. And by
+    the gradient of all images, though the ranks have different ones: at every update the same weights go and come."""
     words = [*PLAIN, *EXACT, "dataset.validation=0.1"]
-    one = trained(process, tmp_path / "one", *words)
+    words += ["method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]
     two = trained(process, tmp_path / "two", *words, "trainer.devices=2")
+    monkeypatch.syspath_prepend(ROOT / "tests/runs")
+    status, printed = launch(*words)
+    assert status == 0, printed
+    one = only_run()
     assert read(one)["hash"] == read(two)["hash"]
+    assert read(one)["mask_sha256"] == read(two)["mask_sha256"] != read(one)["source_mask_sha256"]
+    assert (one / "rewiring.csv").read_text() == (two / "rewiring.csv").read_text()
     a, b = load_file(one / "network.safetensors"), load_file(two / "network.safetensors")
     assert a.keys() == b.keys() and any(name.endswith("_mask") for name in a)
     for name in a:
@@ -41,15 +48,6 @@ def test_two_ranks_train_the_network_that_one_trains(process, tmp_path):
         assert first.keys() == second.keys() >= {"val/acc", "train/acc"}
         for figure in ("train/loss", "test/loss", "val/loss"):
             assert float(first[figure]) == pytest.approx(float(second[figure]), rel=1e-4)
-
-
-def test_two_ranks_rewire_as_one(process, tmp_path):
-    """By the gradient of all images: the same weights go and come at every update, on ranks with different images."""
-    words = [*PLAIN, *EXACT, "method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]
-    one = trained(process, tmp_path / "one", *words)
-    two = trained(process, tmp_path / "two", *words, "trainer.devices=2")
-    assert read(one)["mask_sha256"] == read(two)["mask_sha256"] != read(one)["source_mask_sha256"]
-    assert (one / "rewiring.csv").read_text() == (two / "rewiring.csv").read_text()
 
 
 @pytest.mark.slow
@@ -125,6 +123,7 @@ def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
     assert outcome(run_through(process, tmp_path / "killed", *words)) == outcome(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_terminated_run_takes_its_ranks_along(process, tmp_path):
     run = process(*KILLED, "trainer.devices=2", "trainer.max_epochs=500", f"paths.root={tmp_path}/stopped")
     while not list(tmp_path.glob("stopped/runs/*/s0/checkpoints/epoch00002*")) and run.poll() is None:
@@ -154,6 +153,7 @@ def test_a_rank_that_hangs_makes_nobody_deaf(process, tmp_path):
     assert read(record.parent)["state"] == "preempted"
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_is_no_reason_to_try_again(process, tmp_path):
     (tmp_path / "failing.py").write_text(
         "import os\nfrom plain import plain as good\n"

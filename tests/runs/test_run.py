@@ -46,9 +46,8 @@ def test_what_a_run_leaves(launch, only_run):
     assert "test accuracy" in last and "realised sparsity" in last and str(folder) in last
 
 
-def test_the_record_is_true_of_the_network(launch, only_run):
-    launch(*TINY)
-    record, state = read(only_run()), load_file(only_run() / "network.safetensors")
+def test_the_record_is_true_of_the_network(finished):
+    record, state = read(finished), load_file(finished / "network.safetensors")
     kept = total = 0
     for layer in record["layers"]:
         mask, weight = state[layer["name"] + "_mask"], state[layer["name"]]
@@ -63,19 +62,17 @@ def test_the_record_is_true_of_the_network(launch, only_run):
     assert record["mask_sha256"] == record["source_mask_sha256"]
 
 
-def test_a_finished_run_is_left_alone(launch, only_run):
-    launch(*TINY)
-    before = {path: path.stat().st_mtime_ns for path in only_run().rglob("*")}
+def test_a_finished_run_is_left_alone(launch, finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     status, printed = launch(*TINY)
     assert status == 0 and printed.startswith("already done: test accuracy")
-    assert {path: path.stat().st_mtime_ns for path in only_run().rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
-def test_fresh_starts_over(launch, only_run):
-    launch(*TINY)
-    (only_run() / "stray").write_text("")
+def test_fresh_starts_over(launch, finished):
+    (finished / "stray").write_text("")
     status, _ = launch(*TINY, "fresh=true")
-    assert status == 0 and read(only_run())["state"] == "done" and not (only_run() / "stray").exists()
+    assert status == 0 and read(finished)["state"] == "done" and not (finished / "stray").exists()
 
 
 def test_draw_reads_no_data_and_imports_little(process, only_run):
@@ -110,40 +107,35 @@ def test_dry_run_creates_nothing(launch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_in_use_is_refused(launch, only_run):
-    launch(*TINY, "trainer.max_epochs=1")
-    folder = RunFolder(only_run())
-    record = folder.read()
-    folder.write(record | {"state": "running"})
+def test_a_folder_in_use_is_refused(launch, finished):
+    folder = RunFolder(finished)
+    folder.write(folder.read() | {"state": "running"})
     with folder.acquire():
-        status, printed = launch(*TINY, "trainer.max_epochs=1")
+        status, printed = launch(*TINY)
     assert status == 2 and "in use by another process" in printed and printed.count("\n") == 1
 
 
-def test_a_ticket_and_its_controls(launch, tmp_path):
+def test_a_ticket_and_its_controls(launch, finished, tmp_path):
     """The masks of a run are the source of the next, as they are or shuffled, and its weights are kept or not."""
-    launch(*TINY, f"paths.root={tmp_path}/first")
-    (first,) = [path.parent for path in (tmp_path / "first").rglob("run.json")]
-    before = load_file(first / "network.safetensors")
+    first, before = read(finished), load_file(finished / "network.safetensors")
     for control in ("none", "shuffle", "reinit"):
         root = tmp_path / control
         status, _ = launch(
-            *TINY, f"model.init_from={first}", f"sparsity.control={control}", f"paths.root={root}", "optimizer.lr=1e-12"
-        )
+            *TINY, f"model.init_from={finished}", f"sparsity.control={control}", f"paths.root={root}",
+            "optimizer.lr=1e-12",
+        )  # fmt: skip
         (folder,) = [path.parent for path in root.rglob("run.json")]
         record, after = read(folder), load_file(folder / "network.safetensors")
         assert status == 0 and "-ticket-" in str(folder)
-        assert [layer["nonzero"] for layer in record["layers"]] == [layer["nonzero"] for layer in read(first)["layers"]]
-        assert (record["mask_sha256"] == read(first)["mask_sha256"]) == (control != "shuffle")
+        assert [layer["nonzero"] for layer in record["layers"]] == [layer["nonzero"] for layer in first["layers"]]
+        assert (record["mask_sha256"] == first["mask_sha256"]) == (control != "shuffle")
         name = "conv1.weight"
         both = before[name + "_mask"] & after[name + "_mask"]
         assert torch.allclose(before[name][both], after[name][both], atol=1e-6) == (control != "reinit")
 
 
-def test_a_ticket_of_another_architecture_names_the_tensor(launch, tmp_path):
-    launch(*TINY, f"paths.root={tmp_path}/first")
-    (first,) = [path.parent for path in (tmp_path / "first").rglob("run.json")]
-    status, printed = launch(f"model.init_from={first}")
+def test_a_ticket_of_another_architecture_names_the_tensor(launch, finished):
+    status, printed = launch(f"model.init_from={finished}")
     assert status == 2 and "its conv1.weight is [4, 1, 3, 3], model=resnet20 has [16, 1, 3, 3]" in printed
 
 
@@ -165,12 +157,10 @@ def test_sparse_initialisation(launch, only_run, init):
     assert kept.std().item() == pytest.approx((2 / (len(kept) / weight.shape[0])) ** 0.5, rel=0.15)
 
 
-def test_initial_weights_are_not_replaced_twice(launch, tmp_path):
-    launch(*TINY, f"paths.root={tmp_path}/first")
-    (first,) = [path.parent for path in (tmp_path / "first").rglob("run.json")]
-    status, printed = launch(*TINY, f"model.init_from={first}", "model.init=layer")
+def test_initial_weights_are_not_replaced_twice(launch, finished):
+    status, printed = launch(*TINY, f"model.init_from={finished}", "model.init=layer")
     assert status == 2 and printed.startswith("model.init=layer: must be default with model.init_from")
-    status, printed = launch(*TINY, f"model.init_from={first}", "model=vgg16")
+    status, printed = launch(*TINY, f"model.init_from={finished}", "model=vgg16")
     assert status == 2 and "model=vgg16 has no such tensor" in printed
 
 
@@ -183,8 +173,12 @@ def test_a_dense_network_takes_a_scaled_initialisation(launch, only_run):
 # ---- Interrupted runs ---------------------------------------------------------------------------------------------
 
 
-def test_killed_and_resumed_is_undisturbed(process, tmp_path):
-    """SIGKILL at random moments of the run, start-up included; ERSPARSE_KILLS=20 for a longer run with more of them."""
+@pytest.mark.slow
+def test_killed_and_resumed_is_undisturbed(process, launch, tmp_path):
+    """SIGKILL at random moments of the run, start-up included; ERSPARSE_KILLS=20 for a longer run with more of them.
+
+    One kill, and what is made of its folder when that is damaged as well: test_faults.
+    """
     kills = int(os.environ.get("ERSPARSE_KILLS", "3"))
     epochs = f"trainer.max_epochs={8 * kills}"
     began = time.time()
@@ -197,11 +191,13 @@ def test_killed_and_resumed_is_undisturbed(process, tmp_path):
         assert run.poll() is None, "it was to be killed while it worked"
         run.send_signal(signal.SIGKILL)
         run.communicate()
-    assert outcome(run_through(process, tmp_path / "killed", epochs)) == outcome(undisturbed)
+    assert launch(*KILLED, epochs, f"paths.root={tmp_path}/killed")[0] == 0
+    (record,) = (tmp_path / "killed").rglob("run.json")
+    assert outcome(record.parent) == outcome(undisturbed)
 
 
 @pytest.mark.slow
-def test_killed_right_after_each_checkpoint(process, tmp_path):
+def test_killed_right_after_each_checkpoint(process, launch, tmp_path):
     """The tightest place: just when a checkpoint has appeared, and once more in the epoch after."""
     for epoch in (1, 3):
         run = process(*KILLED, f"paths.root={tmp_path}/killed")
@@ -209,9 +205,11 @@ def test_killed_right_after_each_checkpoint(process, tmp_path):
             time.sleep(0.005)
         run.send_signal(signal.SIGKILL)
         run.communicate()
-    killed = run_through(process, tmp_path / "killed")
-    assert "resuming after epoch" in (killed / "run.log").read_text()
-    assert outcome(killed) == outcome(run_through(process, tmp_path / "undisturbed"))
+    for root in ("killed", "undisturbed"):
+        status, printed = launch(*KILLED, f"paths.root={tmp_path}/{root}")
+        assert status == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
+    killed, undisturbed = (next((tmp_path / root).rglob("run.json")).parent for root in ("killed", "undisturbed"))
+    assert outcome(killed) == outcome(undisturbed)
 
 
 def test_a_failure_is_recorded(launch, only_run, monkeypatch):

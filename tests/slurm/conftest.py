@@ -1,16 +1,21 @@
 """A cluster for the tests that need one."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, read
 from slurm.cluster import Cluster, can_run
+
+from ersparse.sweep.slurm.queue import latest_log
 
 SMALL = ["model.width=0.25", "dataset.batch_size=128", "trainer=cpu"]
 ONE = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.time_limit=0:30"]
@@ -53,6 +58,20 @@ def sweep(on_cluster, tmp_path):
     return start
 
 
+@pytest.fixture
+def submit(launch, on_cluster, tmp_path):
+    """Submits one run, and returns its folder once it has three checkpoints."""
+
+    def submitted(*words: str) -> Path:
+        status, printed = launch(*ONE, *SMALL, *words, "hydra.launcher.wait=false")
+        assert status == 0 and printed.startswith("1 of 1 jobs submitted"), printed
+        wait_until(lambda: list(tmp_path.rglob("epoch00003*.ckpt")))
+        (folder,) = runs_below(tmp_path / "outputs").values()
+        return folder
+
+    return submitted
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """Folders of the same runs on this machine, by their names below the root."""
@@ -72,18 +91,33 @@ def runs_below(root: Path) -> dict[str, Path]:
     return {str(path.parent.relative_to(root)): path.parent for path in sorted(root.rglob("run.json"))}
 
 
-def log_of(root: Path, job: str) -> Path:
-    """What a job of the one submission below a root prints, in all its attempts."""
-    (log,) = (root / ".sweep" / "slurm").glob(f"*/{job}_0_log.out")
-    return log
+def log_of(run: Path) -> str:
+    """What the job of a run has printed, in all its attempts."""
+    log = latest_log(root_of(run), run)
+    return log.read_text() if log else ""
 
 
-def training_in(root: Path) -> list[int]:
-    """Numbers of the processes that work on runs below a root, on whichever node."""
-    commands = {path.parent.name: path.read_bytes().split(b"\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
-    return [
-        int(pid) for pid, words in commands.items() if {f"paths.root={root}".encode(), b"hydra.mode=RUN"} <= {*words}
-    ]
+def root_of(run: Path) -> Path:
+    return run.parent.parent.parent
+
+
+def is_done(run: Path) -> bool:
+    return read(run)["state"] == "done"
+
+
+def resumed_after(run: Path) -> list[int]:
+    """The epochs after which attempts went on."""
+    return [int(epoch) for epoch in re.findall(r"resuming after epoch (\d+)", (run / "run.log").read_text())]
+
+
+def send(number: signal.Signals, run: Path, node: str) -> None:
+    """A signal to what a run's latest attempt has started on a node."""
+    job = f'"job": "{read(run)["slurm"]["job"]}", "node": "{node}"'
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            known = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+            if job.encode() in known and str(root_of(run)).encode() in known:
+                os.kill(int(process.name), number)
 
 
 def wait_until(condition, seconds=120.0):

@@ -1,14 +1,13 @@
 """Jobs that are preempted, put back and timed out: each goes on from its last checkpoint, to the same bytes."""
 
-import os
 import re
 import signal
 
 import pytest
 from conftest import outcome, read, rows
-from slurm.conftest import log_of, runs_below, training_in, wait_until
+from slurm.conftest import is_done, log_of, resumed_after, send, wait_until
 
-EPOCHS = 12
+EPOCHS = 8
 WORDS = ["seed=0", f"trainer.max_epochs={EPOCHS}"]
 
 
@@ -19,48 +18,41 @@ def expected(undisturbed):
     return outcome(folder)
 
 
-def preempt(cluster, job, log, outputs):
+def preempt(cluster, run):
     """A job of a partition with priority takes the nodes, for a second."""
     cluster.run("sbatch", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
-    wait_until(lambda: "preempted; requeued 0 times before" in log.read_text())
+    return "preempted; requeued 0 times before"
 
 
-def put_back(cluster, job, log, outputs):
+def put_back(cluster, run):
     """As an administrator does."""
-    cluster.run("scontrol", "requeue", job)
+    cluster.run("scontrol", "requeue", read(run)["slurm"]["job"])
+    return "DUE TO JOB REQUEUE"
 
 
-def time_out(cluster, job, log, outputs):
+def time_out(cluster, run):
     """SLURM looks every 30 s whose time is nearly up: until then the run stands still, so that it can be short."""
-    (training,) = training_in(outputs)
-    os.kill(training, signal.SIGSTOP)
+    job, node = read(run)["slurm"]["job"], read(run)["slurm"]["node"]
+    send(signal.SIGSTOP, run, node)
     cluster.run("scontrol", "update", f"JobId={job}", "EndTime=now+80")
-    wait_until(lambda: "SLURM wants the job to stop" in log.read_text())
-    os.kill(training, signal.SIGCONT)
-    wait_until(lambda: "stopped at its time limit; requeued 0 times before" in log.read_text())
+    wait_until(lambda: "SLURM wants the job to stop" in log_of(run))
+    send(signal.SIGCONT, run, node)
+    return "stopped at its time limit; requeued 0 times before"
 
 
 @pytest.mark.parametrize("disturb", [preempt, put_back, time_out])
-def test_a_disturbed_run_is_that_of_an_undisturbed_one(sweep, expected, on_cluster, tmp_path, disturb):
-    running = sweep(*WORDS, "logger=wandb", "hydra.launcher.signal_before=60")
-    outputs = tmp_path / "outputs"
-    wait_until(lambda: list(outputs.rglob("epoch00003*.ckpt")) or running.poll() is not None)
-    assert running.poll() is None, running.communicate()[0]
-    (folder,) = runs_below(outputs).values()
-    first = read(folder)
-    disturb(on_cluster, first["slurm"]["job"], log_of(outputs, first["slurm"]["job"]), outputs)
-    printed, _ = running.communicate(timeout=300)
-    assert running.returncode == 0, printed
-    last = read(folder)
+def test_a_disturbed_run_is_that_of_an_undisturbed_one(submit, expected, on_cluster, disturb):
+    run = submit(*WORDS, "logger=wandb", "hydra.launcher.signal_before=60")
+    first = read(run)
+    said = disturb(on_cluster, run)
+    wait_until(lambda: is_done(run))
+    last = read(run)
+    assert said in log_of(run)
     assert last["slurm"] == {**last["slurm"], "job": first["slurm"]["job"], "restarts": 1}
     assert last["wandb_id"] == first["wandb_id"]
-    assert [path.name[-9:] for path in folder.glob("wandb/offline-run-*")] == [f"-{first['wandb_id']}"] * 2
-    (resumed,) = re.findall(r"resuming after epoch (\d+)", (folder / "run.log").read_text())
-    assert int(resumed) >= 3 and trained(folder) == [*range(1, EPOCHS + 1)]
-    assert [int(row["epoch"]) for row in rows(folder)] == [*range(EPOCHS)]
-    assert outcome(folder) == expected
-
-
-def trained(folder):
-    """The epochs, in the order in which they were logged as done, by whichever attempt."""
-    return [int(epoch) for epoch in re.findall(r" epoch (\d+)/", (folder / "run.log").read_text())]
+    assert [path.name[-9:] for path in run.glob("wandb/offline-run-*")] == [f"-{first['wandb_id']}"] * 2
+    (epoch,) = resumed_after(run)
+    logged = re.findall(r" epoch (\d+)/", (run / "run.log").read_text())
+    assert 3 <= epoch < EPOCHS and [int(number) for number in logged] == [*range(1, EPOCHS + 1)]
+    assert [int(row["epoch"]) for row in rows(run)] == [*range(EPOCHS)]
+    assert outcome(run) == expected

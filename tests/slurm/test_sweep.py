@@ -1,44 +1,30 @@
 """Sweeps on a real cluster: submitted, followed, found again, refused."""
 
+import os
+import pty
+import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, outcome, read
-from slurm.conftest import ONE, runs_below, wait_until
-
-
-def test_a_sweep_is_submitted_and_found_again(sweep, undisturbed, on_cluster, tmp_path):
-    """Without waiting; the same command then waits for the jobs that are there. Results are those of this machine."""
-    words = ["seed=0,1", "trainer.max_epochs=2", "sparsity=erk"]
-    first = sweep(*words, "hydra.launcher.wait=false")
-    printed, _ = first.communicate(timeout=60)
-    assert first.returncode == 0 and "2 of 2 jobs submitted" in printed
-    jobs = {tuple(job[:2]) for job in on_cluster.queue()}
-    assert len(jobs) == 2
-    again = sweep(*words)
-    printed, _ = again.communicate(timeout=300)
-    assert again.returncode == 0 and "2 done" in printed, printed
-    expected = undisturbed(*words)
-    found = runs_below(tmp_path / "outputs")
-    assert {name: outcome(folder) for name, folder in found.items()} == {
-        name: outcome(folder) for name, folder in expected.items()
-    }
-    assert {tuple(read(folder)["slurm"]["job"].split("_")) for folder in found.values()} == jobs
-    assert not list((tmp_path / "outputs" / ".sweep" / "slurm").glob("ersparse-*"))  # nothing failed: no logs are kept
+from conftest import ROOT, read
+from slurm.conftest import ONE, SMALL, runs_below, wait_until
 
 
 def test_a_waiting_command_that_is_killed_loses_nothing(sweep, on_cluster, tmp_path):
+    """The command issued again waits for the jobs that are there."""
     words = ["seed=0,1", "trainer.max_epochs=2"]
     first = sweep(*words)
     wait_until(lambda: len(on_cluster.queue()) == 2)
+    jobs = {tuple(job[:2]) for job in on_cluster.queue()}
     first.kill()
     first.communicate()
     again = sweep(*words)
     printed, _ = again.communicate(timeout=300)
     assert again.returncode == 0 and "2 jobs in SLURM's queue: 2 done" in printed, printed
     found = [read(folder)["slurm"] for folder in runs_below(tmp_path).values()]
-    assert len({job["job"].split("_")[0] for job in found}) == 1 and {job["restarts"] for job in found} == {0}
+    assert {tuple(job["job"].split("_")) for job in found} == jobs and {job["restarts"] for job in found} == {0}
+    assert not list(tmp_path.glob("outputs/.sweep/slurm/ersparse-*"))  # nothing failed: no logs are kept
 
 
 def test_a_dry_run_prints_the_script(launch, on_cluster, tmp_path):
@@ -71,16 +57,21 @@ def test_accelerators_that_the_cluster_lacks(launch, on_cluster):
     assert status == 2 and "a GPU for each (hydra.launcher.gpus=true)" in printed and printed.count("\n") == 1, printed
 
 
-def test_status_shows_the_queue(sweep, on_cluster, tmp_path):
-    """Runs that have not begun have no folder yet."""
-    first = sweep("seed=0,1,2", "trainer.max_epochs=50", "hydra.launcher.wait=false")
-    printed, _ = first.communicate(timeout=60)
-    assert first.returncode == 0, printed
-    folder = tmp_path / "outputs"
+def test_status_shows_the_queue(launch, on_cluster, tmp_path):
+    """On a terminal, again and again; runs that have not begun have no folder yet."""
+    status, printed = launch(*ONE, *SMALL, "seed=0,1,2", "trainer.max_epochs=50", "hydra.launcher.wait=false")
+    assert status == 0 and printed.startswith("3 of 3 jobs submitted"), printed
+    command = [sys.executable, "-m", "ersparse", "status", f"{tmp_path}/outputs", "--watch"]
+    screen, terminal = pty.openpty()
+    watching = subprocess.Popen(command, cwd=ROOT, stdout=terminal, env=os.environ | {"COLUMNS": "200", "LINES": "40"})
+    shown = ""
 
-    def status():
-        command = [sys.executable, "-m", "ersparse", "status", str(folder)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    def all_there():
+        nonlocal shown
+        shown += os.read(screen, 100_000).decode()
+        return "3 runs: 2 running, 1 queued" in shown
 
-    printed = wait_until(lambda: (text := status()).endswith("3 runs: 2 running, 1 queued\n") and text)
-    assert printed.count(" running on n") == 2 and " pending (" in printed
+    wait_until(all_there)
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(30) == 0
+    assert all(words in shown for words in (" running on n1", " running on n2", " pending ("))

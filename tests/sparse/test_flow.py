@@ -66,6 +66,21 @@ def test_add(case, seed):
 
 
 @given(drawn_masks(), st.integers(0, 10**6))
+def test_released(case, seed):
+    """Rows get an edge; columns of a linear layer too, those of a convolution only where one alone was empty."""
+    layer, mask, p = case
+    repaired, counts = flow.released(mask, layer, p, generator(seed))
+    rows, columns = slow_degrees(repaired, layer)
+    drawn = slow_degrees(mask, layer)[1]
+    assert 0 not in rows and (repaired & mask).equal(mask)
+    assert int(repaired.sum()) == counts.drawn + counts.added_in + counts.added_out
+    if mask.dim() == 2 or drawn.count(0) == 1:
+        assert 0 not in columns
+    else:  # rows that were filled may have met a column
+        assert counts.added_out == 0 and columns.count(0) >= drawn.count(0) - counts.added_in
+
+
+@given(drawn_masks(), st.integers(0, 10**6))
 @settings(max_examples=300)
 def test_move_keeps_the_count_wherever_it_can(case, seed):
     layer, mask, p = case

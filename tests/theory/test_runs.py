@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
 
+from ersparse import cli
 from ersparse.errors import UserError
 from ersparse.theory import run as theory_run
 from ersparse.theory.command import NAMES, overrides
@@ -83,11 +85,10 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(launch, only_run, tmp_path
         assert path.read_bytes() == (only_run() / path.name).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on(process, launch, only_run, tmp_path):
     words = ["experiment=theory_lemma", "scale=smoke", "method.trials=400"]
     run = process(*words)
-    import time
-
     end = time.monotonic() + 60
     while not list((tmp_path / "outputs").rglob("cells.json")) and time.monotonic() < end:
         time.sleep(0.02)
@@ -160,15 +161,15 @@ def test_words_that_are_none(words, message):
         overrides(words)
 
 
-def test_the_command(tmp_path):
+def test_the_command(monkeypatch, capsys, tmp_path):
     def theory(*words):
-        command = [sys.executable, "-m", "ersparse", "theory", *words, f"paths.root={tmp_path}/outputs"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        monkeypatch.setattr(sys, "argv", ["ersparse", "theory", *words, f"paths.root={tmp_path}/outputs"])
+        return cli.main()
 
-    done = theory("lower", "scale=smoke", "trials=20", "p=0.5")
-    assert done.returncode == 0 and "done: " in done.stdout, done.stderr
-    refused = theory("lower", "p=2")
-    assert refused.returncode == 2 and refused.stderr == "method.p.0=2: must lie in (0, 1]\n"
+    assert theory("lower", "scale=smoke", "trials=20", "p=0.5") == 0 and "done: " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        theory("lower", "p=2")
+    assert capsys.readouterr().err == "method.p.0=2: must lie in (0, 1]\n"
 
 
 def test_theory_imports_nothing_of_lightning():

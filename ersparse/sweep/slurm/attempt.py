@@ -162,7 +162,8 @@ class Leader:
         try:
             self.requeue(NOTIFY, None)
         except subprocess.SubprocessError as error:
-            runfile.mark(self.attempt.folder, "failed", f"{reason}, and SLURM does not requeue it: {error}")
+            if job_is_running():  # else SLURM has put it back by itself, as where a node is lost
+                runfile.mark(self.attempt.folder, "failed", f"{reason}, and SLURM does not requeue it: {error}")
             self._give_up(1)
 
     def _give_up(self, status: int) -> None:
