@@ -120,7 +120,7 @@ def send(number: signal.Signals, run: Path, node: str) -> None:
                 os.kill(int(process.name), number)
 
 
-def wait_until(condition, seconds=120.0):
+def wait_until(condition, seconds=300.0):
     """Returns what `condition` returns, once it is true."""
     until = time.monotonic() + seconds
     while not (found := condition()):

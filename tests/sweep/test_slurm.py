@@ -7,13 +7,19 @@ import time
 from datetime import datetime, timedelta
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from ersparse.errors import UserError
+from ersparse.keys import CONF
 from ersparse.runs import meeting as meetings
 from ersparse.runs.meeting import Meeting
 from ersparse.settings import build
 from ersparse.sweep import runfile
+from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
+from ersparse.sweep.jobs import jobs_of
+from ersparse.sweep.slurm.foresight import short_limits
 from ersparse.sweep.slurm.node import ending
 from ersparse.sweep.slurm.options import Options
 from ersparse.sweep.slurm.queue import folder_of, latest_log, queued, tidy
@@ -74,6 +80,29 @@ def test_without_slurm_there_is_one_line(launch, tmp_path, monkeypatch):
     status, printed = launch("hydra/launcher=slurm", "seed=0,1")
     assert status == 2 and "there is no" in printed and "on the PATH" in printed and printed.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_two_runs_in_a_job_of_several_tasks_are_refused(launch, tmp_path):
+    """With the command that makes the first by itself."""
+    words = ["hydra/launcher=slurm", "sparsity=imp_multishot", "sparsity.make=true", "trainer.max_epochs=1"]
+    status, printed = launch(*words, "trainer.num_nodes=2")
+    assert status == 2 and printed.startswith("sparsity=imp_multishot: a job of several tasks"), printed
+    assert "must be there before: `python launch.py model=resnet20" in printed and printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_limit_shorter_than_an_epoch_is_seen_in_records(tmp_path):
+    """Of runs of the same kind that are done; a line for all of a kind."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composer = Composer(GlobalHydra.instance().config_loader())
+        jobs = jobs_of([[f"seed={seed}", f"paths.root={tmp_path}"] for seed in range(2)], composer)
+    assert not list(short_limits(jobs, 60))
+    jobs[0].folder.mkdir(parents=True)
+    timed = {"config": jobs[0].settings.model_dump(by_alias=True), "timing": {"epochs": 3, "fit_s": 183}}
+    (jobs[0].folder / "run.json").write_text(json.dumps({"state": "done", **timed}))
+    (line,) = short_limits(jobs, 60)
+    assert line.startswith("hydra.launcher.time_limit=0:01:00: an epoch of model=resnet20 dataset=digits has taken")
+    assert not list(short_limits(jobs, 61))
 
 
 def job(root, name="runs/a/s0"):

@@ -244,8 +244,10 @@ def test_a_sweep_killed_while_it_draws_leaves_no_process(process, tmp_path):
     assert family, "the warm process and its job"
     sweep.send_signal(signal.SIGKILL)
     sweep.communicate()
-    time.sleep(1)
-    assert not [pid for pid in family if Path(f"/proc/{pid}").exists() and "Z" not in status_of(pid)]
+    end = time.monotonic() + 10
+    while any(status_of(pid) != "Z" for pid in family) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert all(status_of(pid) == "Z" for pid in family)
 
 
 def descends(path, ancestor):
@@ -256,6 +258,7 @@ def descends(path, ancestor):
 
 
 def status_of(pid):
+    """As in /proc; of a process that is gone as of one that nobody has waited for."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -164,12 +164,12 @@ def test_words_that_are_none(words, message):
 def test_the_command(monkeypatch, capsys, tmp_path):
     def theory(*words):
         monkeypatch.setattr(sys, "argv", ["ersparse", "theory", *words, f"paths.root={tmp_path}/outputs"])
-        return cli.main(), capsys.readouterr()
+        return cli.main()
 
-    status, printed = theory("lower", "scale=smoke", "trials=20", "p=0.5")
-    assert status == 0 and "done: " in printed.out, printed
-    status, printed = theory("lower", "p=2")
-    assert status == 2 and printed.err == "method.p.0=2: must lie in (0, 1]\n"
+    assert theory("lower", "scale=smoke", "trials=20", "p=0.5") == 0 and "done: " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        theory("lower", "p=2")
+    assert capsys.readouterr().err == "method.p.0=2: must lie in (0, 1]\n"
 
 
 def test_theory_imports_nothing_of_lightning():

@@ -136,6 +136,11 @@ class Leader:
         return fallen
 
     def _why(self, status: int, fallen: tuple[int, int | None] | None) -> str:
+        """Why it has to be tried again: something happened to it, and nobody cancels the job or puts it back."""
+        happened = self._happened(status, fallen)
+        return happened if happened and job_is_running() else ""
+
+    def _happened(self, status: int, fallen: tuple[int, int | None] | None) -> str:
         size = self.meeting.size if self.meeting else 1
         if fallen and fallen[1] is None:
             return f"rank {fallen[0]} of {size} is lost, with its node perhaps"
@@ -146,9 +151,7 @@ class Leader:
         stopped = status == INTERRUPTED or (
             status and (runfile.read(self.attempt.folder) or {}).get("state") == "preempted"
         )
-        if stopped and job_is_running():  # nobody cancels the job, nobody else puts it back
-            return "stopped from outside"
-        return ""
+        return "stopped from outside" if stopped else ""
 
     def _hand_over(self, reason: str) -> None:
         """Has the job put back into the queue, unless that has happened often enough."""
@@ -162,7 +165,7 @@ class Leader:
         try:
             self.requeue(NOTIFY, None)
         except subprocess.SubprocessError as error:
-            if job_is_running():  # else SLURM has put it back by itself, as where a node is lost
+            if job_is_running():  # else SLURM has put it back meanwhile
                 runfile.mark(self.attempt.folder, "failed", f"{reason}, and SLURM does not requeue it: {error}")
             self._give_up(1)
 

@@ -82,8 +82,7 @@ class SlurmLauncher(OwnLauncher):
         for job in jobs:
             if runfile.in_use(job.folder):
                 raise UserError(f"{job.folder}: in use by another process on this machine; wait for it, or stop it")
-        for array in self._arrays(jobs, sweep):
-            array.check()
+        self._checked(jobs, sweep)
         seen = set()
         for job in jobs:
             assert job.settings
@@ -91,6 +90,18 @@ class SlurmLauncher(OwnLauncher):
             if job.epochs and data.model_dump_json() not in seen:
                 seen.add(data.model_dump_json())
                 load_arrays(job.settings)  # here, where there is a network; the files stay
+
+    def _checked(self, jobs: Sequence[Job], sweep: str) -> list[Array]:
+        """What would be submitted, once SLURM has looked at it."""
+        from ersparse.sweep.slurm.foresight import refuse_two_in_one, short_limits
+
+        refuse_two_in_one(jobs)
+        arrays = self._arrays(jobs, sweep)
+        for array in arrays:
+            array.check()
+        for line in short_limits(jobs, self.options.time_limit):
+            print(f"warning: {line}")
+        return arrays
 
     def _arrays(self, jobs: Sequence[Job], sweep: str) -> list[Array]:
         from ersparse.sweep.slurm.submit import arrays_of
@@ -105,8 +116,7 @@ class SlurmLauncher(OwnLauncher):
         queue = Queue(jobs)
         for task in queue.tasks:
             task.skip_if_done()
-        for array in self._arrays([task.job for task in queue.of("waiting")], queue.name):
-            array.check()
+        for array in self._checked([task.job for task in queue.of("waiting")], queue.name):
             print(array.script())
         list_jobs(jobs, self.options.at_once or len(jobs))
 
