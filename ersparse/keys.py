@@ -37,12 +37,12 @@ def explain(error: Exception) -> str:
     """One line for what Hydra says in several."""
     text = str(error)
     if match := re.search(r"Could not (?:override|append to config\b.*?) '([^']+)'", text):
-        return _no_such_key(match[1], _all_keys())
+        return _no_such_key(match[1], all_keys())
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         return f"{group}={option}: no such option; must be one of {', '.join(options_of(group)) or 'none'}"
     if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        return _no_such_key(match[2], _all_keys())
+        return _no_such_key(match[2], all_keys())
     return " ".join(text.split())
 
 
@@ -55,7 +55,7 @@ def _no_such_key(key: str, known: Sequence[str]) -> str:
 
 
 @cache
-def _all_keys() -> tuple[str, ...]:
+def all_keys() -> tuple[str, ...]:
     """Every key of every option of every group, and the groups, as the command line writes them."""
     keys: set[str] = set()
     for path in CONF.rglob("*.yaml"):
@@ -99,7 +99,7 @@ def _known(values: Mapping[str, Any]) -> None:
     Raises:
         UserError: the key, and the nearest one that there is.
     """
-    known = set(_all_keys())
+    known = set(all_keys())
     for key in _flat(values, ""):
         if key not in known:
             raise UserError(_no_such_key(key, sorted(known)))

@@ -75,15 +75,20 @@ def grids(tables: Mapping[str, Table]) -> list[Grid]:
 
 
 def _grid(title: str, cells: list[Place]) -> Grid:
-    columns = dict.fromkeys(where(*_order(cell.row)) for cell in sorted(cells, key=lambda cell: _order(cell.row)))
+    columns = dict.fromkeys(_column(cell.row) for cell in sorted(cells, key=lambda cell: _order(cell.row)))
     places: dict[str, dict[str, Place]] = {}
     for cell in cells:
-        places.setdefault(cell.row["label"], {})[where(*_order(cell.row))] = cell
+        places.setdefault(cell.row["label"], {})[_column(cell.row)] = cell
     return Grid(title, list(columns), places)
 
 
-def _order(row: Row) -> tuple[float, float]:
-    return row["level"], row["final"]
+def _column(row: Row) -> str:
+    return where(row["level"], row["final"])
+
+
+def _order(row: Row) -> tuple[float, bool, float]:
+    """By the sparsity in the end; networks that have it from the start come first."""
+    return row["final"], row["final"] != row["level"], row["level"]
 
 
 def where(level: float, final: float) -> str:
@@ -108,11 +113,12 @@ def _accuracy(row: Row) -> Place:
 
 def _pairs(row: Row) -> Place:
     ours = _with_spread(row.get("pairs"), row.get("pairs_sd"), 2)
+    certain = (row.get("expected_sd") or 0.0) < 0.005  # a spread of 0.00: deviations would say nothing
     return Place(
         row,
         f"{ours} ({row['n']})" if ours else None,
-        _with_z(row.get("printed"), row.get("printed_z")),
-        _with_z(row.get("expected"), row.get("z")),
+        _with_z(row.get("printed"), None if certain else row.get("printed_z")),
+        _with_z(row.get("expected"), None if certain else row.get("z")),
     )
 
 

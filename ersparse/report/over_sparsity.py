@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ersparse.report.glance import rounded
 from ersparse.report.style import MANY, columns_of, legend, look, ring, single, sparsity_axis
@@ -137,7 +138,8 @@ def dots(rows: Sequence[Row], value: str, title: str) -> Figure:
             if level in (row[key], None):
                 _dot(axes, row, value, names.index(label))
         low, high = axes.get_xlim()
-        axes.set(title=level and f"sparsity {rounded(level)}", xlabel=title, xlim=(max(-1, low), min(101, high)))
+        axes.set(title=level and f"sparsity {rounded(level)}", xlabel=title, xlim=(max(-3, low), min(103, high)))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     if more := _rings(rows):
         legend(figure, places, more)
     return figure

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ersparse.keys import HERE, LAUNCH
+from ersparse.keys import HERE, LAUNCH, all_keys
 
 
 def serve() -> None:
@@ -24,7 +24,8 @@ def serve() -> None:
 
     assert ersparse.runs.run
     tie_to_parent()
-    Plugins.instance()  # Hydra looks for plugins once
+    Plugins.instance()  # Hydra looks for plugins once, and we for keys
+    all_keys()
     for line in sys.stdin:
         words, log = json.loads(line)
         child = os.fork()
