@@ -113,6 +113,7 @@ class Weights:
         if reads != there:
             raise NotCovered(f"{node.name}, which reads {reads} numbers of {there}")
         self.kept = Kept.of(mask.reshape(len(mask), -1, *self.kernel), node.groups)
+        self.full = int(node.groups == 1 and len(values) == mask.numel())
         self.rows = self.kept.forward(source.rows, source.columns)
         self.gradient, self.turned = torch.zeros_like(values), torch.empty_like(values)
         self.bias_gradient = values.new_zeros(len(mask))

@@ -123,6 +123,13 @@ class Program:
         self.results[node] = self._buffer(shape, self.number.real, border=border, slotted=not self._stays(node))
         if self.trains:
             self.gradients[node] = self._buffer(shape, self.number.stored)
+        if isinstance(node, Step) and self._comes_with_its_source(node):
+            self.results[node.source] = self.results[node]
+
+    def _comes_with_its_source(self, step: Step) -> bool:
+        """Whether the convolution that it reads writes its result at once: there is nothing but a ReLU to be done."""
+        alone = not (self.trains or step.norm or step.residual or step.pool)
+        return alone and isinstance(step.source, Convolution) and self.number.stored == self.number.real
 
     def _stays(self, node: Node) -> bool:
         """Whether every block of a result is kept: for the backward pass, or because it comes in or goes out."""
@@ -153,7 +160,7 @@ class Program:
             elif isinstance(node, Step):
                 if node.norm is not None and self.trains:
                     ops.append(self._reduction(abi.STATISTICS, node))
-                if node.stays:
+                if node.stays and not self._comes_with_its_source(node):
                     ops.append(self._step(abi.ACTIVATE, node))
             if self.trains:
                 ops += [self._step(abi.MOMENTS, user) for user in self._normalised() if user.source is node]
@@ -194,7 +201,9 @@ class Program:
 
     def _anew(self, node: Node) -> list[Op]:
         """A step that only one convolution reads is computed when it is read, into scratch."""
-        return [self._step(abi.ACTIVATE, node)] if isinstance(node, Step) and not node.stays else []
+        if not isinstance(node, Step) or node.stays or self._comes_with_its_source(node):
+            return []
+        return [self._step(abi.ACTIVATE, node)]
 
     def _step(self, kind: int, node: Step, **targets: Any) -> Op:
         before = self.shapes[node.source]
@@ -228,9 +237,11 @@ class Program:
 
     def _convolution(self, node: Convolution) -> Op:
         w, source = self.weights[node], self.results[node.source]
+        written = [user for user in node.users if isinstance(user, Step) and self._comes_with_its_source(user)]
         return self._op(
             abi.CONVOLVE, w.shape.channels, input=source, output=self.results[node], rows=w.rows.starts,
             offsets=w.rows.offsets, weight=w.values, bias=w.bias, stride=w.stride, shift=w.shift(source),
+            relu=int(any(step.relu for step in written)), full=w.full,
         )  # fmt: skip
 
     def _convolution_gradients(self, node: Convolution) -> list[Op]:
@@ -241,7 +252,7 @@ class Program:
             self._op(
                 abi.WEIGHT_GRADIENT, channels, input=source, gradient=gradient, rows=w.rows.starts,
                 offsets=w.rows.offsets, result=self._partial(w.gradient), count=len(w.values), stride=w.stride,
-                shift=w.shift(source),
+                shift=w.shift(source), full=w.full,
             ),
         ]  # fmt: skip
         if w.bias is not None:
@@ -253,7 +264,7 @@ class Program:
                 self._op(
                     abi.CONVOLVE, w.source.channels, input=gradient, output=self.gradients[node.source],
                     rows=turned.starts, offsets=turned.offsets, weight=w.turned, stride=1,
-                    shift=w.shift_back(gradient), adds=self._adds(node.source),
+                    shift=w.shift_back(gradient), adds=self._adds(node.source), full=w.full,
                 )
             )  # fmt: skip
         return ops
