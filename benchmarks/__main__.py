@@ -1,7 +1,7 @@
 """ersparse beside its alternatives and beside what this machine can do, as ratios.
 
-    python -m benchmarks [step pipeline masks rewiring checkpoint startup report] [--models resnet18 ...]
-                         [--rounds N] [--json FILE]
+    python -m benchmarks [step pipeline masks rewiring checkpoint startup report seeds compiled] [--models resnet18 ...]
+                         [--rounds N] [--processor] [--json FILE]
 
 All that is compared takes turns. README.md, here, says what the numbers mean.
 """
@@ -11,14 +11,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 from pathlib import Path
 
 import torch
 
 from benchmarks import machine
-from benchmarks.turns import HEAD
+from benchmarks.turns import HEAD, PROCESSOR
 
-NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report"]
+NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report", "seeds", "compiled"]
 
 
 def main() -> None:
@@ -26,8 +27,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help="all, unless given")
     parser.add_argument("--models", nargs="+", help="of step, masks and rewiring")
     parser.add_argument("--rounds", type=int, help="how often each takes its turn")
+    parser.add_argument("--processor", action="store_true", help="processor seconds: for a busy machine, on one thread")
     parser.add_argument("--json", type=Path, help="a file to write all rounds to")
     asked = parser.parse_args()
+    if asked.processor:
+        os.environ[PROCESSOR] = "1"
     where = {"machine": machine.name(), "threads": torch.get_num_threads()}
     print(f"{where['machine']}, {where['threads']} threads\n\n{HEAD}", flush=True)
     found = []

@@ -1,7 +1,7 @@
 """Sparse execution beside dense layers and beside other sparse ones, on the CPU.
 
     python -m benchmarks.sparse steps [--model vgg16] [--cells uniform:0.99 ...] [--prototype FOLDER]
-    python -m benchmarks.sparse convolutions [--density 0.1 0.01 0.001]
+    python -m benchmarks.sparse convolutions [--density 0.1 0.01 0.001] [--no-others]
     python -m benchmarks.sparse inference [--model vgg16] [--cells uniform:0.99 ...]
 
 What is compared takes turns in one process; figures are medians of --rounds, and ratios are to
@@ -40,7 +40,7 @@ from ersparse.kernels.buffers import Number
 from ersparse.kernels.network import SparseNetwork
 
 CELLS = ["uniform:0.99", "uniform:0.999"]
-LAYERS = [(64, 32), (256, 8), (512, 4), (512, 2)]  # channels in and out, side of the image
+LAYERS = [(3, 64, 32), (64, 64, 32), (256, 256, 8), (512, 512, 4), (512, 512, 2)]  # channels in, out, side of an image
 STORED = {"f32": torch.float32, "bf16": torch.bfloat16}
 Run = Callable[[], Any]
 
@@ -128,6 +128,20 @@ def layer_step(layer: Callable[[Tensor], Tensor], x: Tensor, bf16: bool = False)
     return step
 
 
+def our_steps(layer: nn.Module, x: Tensor) -> dict[str, Run]:
+    """From PyTorch's layout and back, and in the kernels' own, in which a network stays from entry to exit."""
+    sparse = SparseNetwork(layer)
+    whole = layer_step(sparse, x)
+    whole()
+    (program,) = sparse._programs.values()
+
+    def within() -> None:
+        program._run(program._forward, len(x))
+        program._run(program._backward, len(x))
+
+    return {"ours": whole, "ours, in its layout": within}
+
+
 def csr_step(weight: Tensor, x: Tensor) -> Run:
     """As products with the unfolded images, [C * 9, B * H * W]."""
     rows = weight.flatten(1).to_sparse_csr()
@@ -145,20 +159,20 @@ def csr_step(weight: Tensor, x: Tensor) -> Run:
 
 
 def convolutions(asked: argparse.Namespace) -> None:
-    has_sparseprop = importlib.util.find_spec("sparseprop") is not None
-    for channels, side in LAYERS:
-        x = torch.relu(torch.randn(asked.batch, channels, side, side))
+    for n_in, n_out, side in LAYERS:
+        x = torch.relu(torch.randn(asked.batch, n_in, side, side))
         for density in asked.density:
-            layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            layer, dense = (nn.Conv2d(n_in, n_out, 3, padding=1, bias=False) for _ in range(2))
             sparsify(layer, "uniform", 1 - density, flow="none")
-            weight, dense = layer.weight.detach().clone(), nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            weight = layer.weight.detach().clone()
             dense, nhwc = (v.to(memory_format=torch.channels_last) for v in (dense, x))
             runs = {f"dense {p}": layer_step(dense, nhwc, p == "bf16") for p in STORED}
-            runs["ours f32"] = layer_step(SparseNetwork(layer), x)
-            runs["torch.sparse CSR"] = csr_step(weight, x)
-            if has_sparseprop:
+            runs |= our_steps(layer, x)
+            if asked.others:
+                runs["torch.sparse CSR"] = csr_step(weight, x)
+            if asked.others and importlib.util.find_spec("sparseprop"):
                 runs |= {f"SparseProp {mode}": layer_step(m, x) for mode, m in sparseprop(weight).items()}
-            show(f"{channels} to {channels} at {side}x{side}, density {density:g}", runs, asked.rounds)
+            show(f"{n_in} to {n_out} at {side}x{side}, density {density:g}", runs, asked.rounds)
 
 
 def sparseprop(weight: Tensor) -> dict[str, nn.Module]:
@@ -196,6 +210,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cells", nargs="+", default=CELLS)
     parser.add_argument("--density", nargs="+", type=float, default=[0.1, 0.01, 0.001])
+    parser.add_argument("--others", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--prototype", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)

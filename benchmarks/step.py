@@ -79,7 +79,7 @@ def figures(asked: Namespace) -> Iterator[Figure]:
 def _of_model(model: str, folder: Path, rounds: int) -> Iterator[Figure]:
     common = [f"model={model}", "dataset=cifar10", f"dataset.batch_size={BATCH}", f"dataset.root={folder}"]
     common += [f"paths.root={folder}", f"paths.cache={folder}"]
-    _images(folder / "cifar10.npz", (WARM + rounds + 1) * STEPS * BATCH)
+    write_images(folder / "cifar10.npz", (WARM + rounds + 1) * STEPS * BATCH)
     players = {}
     for name, words in OURS.items():
         epochs = [] if name == "edge_popup" else ["trainer.max_epochs=1"]
@@ -141,7 +141,7 @@ def _update(seconds: list[float]) -> float:
     return STEPS * (statistics.median(updates) - statistics.median(_without_updates(seconds)))
 
 
-def _images(path: Path, count: int) -> None:
+def write_images(path: Path, count: int) -> None:
     random = np.random.default_rng(0)
     arrays = {}
     for part, images in (("train", count), ("test", BATCH)):

@@ -173,7 +173,7 @@ class Trainer(Group):
     devices: Annotated[int, In("[1, inf)"), NotIdentity]
     num_nodes: Annotated[int, In("[1, inf)"), NotIdentity]
     precision: Annotated[Literal["auto", "32-true", "bf16-mixed", "16-mixed"], NotIdentity]
-    execution: Annotated[Literal["auto", "masked", "sparse"], NotIdentity]
+    execution: Annotated[Literal["auto", "masked", "compiled", "sparse"], NotIdentity]
     detect_anomaly: Annotated[bool, NotIdentity]
 
     @property

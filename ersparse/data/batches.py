@@ -63,14 +63,19 @@ class Images:
 
         One gather does selection, crop and flip: each output pixel is looked up in the table. The border is black.
         """
-        device = self.pixels.device
+        index, rows, columns = (self._there(tensor) for tensor in (index, rows, columns))
         row, column = rows[:, :, None], columns[:, None, :]
         outside = (row < 0) | (row >= self.side) | (column < 0) | (column >= self.side)
         where = ((index[:, None, None] * self.side + row) * self.side + column).masked_fill_(outside, 0)
-        picked = self.pixels.index_select(0, where.reshape(-1).to(device)).reshape(*where.shape, self.pixels.shape[1])
-        picked.masked_fill_(outside.to(device)[..., None], 0)
+        picked = self.pixels.index_select(0, where.reshape(-1)).reshape(*where.shape, self.pixels.shape[1])
+        picked.masked_fill_(outside[..., None], 0)
         images = (picked.float() - self.mean) / self.std
-        return images.permute(0, 3, 1, 2), self.labels[index.to(device)]
+        return images.permute(0, 3, 1, 2), self.labels[index]
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        """On the device of the images, without waiting for what that is doing."""
+        device = self.pixels.device
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 EVALUATED = 500  # images of a batch that is only evaluated

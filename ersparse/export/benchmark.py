@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ersparse.export.file import Images
 from ersparse.export.folded import Folded
-from ersparse.kernels.network import SparseNetwork
+from ersparse.export.predictor import computed
 
 ONE, MANY = 1, 128  # images, for latency and for throughput
 AT_LEAST, SECONDS = 7, 0.5  # how often a batch is predicted, and for how long at least
@@ -30,7 +30,7 @@ def table(network: Folded, images: Images, size: int, dense_size: int) -> Table:
     for column in ("network", "1 image, ms", f"{MANY} images, ms", "images/s", "file, MB"):
         made.add_column(column, justify="left" if column == "network" else "right")
     x = torch.randn(MANY, images.channels, images.side, images.side)
-    rows: list[tuple[str, Network, Tensor, int]] = [("sparse", SparseNetwork(network).eval(), x, size)]
+    rows: list[tuple[str, Network, Tensor, int]] = [("sparse", computed(network, images), x, size)]
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         dense = plain(network).to(dtype).to(memory_format=torch.channels_last)
         y = x.to(dtype, memory_format=torch.channels_last)

@@ -74,11 +74,11 @@ def read(path: Path) -> tuple[Folded, Images]:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise UserError(f"{path}: is no sparse network; must be a file that `ersparse export` wrote")
-            if metadata["version"] != VERSION:
-                raise UserError(f"{path}: version {metadata['version']}, must be {VERSION}; export the run again")
+            if (version := metadata.get("version")) != VERSION:
+                raise UserError(f"{path}: version {version}, must be {VERSION}; export the run again")
             arrays = load(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or 'no such file'})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error}); export the run again") from None
     if metadata.get("sha256") != _digest(metadata["network"], arrays):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ersparse.errors import UserError
 from ersparse.export import file
-from ersparse.kernels.compile import KernelsUnavailable, library
+from ersparse.export.few import FewImages
+from ersparse.export.folded import Folded
+from ersparse.kernels.compile import KernelsUnavailable
 from ersparse.kernels.network import SparseNetwork
 
 AT_ONCE = 512  # images; more are taken in turns
+FEW = 4  # images, up to which one after the other is faster than sixteen abreast
 
 log = logging.getLogger("ersparse")
 
@@ -27,7 +31,7 @@ class Predictor:
         network: [B, channels, side, side], normalised -> logits [B, classes], in float32.
     """
 
-    def __init__(self, network: nn.Module, images: file.Images) -> None:
+    def __init__(self, network: Callable[[Tensor], Tensor], images: file.Images) -> None:
         self.network, self.images = network, images
 
     @torch.no_grad()
@@ -65,8 +69,17 @@ def load_sparse(path: str | Path) -> Predictor:
     """
     network, images = file.read(Path(path))
     try:
-        library("float", "float")
+        return Predictor(computed(network, images), images)
     except KernelsUnavailable as reason:
         log.warning(f"{reason}; predicting with dense layers, to the same result")
         return Predictor(network, images)
-    return Predictor(SparseNetwork(network).eval(), images)
+
+
+def computed(network: Folded, images: file.Images) -> Callable[[Tensor], Tensor]:
+    """What computes `network` with its kept weights: one image or sixteen at a time, as the batch is.
+
+    Raises:
+        KernelsUnavailable: they cannot be compiled here.
+    """
+    few, many = FewImages(network, images.channels, images.side), SparseNetwork(network).eval()
+    return lambda x: few(x) if len(x) <= FEW else many(x)

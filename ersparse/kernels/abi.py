@@ -37,7 +37,7 @@ class Op(ctypes.Structure):
         *_fields(pointers="rows offsets weight bias result order"),
         *_fields(
             "count stride shift adds adds_residual in_is_real out_is_real has_residual relu average pool_height "
-            "pool_width"
+            "pool_width full"
         ),
         ("norm", NormStruct),
     ]

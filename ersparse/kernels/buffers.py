@@ -103,12 +103,9 @@ class Normalisation:
 
 
 class Weights:
-    """The kept weights of one convolution: values, patterns, and room for their gradients.
+    """The kept weights of one convolution: values, patterns, and room for their gradients."""
 
-    With `whole` gradients are those of all weights, removed ones too, and `places` says which of them are kept.
-    """
-
-    def __init__(self, node: Convolution, mask: Tensor, values: Tensor, source: Buffer, whole: bool = False) -> None:
+    def __init__(self, node: Convolution, mask: Tensor, values: Tensor, source: Buffer) -> None:
         before = source.shape
         self.kernel, self.padding = node.kernel or (before.height, before.width), node.padding
         self.stride, self.bias, self.values = node.stride, node.module.bias, values
@@ -116,13 +113,9 @@ class Weights:
         if reads != there:
             raise NotCovered(f"{node.name}, which reads {reads} numbers of {there}")
         self.kept = Kept.of(mask.reshape(len(mask), -1, *self.kernel), node.groups)
+        self.full = int(node.groups == 1 and len(values) == mask.numel())
         self.rows = self.kept.forward(source.rows, source.columns)
         self.gradient, self.turned = torch.zeros_like(values), torch.empty_like(values)
-        self.whole = self.places = None
-        self.summed = (self.rows, self.gradient)  # whose gradients are summed over images, and into what
-        if whole:
-            self.whole, self.places = values.new_zeros(mask.numel()), mask.reshape(-1).nonzero()[:, 0]
-            self.summed = (self.kept.of_all(node.groups).forward(source.rows, source.columns), self.whole)
         self.bias_gradient = values.new_zeros(len(mask))
         self.shape = Shape(
             len(mask),

@@ -23,9 +23,9 @@ namespace {
 
 constexpr int LANES = 16;
 #ifdef __AVX512F__  // 32 registers that hold 16 floats each
-constexpr int TILE = 16, GROUP = 12;
+constexpr int TILE = 16, GROUP = 12, SHARE = 4;
 #else
-constexpr int TILE = 4, GROUP = 4;
+constexpr int TILE = 4, GROUP = 4, SHARE = 2;
 #endif
 
 using real = REAL;
@@ -55,13 +55,15 @@ inline void store(bfloat16* p, Vector v) {  // to the nearest, ties to even
     *reinterpret_cast<Halves*>(p) = __builtin_convertvector(words, Halves);
 }
 
-inline real sum(Vector v) {
-    real part[LANES];
-    store(part, v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
+template <int WIDTH> inline real sum(const real* p) {  // halves onto each other, in registers
+    if constexpr (WIDTH == 2) return p[0] + p[1];
+    else {
+        typedef real Half __attribute__((vector_size(WIDTH / 2 * sizeof(real)), aligned(sizeof(real)), may_alias));
+        const Half total = reinterpret_cast<const Half*>(p)[0] + reinterpret_cast<const Half*>(p)[1];
+        return sum<WIDTH / 2>(reinterpret_cast<const real*>(&total));
+    }
 }
+inline real sum(Vector v) { return sum<LANES>(reinterpret_cast<const real*>(&v)); }
 inline double sum_of_first(Vector v, int images) {
     double total = 0;
     for (int i = 0; i < images; i++) total += v[i];
@@ -105,6 +107,7 @@ struct Op {
     int64_t count, stride, shift;
     int64_t adds, adds_residual, in_is_real, out_is_real, has_residual;
     int64_t relu, average, pool_height, pool_width;
+    int64_t full;  // no weight is removed
     Norm norm;
 };
 
@@ -125,6 +128,9 @@ template <typename S> inline S* plane(const Tensor& t, const Part& p, int64_t ch
     return static_cast<S*>(t.data) + block * t.block_size + (channel * t.rows * t.columns + t.origin) * LANES;
 }
 
+inline Vector floor_of(const Op& op) { return broadcast(op.relu ? 0 : -std::numeric_limits<real>::infinity()); }
+inline Vector relu(Vector v, Vector floor) { return v < floor ? floor : v; }  // NaN stays
+
 // ---- convolution: a tile of ROWS x COLUMNS pixels stays in registers while the kept weights of a channel go by
 
 template <int STRIDE> struct Taps {  // what a tile reads
@@ -137,11 +143,12 @@ template <int STRIDE> struct Taps {  // what a tile reads
 };
 
 template <int ROWS, int COLUMNS, int STRIDE>
-inline void tile(const Taps<STRIDE>& t, int64_t from, real start, bool adds, stored* out, int64_t out_row) {
+inline void tile(const Taps<STRIDE>& t, int64_t from, real start, const Op& op, stored* out, int64_t out_row) {
+    const Vector floor = floor_of(op);
     Vector total[ROWS][COLUMNS];
     for (int y = 0; y < ROWS; y++)
         for (int x = 0; x < COLUMNS; x++)
-            total[y][x] = adds ? load(out + y * out_row + x * LANES) : broadcast(start);
+            total[y][x] = op.adds ? load(out + y * out_row + x * LANES) : broadcast(start);
     for (int32_t k = t.begin; k < t.end; k++) {
         const real* in = t.in + from + t.offsets[k];
         const Vector weight = broadcast(t.weight[k]);
@@ -149,20 +156,58 @@ inline void tile(const Taps<STRIDE>& t, int64_t from, real start, bool adds, sto
             for (int x = 0; x < COLUMNS; x++) total[y][x] += weight * load(in + y * t.row + t.across(x));
     }
     for (int y = 0; y < ROWS; y++)
-        for (int x = 0; x < COLUMNS; x++) store(out + y * out_row + x * LANES, total[y][x]);
+        for (int x = 0; x < COLUMNS; x++) store(out + y * out_row + x * LANES, relu(total[y][x], floor));
 }
 
 template <int ROWS, int COLUMNS, int STRIDE>
 inline void row_of_tiles(const Taps<STRIDE>& t, int64_t y, int64_t x, real start, const Op& op, stored* out) {
     const int64_t out_row = op.out.columns * LANES;
     for (; x + COLUMNS <= op.out.width; x += COLUMNS)
-        tile<ROWS, COLUMNS, STRIDE>(t, y * t.row + x * t.column, start, op.adds, out + y * out_row + x * LANES, out_row);
+        tile<ROWS, COLUMNS, STRIDE>(t, y * t.row + x * t.column, start, op, out + y * out_row + x * LANES, out_row);
     if constexpr (COLUMNS > 1) row_of_tiles<ROWS, COLUMNS / 2, STRIDE>(t, y, x, start, op, out);
+}
+
+// A layer that keeps all its weights: its channels read the same, and CHANNELS of them share each load.
+template <int CHANNELS, int COLUMNS, int STRIDE>
+inline void row_of_full(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& op, const Part& p, int64_t channel) {
+    const Vector floor = floor_of(op);
+    const real* weight[CHANNELS];
+    stored* out[CHANNELS];
+    for (int c = 0; c < CHANNELS; c++) {
+        weight[c] = op.weight + op.rows[channel + c];
+        out[c] = plane<stored>(op.out, p, channel + c) + y * op.out.columns * LANES;
+    }
+    for (; x + COLUMNS <= op.out.width; x += COLUMNS) {
+        Vector total[CHANNELS][COLUMNS];
+        for (int c = 0; c < CHANNELS; c++)
+            for (int i = 0; i < COLUMNS; i++)
+                total[c][i] = op.adds ? load(out[c] + (x + i) * LANES) : broadcast(op.bias ? op.bias[channel + c] : 0);
+        for (int32_t k = 0; k < t.end; k++) {
+            const real* in = t.in + y * t.row + x * t.column + op.offsets[k];
+            Vector read[COLUMNS];
+            for (int i = 0; i < COLUMNS; i++) read[i] = load(in + t.across(i));
+            for (int c = 0; c < CHANNELS; c++)
+                for (int i = 0; i < COLUMNS; i++) total[c][i] += weight[c][k] * read[i];
+        }
+        for (int c = 0; c < CHANNELS; c++)
+            for (int i = 0; i < COLUMNS; i++) store(out[c] + (x + i) * LANES, relu(total[c][i], floor));
+    }
+    if constexpr (COLUMNS > 1) row_of_full<CHANNELS, COLUMNS / 2, STRIDE>(t, y, x, op, p, channel);
+}
+
+template <int STRIDE> void convolve_full(Taps<STRIDE>& t, const Op& op, const Part& p) {
+    t.end = op.rows[1];
+    for (int64_t y = 0; y < op.out.height; y++) {
+        int64_t channel = p.begin;
+        for (; channel + SHARE <= p.end; channel += SHARE) row_of_full<SHARE, SHARE, STRIDE>(t, y, 0, op, p, channel);
+        for (; channel < p.end; channel++) row_of_full<1, TILE, STRIDE>(t, y, 0, op, p, channel);
+    }
 }
 
 template <int STRIDE> void convolve(const Op& op, const Part& p) {
     Taps<STRIDE> t{plane<const real>(op.in, p, 0) + op.shift * LANES, op.in.columns * op.stride * LANES,
                    op.stride * LANES, op.offsets, op.weight, 0, 0};
+    if (op.full) return convolve_full<STRIDE>(t, op, p);
     const int64_t width = std::min<int64_t>(op.out.width, TILE);
     for (int64_t y = 0, tall; y < op.out.height; y += tall) {
         const int64_t left = op.out.height - y;
@@ -206,10 +251,43 @@ inline void dots(Taps<STRIDE>& t, const Op& op, const real* gradient, int32_t k,
     if constexpr (COUNT > 1) dots<(COUNT > 4 ? 4 : COUNT / 2), STRIDE>(t, op, gradient, k, end, result);
 }
 
+// A full layer: CHANNELS of them share each load of the input too.
+template <int CHANNELS, int COUNT, int STRIDE>
+inline void dots_of_full(const Taps<STRIDE>& t, const Op& op, const Part& p, int64_t channel, int32_t k, real* result) {
+    const real* gradient[CHANNELS];
+    for (int c = 0; c < CHANNELS; c++) gradient[c] = plane<const real>(op.gradient, p, channel + c);
+    for (; k + COUNT <= t.end; k += COUNT) {
+        Vector total[CHANNELS][COUNT] = {};
+        for (int64_t y = 0; y < op.gradient.height; y++)
+            for (int64_t x = 0; x < op.gradient.width; x++) {
+                const real* in = t.in + y * t.row + x * t.column;
+                Vector g[CHANNELS];
+                for (int c = 0; c < CHANNELS; c++)
+                    g[c] = load(gradient[c] + (y * op.gradient.columns + x) * op.gradient.step * LANES);
+                for (int i = 0; i < COUNT; i++) {
+                    const Vector read = load(in + op.offsets[k + i]);
+                    for (int c = 0; c < CHANNELS; c++) total[c][i] += g[c] * read;
+                }
+            }
+        for (int c = 0; c < CHANNELS; c++)
+            for (int i = 0; i < COUNT; i++) result[op.rows[channel + c] + k + i] = sum(total[c][i]);
+    }
+    if constexpr (COUNT > 1) dots_of_full<CHANNELS, COUNT / 2, STRIDE>(t, op, p, channel, k, result);
+}
+
+template <int STRIDE> void weight_gradient_of_full(Taps<STRIDE>& t, const Op& op, const Part& p, real* result) {
+    constexpr int CHANNELS = SHARE - 1, COUNT = 2 * SHARE;
+    t.end = op.rows[1];
+    int64_t c = p.begin;
+    for (; c + CHANNELS <= p.end; c += CHANNELS) dots_of_full<CHANNELS, COUNT, STRIDE>(t, op, p, c, 0, result);
+    for (; c < p.end; c++) dots_of_full<1, COUNT, STRIDE>(t, op, p, c, 0, result);
+}
+
 template <int STRIDE> void weight_gradient(const Op& op, const Part& p) {
     Taps<STRIDE> t{plane<const real>(op.in, p, 0) + op.shift * LANES, op.in.columns * op.stride * LANES,
                    op.stride * LANES, nullptr, nullptr, 0, 0};
     real* result = op.result + p.block * op.count;
+    if (op.full) return weight_gradient_of_full<STRIDE>(t, op, p, result);
     for (int64_t c = p.begin; c < p.end; c++)
         dots<GROUP, STRIDE>(t, op, plane<const real>(op.gradient, p, c), op.rows[c], op.rows[c + 1], result);
 }
@@ -243,13 +321,11 @@ template <typename S, bool RESIDUAL> struct Channel {  // the affine map of one 
     Vector alpha, beta, floor;
     Channel(const Op& op, const Part& p, int64_t c)
         : y(plane<const S>(op.in, p, c)), residual(RESIDUAL ? plane<const real>(op.residual, p, c) : nullptr),
-          alpha(broadcast(op.norm.alpha[c])), beta(broadcast(op.norm.beta[c])),
-          floor(broadcast(op.relu ? 0 : -std::numeric_limits<real>::infinity())) {}
+          alpha(broadcast(op.norm.alpha[c])), beta(broadcast(op.norm.beta[c])), floor(floor_of(op)) {}
     Vector before_relu(int64_t at_y, int64_t at_residual) const {
         const Vector v = alpha * load(y + at_y) + beta;
         return RESIDUAL ? v + load(residual + at_residual) : v;
     }
-    Vector relu(Vector v) const { return v < floor ? floor : v; }  // NaN stays
 };
 
 template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const Op& op, const Part& p) {
@@ -265,10 +341,10 @@ template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const
                     for (int64_t x = 0; x < w.width; x++) {
                         const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
                         const Vector v = channel.before_relu(row * w.y_row + column, row * w.residual_row + column);
-                        if (AVERAGE) total += channel.relu(v);
+                        if (AVERAGE) total += relu(v, channel.floor);
                         else total = (!y && !x) || v > total ? v : total;
                     }
-                store(out + (i * op.out.columns + j) * LANES, AVERAGE ? total * share : channel.relu(total));
+                store(out + (i * op.out.columns + j) * LANES, AVERAGE ? total * share : relu(total, channel.floor));
             }
     }
 }

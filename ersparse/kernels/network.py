@@ -19,8 +19,7 @@ class SparseNetwork(nn.Module):
 
     Its parameters are the kept weights of each layer, as one vector in the order of `weight[mask]`, and what else of
     `network` is trained. `gather` takes the kept weights from `network`, where they are frozen; `scatter` puts them
-    back, for whoever reads them there. Biases and normalisations are those of `network` itself. A backward pass whose
-    forward pass ran with `whole` true also leaves the gradients of all weights, removed ones too, in `network`.
+    back, for whoever reads them there. Biases and normalisations are those of `network` itself.
 
     Args:
         network: on the CPU, its masks attached; a layer without a mask is dense.
@@ -40,7 +39,6 @@ class SparseNetwork(nn.Module):
         for module in self.layers.values():
             module.weight.requires_grad_(False)
         self._programs: dict[Any, Program] = {}
-        self.whole = False
         self.gather()
 
     def masks(self) -> dict[str, Tensor]:
@@ -98,15 +96,14 @@ class SparseNetwork(nn.Module):
     def _program(self, x: Tensor, trains: bool, wants_image: bool = False) -> Program:
         """Made once for each shape, and again when a tensor that it points to has moved."""
         lie = tuple(p.data_ptr() for p in self.trained())
-        whole = trains and self.whole
-        key = (tuple(x.shape[1:]), trains, wants_image, whole)
+        key = (tuple(x.shape[1:]), trains, wants_image)
         made_for = (lie, torch.get_num_threads())
         found = self._programs.get(key)
         if found is None or found.images < len(x) or found.made_for != made_for:
             values = dict(zip(self.layers, self.values, strict=True))
             found = Program(
                 self.graph, self.masks(), values, Shape(*x.shape[1:]), len(x), self.number, made_for[1], trains,
-                wants_image, whole,
+                wants_image,
             )  # fmt: skip
             found.made_for = made_for
             self._programs[key] = found

@@ -43,11 +43,6 @@ class Kept:
             into = into + out // (n_out // groups) * n_in
         return cls(out, into, row, column, (n_out, n_in * groups, height, width))
 
-    def of_all(self, groups: int) -> Kept:
-        """Those of a mask of the same shape that removes nothing."""
-        n_out, n_in, *kernel = self.shape
-        return Kept.of(torch.ones(n_out, n_in // groups, *kernel, dtype=torch.bool), groups)
-
     def forward(self, rows: int, columns: int) -> Rows:
         """For an input of `rows` times `columns` pixels, border included."""
         return _rows(self.out, self.shape[0], (self.into * rows + self.row) * columns + self.column)

@@ -26,7 +26,6 @@ class Program:
             `weight[mask]`.
         trains: batch statistics and a backward pass; else running statistics and scratch only.
         wants_image: whether the backward pass also gives the gradient of the images.
-        whole: whether it also leaves the gradients of all weights, removed ones too, in the network's own weights.
 
     Raises:
         NotCovered: a layer does not fit its input.
@@ -43,12 +42,11 @@ class Program:
         threads: int,
         trains: bool,
         wants_image: bool = False,
-        whole: bool = False,
     ) -> None:
         self.kernels = library(NAMES[number.real], NAMES[number.stored])
         assert self.kernels.size_of_op() == ctypes.sizeof(Op)
         self.graph, self.number, self.trains, self.wants_image = graph, number, trains, wants_image
-        self.images, self.threads, self.whole = images, threads, whole
+        self.images, self.threads = images, threads
         self.blocks = -(-images // LANES)
         self.slots = min(self.blocks, threads)
         self.alive: list[Any] = []  # what the operations point to
@@ -81,15 +79,8 @@ class Program:
         """Fills the gradients of `weights` and `norms`, for the images of the last `forward`; gives the images'."""
         self.gradients[self.graph.output].put(gradient)
         self._run(self._backward, len(gradient))
-        if self.whole:
-            self._leave_whole_gradients()
         image = next(node for node in self.graph.nodes if isinstance(node, Image))
         return self.gradients[image].get(len(gradient)).to(self.number.real) if self.wants_image else None
-
-    def _leave_whole_gradients(self) -> None:
-        for node, w in self.weights.items():
-            assert w.whole is not None
-            node.module.weight.grad = w.whole.view_as(node.module.weight)
 
     def _run(self, ops: ctypes.Array[Op], images: int) -> None:
         self.kernels.run(ctypes.byref(ops), len(ops), images, self.threads)
@@ -111,7 +102,7 @@ class Program:
 
     def _allocate(self, node: Node, masks: dict[str, Tensor], values: dict[str, Tensor], image: Shape) -> None:
         if isinstance(node, Convolution):
-            w = Weights(node, masks[node.name], values[node.name], self.results[node.source], self.whole)
+            w = Weights(node, masks[node.name], values[node.name], self.results[node.source])
             self.weights[node], self.shapes[node] = w, w.shape
             self.results[node] = self._buffer(w.shape, self.number.stored, slotted=not self._stays(node))
             if self.trains:
@@ -132,6 +123,13 @@ class Program:
         self.results[node] = self._buffer(shape, self.number.real, border=border, slotted=not self._stays(node))
         if self.trains:
             self.gradients[node] = self._buffer(shape, self.number.stored)
+        if isinstance(node, Step) and self._comes_with_its_source(node):
+            self.results[node.source] = self.results[node]
+
+    def _comes_with_its_source(self, step: Step) -> bool:
+        """Whether the convolution that it reads writes its result at once: there is nothing but a ReLU to be done."""
+        alone = not (self.trains or step.norm or step.residual or step.pool)
+        return alone and isinstance(step.source, Convolution) and self.number.stored == self.number.real
 
     def _stays(self, node: Node) -> bool:
         """Whether every block of a result is kept: for the backward pass, or because it comes in or goes out."""
@@ -162,7 +160,7 @@ class Program:
             elif isinstance(node, Step):
                 if node.norm is not None and self.trains:
                     ops.append(self._reduction(abi.STATISTICS, node))
-                if node.stays:
+                if node.stays and not self._comes_with_its_source(node):
                     ops.append(self._step(abi.ACTIVATE, node))
             if self.trains:
                 ops += [self._step(abi.MOMENTS, user) for user in self._normalised() if user.source is node]
@@ -186,12 +184,7 @@ class Program:
                 ops.append(self._step(abi.ACTIVATION_GRADIENT, node, **self._targets(node)))
             if isinstance(node.source, Convolution):
                 ops += self._convolution_gradients(node.source)
-        picked = [
-            self._op(abi.GATHER, 0, count=len(w.values), weight=w.whole, result=w.gradient, order=w.places)
-            for w in self.weights.values()
-            if w.whole is not None
-        ]
-        return ops + self.sums + picked
+        return ops + self.sums
 
     def _normalised(self) -> list[Step]:
         return [node for node in self.graph.nodes if isinstance(node, Step) and node.norm is not None]
@@ -208,7 +201,9 @@ class Program:
 
     def _anew(self, node: Node) -> list[Op]:
         """A step that only one convolution reads is computed when it is read, into scratch."""
-        return [self._step(abi.ACTIVATE, node)] if isinstance(node, Step) and not node.stays else []
+        if not isinstance(node, Step) or node.stays or self._comes_with_its_source(node):
+            return []
+        return [self._step(abi.ACTIVATE, node)]
 
     def _step(self, kind: int, node: Step, **targets: Any) -> Op:
         before = self.shapes[node.source]
@@ -242,21 +237,22 @@ class Program:
 
     def _convolution(self, node: Convolution) -> Op:
         w, source = self.weights[node], self.results[node.source]
+        written = [user for user in node.users if isinstance(user, Step) and self._comes_with_its_source(user)]
         return self._op(
             abi.CONVOLVE, w.shape.channels, input=source, output=self.results[node], rows=w.rows.starts,
             offsets=w.rows.offsets, weight=w.values, bias=w.bias, stride=w.stride, shift=w.shift(source),
+            relu=int(any(step.relu for step in written)), full=w.full,
         )  # fmt: skip
 
     def _convolution_gradients(self, node: Convolution) -> list[Op]:
         w, source, gradient = self.weights[node], self.results[node.source], self.gradients[node]
         channels = w.shape.channels
-        rows, into = w.summed
         ops = [
             *self._anew(node.source),
             self._op(
-                abi.WEIGHT_GRADIENT, channels, input=source, gradient=gradient, rows=rows.starts,
-                offsets=rows.offsets, result=self._partial(into), count=len(into), stride=w.stride,
-                shift=w.shift(source),
+                abi.WEIGHT_GRADIENT, channels, input=source, gradient=gradient, rows=w.rows.starts,
+                offsets=w.rows.offsets, result=self._partial(w.gradient), count=len(w.values), stride=w.stride,
+                shift=w.shift(source), full=w.full,
             ),
         ]  # fmt: skip
         if w.bias is not None:
@@ -268,7 +264,7 @@ class Program:
                 self._op(
                     abi.CONVOLVE, w.source.channels, input=gradient, output=self.gradients[node.source],
                     rows=turned.starts, offsets=turned.offsets, weight=w.turned, stride=1,
-                    shift=w.shift_back(gradient), adds=self._adds(node.source),
+                    shift=w.shift_back(gradient), adds=self._adds(node.source), full=w.full,
                 )
             )  # fmt: skip
         return ops

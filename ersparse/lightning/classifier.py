@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
@@ -43,22 +44,39 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.memory_format = memory_format(network)
         self.network = network.to(memory_format=self.memory_format)
+        self.compiled: Callable[..., Tensor] | None = None
         self.optimizer_settings, self.epochs, self.eval_names = optimizer, epochs, eval_names
         self.metrics = nn.ModuleDict()
         for name in ["train", *eval_names]:
-            self.metrics[f"{name}/acc"] = MulticlassAccuracy(num_classes, average="micro")
-            self.metrics[f"{name}/loss"] = MeanMetric()
+            # without checks of every batch, for which a GPU would have to wait; MeanMetric then has no weights either
+            self.metrics[f"{name}/acc"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+            self.metrics[f"{name}/loss"] = MeanMetric(nan_strategy="disable")
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.laid_out(x))
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """As the network's weights are."""
         if self.memory_format == torch.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        else:  # a copy: with one channel `contiguous` leaves strides that convolutions take for channels-last
-            x = x.clone(memory_format=torch.contiguous_format)
-        return self.logits(x)
+            return x.contiguous(memory_format=torch.channels_last)
+        # a copy: with one channel `contiguous` leaves strides that convolutions take for channels-last
+        return x.clone(memory_format=torch.contiguous_format)
 
     def logits(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x)
+        return self.through(x)
+
+    def through(self, x: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
+        """`x` through the network, or through the network with other `weights`; compiled where that was asked for."""
+        through = self.compiled if self.compiled and self.training else _through
+        logits: Tensor = through(self.network, x, weights)
         return logits
+
+    def compile_steps(self) -> None:
+        """From now on training steps are compiled, at the first. Evaluation is not, since callbacks watch layers in it.
+
+        Masks are no part of what is compiled: they may change without another compilation.
+        """
+        self.compiled = torch.compile(_through)
 
     def masks(self) -> Masks:
         """The masks of what is being trained, as they are now."""
@@ -82,7 +100,7 @@ class Classifier(pl.LightningModule):
         x, y = batch
         logits = self(x)
         loss = F.cross_entropy(logits, y)
-        self._metric(f"{name}/loss").update(loss.detach(), len(y))
+        self._metric(f"{name}/loss").update(loss.detach().expand(len(y)))
         self._metric(f"{name}/acc").update(logits.detach(), y)
         return loss
 
@@ -116,6 +134,11 @@ class Classifier(pl.LightningModule):
     def milestones(self, epochs: int) -> list[int]:
         """As epochs; at least 1, since a milestone at epoch 0 would cut lr from the start."""
         return [max(1, round(fraction * epochs)) for fraction in self.optimizer_settings.milestones]
+
+
+def _through(network: nn.Module, x: Tensor, weights: dict[str, Tensor] | None) -> Tensor:
+    logits: Tensor = network(x) if weights is None else functional_call(network, weights, (x,))
+    return logits
 
 
 class Untrained(Classifier):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from typing import Any
 
 import torch
@@ -48,6 +49,10 @@ def resolve(settings: Trainer) -> dict[str, Any]:
         if accelerator == "gpu":
             raise UserError("trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto or masked on a GPU")
         execution = _sparse_or_masked()
+    if execution == "compiled" and accelerator == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        raise UserError(
+            "trainer.execution=compiled: needs a C++ compiler on a CPU, g++ or what CXX names; must be auto or masked"
+        )
     return {"accelerator": accelerator, "precision": precision, "execution": execution}
 
 

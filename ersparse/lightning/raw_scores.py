@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.func import functional_call
 
 from ersparse.lightning.search import TicketSearch
 
@@ -24,8 +23,7 @@ class RawScores(TicketSearch):
         return super().product() | {name: weight.detach() for name, weight in self._weights().items()}
 
     def logits(self, x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self.network, self._weights(), (x,))
-        return logits
+        return self.through(x, self._weights())
 
     def _weights(self) -> dict[str, Tensor]:
         triples = zip(self.names, self.scores, self._source(), strict=True)

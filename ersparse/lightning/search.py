@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -105,8 +104,7 @@ class TicketSearch(Classifier):
                 self.names, self.scores, self._tickets(), self._source(), strict=True
             )
         }
-        logits: Tensor = functional_call(self.network, weights, (x,))
-        return logits
+        return self.through(x, weights)
 
     def _allowed(self) -> list[Tensor]:
         masks = masks_of(self.network)

@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from ersparse.kernels.buffers import Number
 from ersparse.kernels.network import SparseNetwork, dense, kept
 from ersparse.lightning.classifier import Classifier
+from ersparse.lightning.ranks import mean_over_ranks
 from ersparse.sparse.mask import attach, masks_of
 
 PREFIX = "sparse."
@@ -21,6 +24,7 @@ class SparseClassifier(Classifier):
     """Its checkpoints are those of masked execution: dense weights, masks, dense optimizer state with zeros."""
 
     sparse: SparseNetwork
+    grows = False  # whether a step also leaves the gradients of all weights, removed ones too, in the dense network
 
     def setup(self, stage: str) -> None:
         """After the masks have been drawn."""
@@ -35,6 +39,21 @@ class SparseClassifier(Classifier):
     def logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.sparse(x)
         return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        if self.grows:
+            self._leave_dense_gradients(*batch)
+        return super().training_step(batch, batch_index)
+
+    def _leave_dense_gradients(self, x: Tensor, y: Tensor) -> None:
+        """By PyTorch's own layers; running statistics stay as they are."""
+        self.sparse.scatter()
+        weights = {name: module.weight.detach().requires_grad_() for name, module in self.sparse.layers.items()}
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        logits = functional_call(self.network, {**weights, **buffers}, self.laid_out(x))
+        loss = mean_over_ranks(F.cross_entropy(logits, y), len(y))
+        for name, gradient in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
+            self.network.get_parameter(name).grad = gradient
 
     def product(self) -> dict[str, Tensor]:
         self.sparse.scatter()

@@ -27,7 +27,7 @@ class Method(Targeted):
     """
 
     trains: ClassVar[bool] = True
-    executions: ClassVar[tuple[str, ...]] = ("auto", "masked")
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled")
 
     def epochs(self, settings: Settings) -> int:
         """The length of a run."""

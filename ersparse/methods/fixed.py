@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Fixed(Method):
     """Every kept weight is trained; every removed one stays zero."""
 
-    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "sparse")
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
 
     def callbacks(self, plan: Plan) -> list[pl.Callback]:
         from ersparse.lightning.callbacks import FixedMask

@@ -40,7 +40,7 @@ class Rewire(Method):
         prune_until: the part of the training after which nothing is pruned.
     """
 
-    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "sparse")
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
 
     delta_t: Count
     drop_fraction: Annotated[float, In("(0, 1)")]

@@ -61,6 +61,8 @@ def train(
     if s.model.sync_batchnorm and on_cpu:
         synchronise(network)
     module = plan.method.module(plan, network, data.eval_names)
+    if trainer_settings.execution == "compiled":
+        module.compile_steps()
     masking: list[pl.Callback] = []
     repair = FlowRepair(plan.source) if plan.source else None
     if plan.source and repair:

@@ -74,7 +74,8 @@ def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, 
     laid = values.permute(order)
     flat, threshold = laid.reshape(-1), None
     if values.device.type == "cpu":
-        mask, threshold = _top_on_cpu(flat, count, *_guessed(flat, count, near))
+        kept, threshold = _top_on_cpu(flat.numpy(), count, *_guessed(flat, count, near))
+        mask = torch.from_numpy(kept)
     else:
         least = flat.kthvalue(len(flat) - count + 1).values
         above, tied = flat > least, flat == least
@@ -104,21 +105,20 @@ def _guessed(values: Tensor, count: int, near: float | None) -> tuple[float, flo
     return float(sample[last]) if last < len(sample) else -math.inf, float(sample[first]) if first >= 0 else math.inf
 
 
-def _top_on_cpu(values: Tensor, count: int, low: float, high: float) -> tuple[Tensor, float]:
-    """Comparisons over all values are PyTorch's, on all cores; what is done to the few candidates is numpy's."""
-    mask = values > high
-    inside = np.flatnonzero(((values >= low) ^ mask).numpy())
-    kept = mask.numpy()
+def _top_on_cpu(values: np.ndarray, count: int, low: float, high: float) -> tuple[np.ndarray, float]:
+    """All of it is numpy's, whose comparisons are vectorised: on one core they take a third of PyTorch's on two."""
+    kept = values > high
+    inside = np.flatnonzero((values >= low) ^ kept)
     above = int(np.count_nonzero(kept))
     if not above < count <= above + len(inside):
         return _top_on_cpu(values, count, -math.inf, math.inf)
-    candidates = values.numpy()[inside]
+    candidates = values[inside]
     place = len(candidates) - (count - above)
     threshold = np.partition(candidates, place)[place]
     better, tied = candidates > threshold, candidates == threshold
     kept[inside[better]] = True
     kept[inside[tied][: count - above - np.count_nonzero(better)]] = True
-    return mask, float(threshold)
+    return kept, float(threshold)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -126,7 +126,7 @@ class _StraightThrough(torch.autograd.Function):
     def forward(ctx: Any, scores: Tensor, weight: Tensor, mask: Tensor, signed: bool) -> Tensor:
         ctx.save_for_backward(scores, weight)
         ctx.signed = signed
-        return weight * mask
+        return weight * mask.view(torch.uint8)  # on a CPU vectorised, where booleans are not
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -97,11 +97,12 @@ def _operations(target: str, classes: int, channels: int, width: float, side: in
 
 
 def kind_of(config: Mapping[str, Any]) -> Kind:
-    """What decides how long an epoch takes; masks do not, as long as every weight is multiplied."""
-    model, data, trainer = config["model"], config["dataset"], config["trainer"]
+    """What decides how long an epoch takes; masks do not where every weight is multiplied."""
+    model, data, trainer, sparsity = config["model"], config["dataset"], config["trainer"], config["sparsity"]
+    kept = (sparsity["name"], sparsity["level"], sparsity["budget"]) if trainer["execution"] == "sparse" else None
     return (
         model["name"], model["width"], data["name"], data["image_size"], data["batch_size"], data["validation"],
-        config["method"]["name"], trainer["devices"], trainer["num_nodes"],
+        config["method"]["name"], trainer["devices"], trainer["num_nodes"], kept,
     )  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def flip_a_bit(path):
         (lambda path: with_metadata(path, version="2"), "network.sparse: version 2, must be 1; export the run again"),
         (lambda path: save_file({"a": np.zeros(1)}, path), "network.sparse: is no sparse network; must be a file"),
         (lambda path: path.write_text("hello"), "network.sparse: damaged ("),
-        (lambda path: path.unlink(), "network.sparse: cannot be read (no such file)"),
+        (lambda path: path.unlink(), "network.sparse: cannot be read (No such file"),
     ],
 )
 def test_files_that_are_refused(tmp_path, damage, message):

@@ -109,22 +109,6 @@ def test_a_linear_layer_on_an_image_and_on_features():
     assert_same(masked(network, 0.5), torch.randn(19, 2, 8, 6, dtype=torch.float64))
 
 
-def test_gradients_of_removed_weights_where_they_are_asked_for():
-    network = nn.Sequential(
-        nn.Conv2d(4, 6, 3, 2, 1, groups=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 3 * 4, 5)
-    )
-    network = masked(network, 0.3)
-    reference, sparse = copy.deepcopy(network), SparseNetwork(network, DOUBLE)
-    sparse.whole = True
-    x = torch.randn(19, 4, 6, 8, dtype=torch.float64)
-    for run in (sparse, reference):
-        run(x).logsumexp(1).sum().backward()
-    for values, (name, mask) in zip(sparse.values, masks_of(reference).items(), strict=True):
-        wanted = reference.get_parameter(name).grad
-        torch.testing.assert_close(network.get_parameter(name).grad, wanted)
-        torch.testing.assert_close(values.grad, wanted[mask])
-
-
 def test_gradients_beside_differences():
     """Central differences along a random direction in all parameters and the images; the error is of order 1e-8."""
     network = nn.Sequential(

@@ -3,33 +3,16 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from fitting import SGD, batches, trainer
 from torch.nn import functional as F
 
-from ersparse.data import digits
-from ersparse.data.batches import Batches, Images
 from ersparse.lightning.callbacks import ERInit, FixedMask, FlowRepair
 from ersparse.lightning.classifier import Classifier
 from ersparse.models import resnet20
-from ersparse.settings import Optimizer
 from ersparse.sparse.density import erk
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import masked_weights
 from ersparse.sparse.source import ERSource
-
-SGD = Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[0.5, 0.75], gamma=0.1)
-
-
-def batches(count=256, size=64):
-    data = digits.load(None, True)
-    table = Images.of(data.x_train, data.y_train, [0.3], [0.3], torch.device("cpu"))
-    return Batches(table, torch.arange(count), size, seed=0)
-
-
-def trainer(callbacks, epochs=1, **options):
-    return pl.Trainer(
-        max_epochs=epochs, callbacks=callbacks, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **options,
-    )  # fmt: skip
 
 
 class Watch(pl.Callback):

@@ -54,6 +54,13 @@ def test_precision_follows_the_processor(monkeypatch, native, expected):
     assert hardware.resolve(AUTO) == {"accelerator": "gpu", "precision": expected, "execution": "masked"}
 
 
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    with pytest.raises(UserError, match="trainer.execution=compiled: needs a C"):
+        hardware.resolve(AUTO.model_copy(update={"execution": "compiled"}))
+
+
 def test_devices_that_are_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match="trainer.accelerator=gpu: there is no GPU here"):

@@ -330,4 +330,5 @@ def test_a_thousand_runs_take_seconds(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     seconds, peak = done.stdout.split()[-2:]
     assert "1000 runs, 100 configurations" in done.stdout
+    print(f"{float(seconds):.1f} s of computing, {int(peak) / 1024:.0f} MB")
     assert float(seconds) < 10 and int(peak) < 500 * 1024

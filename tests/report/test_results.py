@@ -1,20 +1,55 @@
 """Committed results, against what is known."""
 
 import json
+import math
+from collections import Counter
 
 import pytest
 from conftest import ROOT
 
+from ersparse.keys import CONF
+from ersparse.report.groups import group
 from ersparse.report.runs import read_runs
+
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "densities.json").read_text())["vgg19_100"]
+
+
+def runs_of(name):
+    runs, skipped = read_runs(ROOT / "results" / name)
+    assert not skipped and all(run.done and run.machine and run.commit for run in runs)
+    assert all(run.command.startswith("python launch.py") for run in runs)
+    return runs
+
+
+def known(run):
+    """Layer densities by another route: those of the golden file; snip's, of the file that comes with the program."""
+    name, level = run.config["sparsity"]["name"], f"{run.config['sparsity']['level']:g}"
+    if name == "snip":
+        (file,) = (CONF / "densities").glob(f"{run.config['model']['name']}-cifar100-snip{level}-*.json")
+        return list(json.loads(file.read_text())["densities"].values())
+    return GOLDEN["density"][level]["balanced_cap" if name == "balanced" else name]
 
 
 def test_figure_6_has_the_known_densities():
-    golden = json.loads((ROOT / "tests" / "golden" / "densities.json").read_text())["vgg19_100"]
-    runs, skipped = read_runs(ROOT / "results" / "figure6")
-    assert not skipped and len(runs) == 4
+    runs = runs_of("figure6")
+    assert len(runs) == 5
     for run in runs:
-        name = run.config["sparsity"]["name"]
-        known = golden["density"]["0.9"]["balanced_cap" if name == "balanced" else name]
-        assert [layer.density for layer in run.layers] == pytest.approx(known, abs=1e-8)
-        assert [list(layer.shape) for layer in run.layers] == golden["shapes"]
-        assert run.machine and run.commit and run.command.startswith("python launch.py")
+        assert [layer.density for layer in run.layers] == pytest.approx(known(run), abs=1e-8)
+        assert [list(layer.shape) for layer in run.layers] == GOLDEN["shapes"]
+
+
+@pytest.mark.parametrize("table", ["table5", "table6"])
+def test_tables_5_and_6_are_whole_and_drawn_by_chance(table):
+    """Ten seeds of every cell. Each draw keeps as many weights as coins of its densities would, within 6 deviations:
+    500 draws, odds of one so far out 1e-6.
+    """
+    runs = runs_of(table)
+    assert set(Counter(run.hash for run in runs).values()) == {10} and len(runs) == 250
+    for run in runs:
+        if table == "table6" and run.seed == 0:
+            assert [layer.density for layer in run.layers] == pytest.approx(known(run), abs=1e-8)
+        kept = sum(layer.drawn - layer.size * layer.density for layer in run.layers)
+        variance = sum(layer.size * layer.density * (1 - layer.density) for layer in run.layers)
+        assert abs(kept) <= 6 * math.sqrt(variance)
+    (groups,) = group(runs).values()
+    assert len(groups) == 25 and not any(each.missing for each in groups)

@@ -69,6 +69,13 @@ def test_hours_once_a_run_of_that_kind_has_been_timed(job):
     assert "hours       0.0025 on 2 slots, 0.005 in all" in in_words(cost, 2)
 
 
+def test_the_density_decides_how_long_sparse_execution_takes(job):
+    kind = lambda *words: kind_of(job(*words).settings.model_dump(by_alias=True))
+    half, tenth = "sparsity.level=0.5", "sparsity.level=0.9"
+    assert kind(half) == kind(tenth) == kind(half, "trainer.execution=masked")
+    assert len({kind(half), kind(half, "trainer.execution=sparse"), kind(tenth, "trainer.execution=sparse")}) == 3
+
+
 def test_what_is_not_known_is_not_invented(job):
     made = job("dataset.images=null")
     cost = total([cost_of(made, 0, {}), cost_of(job(), 0, {})])

@@ -15,7 +15,7 @@ from ersparse.lightning.sparse_classifier import SparseClassifier, changed
 
 
 class SparseRewiring(Rewiring):
-    """An update sees what it would with masks: dense weights, gradients and memory, made for as long as it takes.
+    """An update sees what it would with masks: dense weights, gradients and memory, there for as long as it takes.
 
     Gradients of removed weights are computed in the steps that grow by them, and in no others. Grown weights start
     without a memory, since nothing is remembered of removed ones.
@@ -29,7 +29,8 @@ class SparseRewiring(Rewiring):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.sparse.whole = self.rules.grow == "gradient" and self.rewires(trainer.global_step + 1)
+        assert isinstance(pl_module, SparseClassifier)
+        pl_module.grows = self.rules.grow == "gradient" and self.rewires(trainer.global_step + 1)
 
     def _update(self, step: int, network: nn.Module, states: States) -> None:
         sparse = self.sparse

@@ -1,0 +1,38 @@
+"""trainer.execution=compiled: the same training, and masks that change without another compilation.
+
+PyTorch's tracer is tried, and what it compiles is run as it is: generating code takes minutes, and is PyTorch's matter.
+"""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import TINY, outcome, read
+from torch._dynamo.utils import counters
+
+METHODS = {
+    "fixed": ["trainer.max_epochs=3"],
+    "rigl": ["method=rigl", "method.delta_t=2", "trainer.max_epochs=3"],
+    "edge_popup": ["method=edge_popup", "method.final_sparsity=0.95", "method.levels=3", "method.epochs_per_level=1"],
+    "imp": ["method=imp", "method.levels=2", "method.epochs_per_level=1", "method.final_epochs=1"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # PyTorch hides it itself
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_change_without_another_compilation(method, launch, only_run, monkeypatch):
+    """Two graphs, for batches and for a last one that is smaller; and the bits of a masked run."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    words = [*TINY[::2], *METHODS[method], "fresh=true"]
+    found = []
+    for execution in ("masked", "compiled"):
+        torch._dynamo.reset()
+        counters.clear()
+        status, printed = launch(*words, f"trainer.execution={execution}")
+        assert status == 0, printed
+        assert read(only_run())["config"]["trainer"]["execution"] == execution
+        assert counters["stats"]["unique_graphs"] == (2 if execution == "compiled" else 0)
+        assert not counters["graph_break"]
+        found.append(outcome(only_run()))
+    assert found[0] == found[1]

@@ -1,0 +1,117 @@
+"""What a training step does beyond the network's own arithmetic, counted: passes over the weights, sorts, waits."""
+
+from collections import Counter
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from fitting import SGD, batches, trainer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ersparse.lightning.callbacks import ERInit, FixedMask, FlowRepair
+from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
+from ersparse.lightning.classifier import Classifier
+from ersparse.lightning.search import Search, TicketSearch
+from ersparse.models import resnet20
+from ersparse.sparse import mask, supermask
+from ersparse.sparse.density import uniform
+from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.mask import attach
+from ersparse.sparse.source import ERSource
+
+WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal", "is_nonzero"}
+SORTS = {"sort", "argsort", "topk", "kthvalue", "msort", "unique", "_unique2"}
+RULES = Rules(
+    delta_t=100, drop_fraction=0.3, final_fraction=0.0, decay="cosine", t_end=0.75, grow="gradient", regrow=True,
+    scope="layer", skip_step=True, grown_value="zero", grown_state="zero", keep_flow=False, final_density=None,
+    schedule="cubic", prune_until=0.5,
+)  # fmt: skip
+
+
+class Counting(TorchDispatchMode):
+    """Counts operations by name, and by those that make or change something of a weight's shape."""
+
+    def __init__(self, shapes):
+        super().__init__()
+        self.shapes, self.all, self.whole = shapes, Counter(), Counter()
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        name = function._schema.name.removeprefix("aten::")
+        self.all[name] += 1
+        if isinstance(result, torch.Tensor) and tuple(result.shape) in self.shapes and not function.is_view:
+            self.whole[name] += 1
+        return result
+
+
+class OneStep(pl.Callback):
+    """Counts what happens from one batch to the next: the whole step, Lightning's part of it included."""
+
+    def __init__(self, layers):
+        self.counting = Counting({layer.shape for layer in layers})
+
+    def on_train_batch_start(self, trainer, module, batch, batch_index):
+        if batch_index == 2:
+            self.counting.__enter__()
+        if batch_index == 3:
+            self.counting.__exit__(None, None, None)
+
+
+def counted(method):
+    """The operations of the third step of a run, and the network's layers."""
+    network = resnet20(10, channels=1)
+    layers = prunable_layers(network)
+    source, step = ERSource(layers, uniform(layers, 0.1), 0.1, seed=0), OneStep(layers)
+    masking = [] if method == "dense" else [ERInit(source), FlowRepair(source), FixedMask()]
+    rewiring = [Rewiring(RULES, layers, 0)] if method == "rigl" else []
+    trainer([*masking, *rewiring, step]).fit(Classifier(network, 10, SGD, 1, ["test"]), batches(), [batches(64)])
+    return step.counting, layers
+
+
+@pytest.fixture(scope="module")
+def dense():
+    return counted("dense")[0]
+
+
+@pytest.mark.parametrize("method", ["fixed", "rigl"])
+def test_masks_cost_one_pass_over_each_layer(dense, method, monkeypatch):
+    """Beyond what a dense step does, each mask multiplies its weights once, in place; nothing sorts or waits."""
+    zeroed = []
+    monkeypatch.setattr(mask, "_zero", lambda weight, kept: zeroed.append(weight.shape))
+    found, layers = counted(method)
+    steps = 4
+    assert zeroed == [layer.shape for layer in layers] * (1 + steps)  # as training starts, and after each step
+    assert dense.whole and not found.whole - dense.whole
+    assert set(found.all - dense.all) <= {"detach"}
+    assert not (WAITS | SORTS) & set(found.all)
+
+
+def test_edge_popup_sorts_nothing_and_makes_few_passes():
+    network = resnet20(10, channels=1)
+    layers = prunable_layers(network)
+    attach(network, ERSource(layers, uniform(layers, 0.5), 0.5, seed=0).draw())
+    module = TicketSearch(
+        network, 10, SGD, 1, ["test"], Search(1, False, "kaiming_uniform", False, False, "layer", 0), 0
+    )
+    module.set_density(0.1)
+    module.train()
+    x, y = next(iter(batches(64)))
+    module._step("train", (x, y)).backward()  # which leaves the source's weights behind
+    module.zero_grad()
+    counting = Counting({layer.shape for layer in layers})
+    with counting:
+        module._step("train", (x, y)).backward()
+    assert not (WAITS | SORTS) & set(counting.all)
+    passes = {"abs": 1, "add_": 1, "mul": 2, "sign": 1, "mul_": 1}  # two to rank, one forward, three for gradients
+    arithmetic = ("convolution", "_to_copy", "mm", "detach", "t")  # of a dense step too: autocast's copies, gradients
+    counts = {name: count for name, count in counting.whole.items() if not name.startswith(arithmetic)}
+    assert counts == {name: len(layers) * each for name, each in passes.items()}
+
+
+def test_choosing_never_waits_for_a_gpu():
+    """On the meta device, which takes the same way, whatever asks for a value fails."""
+    values = torch.empty(64, 32, 3, 3, device="meta")
+    mask, _ = supermask.top(values, 100)
+    assert mask.shape == values.shape and mask.dtype == torch.bool
+    with pytest.raises(RuntimeError):
+        values.sum().item()
