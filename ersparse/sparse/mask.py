@@ -85,7 +85,7 @@ def enforce(module: nn.Module) -> None:
 def _zero(weight: Tensor, mask: Tensor) -> None:
     """Sets `weight` to 0.0 where `mask` is false: its bits, as integers, times 0 or 1. Every optimizer step ends so.
 
-    On a CPU by numpy, in one pass and without a copy, a third of what torch.where takes there.
+    On a CPU by numpy, in one pass and without a copy: that takes less than half as long as torch.where there.
     """
     bits = weight.view(BITS[weight.element_size()])
     if bits.device.type == "cpu":
