@@ -21,15 +21,16 @@ from benchmarks.turns import in_turns
 from ersparse.keys import LAUNCH, options_of
 
 
-def dry(preset: str) -> tuple[int, int, float]:
-    """Runs, images, and operations of masked dense networks."""
+def dry(preset: str) -> tuple[int, int, float, list[str]]:
+    """Runs, images, operations of masked dense networks, and the model of each run where models are compared."""
     command = [sys.executable, str(LAUNCH), f"experiment={preset}", "dry_run=true", "paths.root=/nonexistent"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     jobs = int(re.search(r"^(\d+) jobs", printed, re.M)[1])
     if "images" not in printed:
-        return jobs, 0, 0.0
+        return jobs, 0, 0.0, []
     images = int(re.search(r"images +([\d,]+)", printed)[1].replace(",", ""))
-    return jobs, images, float(re.search(r"\((\S+) as masked", printed)[1])
+    operations = float(re.search(r"\((\S+) as masked", printed)[1])
+    return jobs, images, operations, re.findall(r" model=(\w+)", printed)
 
 
 @cache
@@ -47,7 +48,7 @@ def main() -> None:
     named = arguments.presets or [name for name in options_of("experiment") if re.match(r"(table|figure)\d", name)]
     print("| preset | runs | images | operations | step, ms | hours |\n|---|---|---|---|---|---|")
     for preset in sorted(named, key=lambda name: (name[0] == "f", int(re.sub(r"\D", "", name)))):
-        jobs, images, operations = dry(preset)
+        jobs, images, operations, models = dry(preset)
         if not images:
             print(f"| `{preset}` | {jobs} | no training | | | |", flush=True)
             continue
@@ -55,11 +56,11 @@ def main() -> None:
             print(f"| `{preset}` | {jobs} | {images:.2g} | {operations:.2g} | | |", flush=True)
             continue
         config = composed([f"experiment={preset}"])
-        model, data = config["model"]["name"], config["dataset"]
-        step = seconds(model, data["name"], data["batch_size"], arguments.steps)
-        hours = images / data["batch_size"] * step / 3600
+        models, data = models or [config["model"]["name"]], config["dataset"]
+        step = statistics.mean(seconds(model, data["name"], data["batch_size"], arguments.steps) for model in models)
+        hours, which = images / data["batch_size"] * step / 3600, ", ".join(dict.fromkeys(models))
         print(
-            f"| `{preset}` | {jobs} | {images:.2g} | {operations:.2g} | {1000 * step:.0f} ({model}) | {hours:,.0f} |",
+            f"| `{preset}` | {jobs} | {images:.2g} | {operations:.2g} | {1000 * step:.0f} ({which}) | {hours:,.0f} |",
             flush=True,
         )
 

@@ -46,7 +46,7 @@ def _of_model(model: str, rounds: int) -> Iterator[Figure]:
     optimizer = torch.optim.SGD(network.parameters(), 0.0, 0.9, fused=True)
     parts = {
         "step": plain_step(network, optimizer, settings),
-        "update": lambda: rewiring._maybe_update(rewiring.rules.delta_t, network, optimizer),
+        "update": lambda: rewiring._maybe_update(rewiring.rules.delta_t, network, optimizer.state),
         "sorted": lambda: by_sorting(network, 0.3),
     }
     seconds = in_turns(parts, rounds)

@@ -47,7 +47,9 @@ def resolve(settings: Trainer) -> dict[str, Any]:
     execution: str = "masked" if settings.execution == "auto" else settings.execution
     if execution == "sparse":
         if accelerator == "gpu":
-            raise UserError("trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto or masked on a GPU")
+            raise UserError(
+                "trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto, masked or compiled on a GPU"
+            )
         execution = _sparse_or_masked()
     if execution == "compiled" and accelerator == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(

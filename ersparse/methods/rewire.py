@@ -93,7 +93,8 @@ class Rewire(Method):
             )
         if self.final_sparsity is not None and settings.trainer.ranks > 1:
             raise UserError(
-                "trainer.execution=sparse: must be auto or masked with method.final_sparsity on several devices"
+                "trainer.execution=sparse: must be auto, masked or compiled with method.final_sparsity on several "
+                "devices"
             )
 
     def callbacks(self, plan: Plan) -> list[pl.Callback]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from ersparse.report.compare import Verdict, judge, printed_for
+from ersparse.report.compare import OTHER, Verdict, judge, printed_for
 from ersparse.report.groups import Group, varying
 from ersparse.report.stats import paired, seeds_needed, summary
 from ersparse.report.tables import Column, Row, Table, decimals
@@ -81,7 +81,9 @@ def _figures(group: Group) -> Row:
     ours = summary(list(percent(group, "test/acc").values()))
     number = printed_for(group)
     verdict = judge(group, ours, number) if number else Verdict("", "")
-    difference = ours.mean - number.value if number and ours.mean is not None else None
+    difference = None
+    if number and ours.mean is not None and verdict.word != OTHER:
+        difference = ours.mean - number.value
     return {
         "n": ours.n, "mean": ours.mean, "sd": ours.sd, "low": ours.low, "high": ours.high,
         "at_best_val": summary(list(percent(group, "test/acc_at_best_val").values())).mean,

@@ -78,7 +78,7 @@ def accuracy(rows: Sequence[Row]) -> Figure | None:
 def counters(rows: Sequence[Row]) -> Figure | None:
     """(layer, direction) pairs with a channel without an edge, over what chance gives; the paper's as rings."""
     rows = [row for row in rows if row.get("pairs") is not None]
-    if not rows:
+    if len({row[axis(rows)] for row in rows}) < 2:
         return None
     figure, axes = single()
     for line in lines(rows):

@@ -138,16 +138,17 @@ def _check_together(settings: Settings) -> None:
 def _check_execution(settings: Settings, method: Method, network: nn.Module) -> None:
     execution = settings.trainer.execution
     if execution not in method.executions:
-        allowed = " or ".join(method.executions)
+        *most, last = method.executions
+        allowed = f"{', '.join(most)} or {last}"
         raise UserError(f"trainer.execution={execution}: must be {allowed} with method={method.name}")
     if execution != "sparse":
         return
     if settings.model.sync_batchnorm:
-        raise UserError("trainer.execution=sparse: must be auto or masked with model.sync_batchnorm=true")
+        raise UserError("trainer.execution=sparse: must be auto, masked or compiled with model.sync_batchnorm=true")
     try:
         Graph(network)
     except NotCovered as error:
-        raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto or masked") from None
+        raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto, masked or compiled") from None
 
 
 class Network(NamedTuple):

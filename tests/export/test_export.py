@@ -12,7 +12,7 @@ from torch import nn
 import ersparse
 from ersparse import models, sparsify
 from ersparse.errors import UserError
-from ersparse.export import command, file
+from ersparse.export import benchmark, command, file
 from ersparse.export.folded import fold
 from ersparse.kernels import compile as compiling
 from ersparse.kernels.graph import NotCovered
@@ -144,6 +144,22 @@ def test_runs_that_are_refused(launch, only_run):
     (only_run() / "run.json").write_text(json.dumps(read(only_run()) | {"state": "preempted"}))
     with pytest.raises(UserError, match="must be the folder of a finished run"):
         command.main([str(only_run())])
+
+
+def test_the_benchmark_says_what_cannot_be_compiled(monkeypatch):
+    def refuses(x):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(benchmark, "SECONDS", 0.0)
+    monkeypatch.setattr(torch, "compile", lambda network: refuses)
+    table = benchmark.table(fold(trained(width=0.125)), images(16), size=1000, dense_size=4000)
+    names, latency, batch, throughput, megabytes = (list(column.cells) for column in table.columns)
+    assert names[0] == "sparse" and len(names) == 5
+    compiled = [name.endswith("compiled") for name in names]
+    assert [found == "RuntimeError" for found in latency] == compiled == [not found for found in throughput]
+    assert megabytes == ["0.001", "0.004", "", "0.002", ""]
+    for ms, per_second in zip(batch, throughput, strict=True):
+        assert not ms or float(ms) * float(per_second.replace(",", "")) == pytest.approx(128e3, rel=0.2)
 
 
 def test_onnx_computes_the_same(tmp_path):

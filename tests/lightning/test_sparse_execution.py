@@ -175,17 +175,23 @@ def dilated(num_classes, channels=3, width=1.0):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["trainer=gpu"], "trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto or masked on a GPU"),
-        (["method=imp"], "trainer.execution=sparse: must be auto or masked with method=imp"),
+        (
+            ["trainer=gpu"],
+            "trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto, masked or compiled on a GPU",
+        ),
+        (["method=imp"], "trainer.execution=sparse: must be auto, masked or compiled with method=imp"),
         (
             ["method=rigl", "method.grown_state=keep"],
             "method.grown_state=keep: must be zero with trainer.execution=sparse",
         ),
         (
             ["method=granet", "method.final_sparsity=0.95", "trainer.devices=2", "trainer.accelerator=cpu"],
-            "trainer.execution=sparse: must be auto or masked with method.final_sparsity on several devices",
+            "trainer.execution=sparse: must be auto, masked or compiled with method.final_sparsity on several devices",
         ),
-        (["model.sync_batchnorm=true"], "trainer.execution=sparse: must be auto or masked with model.sync_batchnorm"),
+        (
+            ["model.sync_batchnorm=true"],
+            "trainer.execution=sparse: must be auto, masked or compiled with model.sync_batchnorm",
+        ),
         (
             [f"model._target_={__name__}.dilated", "model.name=dilated"],
             "trainer.execution=sparse: 0 (Conv2d with padding=(0, 0), zeros, or dilation) is not covered; must be auto",
