@@ -137,18 +137,14 @@ def killed_and_undisturbed(process, tmp_path, words, checkpoint):
         time.sleep(0.005)
     run.kill()
     run.communicate()
+    return resumed_and_undisturbed(tmp_path, words)
+
+
+def resumed_and_undisturbed(tmp_path, words):
+    """The same of a run below "killed" that was killed before."""
     found = []
     for root in ("killed", "undisturbed"):
         status, printed = in_this_process(tmp_path, *words, f"paths.root={tmp_path}/{root}")
         assert status == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
         found.append((printed, next((tmp_path / root).rglob("run.json")).parent))
     return found
-
-
-def run_through(process, root, *words):
-    """The folder of a run in a process of its own."""
-    run = process(*KILLED, f"paths.root={root}", *words)
-    printed, _ = run.communicate(timeout=300)
-    assert run.returncode == 0, printed
-    (record,) = root.rglob("run.json")
-    return record.parent

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ersparse.report.glance import where
 from ersparse.report.groups import Group
@@ -52,6 +53,7 @@ def _over_time(
             style = look(group.sparsity, variants.index(_variant(group, names))) | {"label": names[group.hash]}
             _line(axes, 100 * curves[group.hash][metric], style, banded=not crowded)
         axes.set(title=title, xlabel="epoch", ylabel=metrics[metric])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, places)
     return figure
 

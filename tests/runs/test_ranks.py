@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import KILLED, ROOT, outcome, read, rows, run_through
+from conftest import KILLED, ROOT, outcome, read, rows
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
@@ -99,7 +99,7 @@ def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
     """SIGKILL at random moments of the training, every other one on the second rank; ERSPARSE_KILLS=20 for more."""
     kills = int(os.environ.get("ERSPARSE_KILLS", "2"))
     words = [f"trainer.max_epochs={6 * kills}", "trainer.devices=2"]
-    undisturbed = run_through(process, tmp_path / "undisturbed", *words)
+    undisturbed = trained(process, tmp_path / "undisturbed", *KILLED, *words)
     training = read(undisturbed)["timing"]["fit_s"]
     for number in range(kills):
         run = process(*KILLED, *words, f"paths.root={tmp_path}/killed")
@@ -109,7 +109,7 @@ def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
         done = len(list(tmp_path.glob("killed/runs/*/s0/checkpoints/*.ckpt")))
         while number % 4 < 2 and len(list(tmp_path.glob("killed/runs/*/s0/checkpoints/*.ckpt"))) == done < 2:
             time.sleep(0.01)  # the other half are killed while they start
-        time.sleep(random.uniform(0, 0.5) * training / kills)
+        time.sleep(random.uniform(0, 0.25) * training / kills)
         assert run.poll() is None, "it was to be killed while it worked"
         os.kill(run.pid if number % 2 else second, signal.SIGKILL)
         printed, _ = run.communicate(timeout=60)
@@ -120,7 +120,7 @@ def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
             assert (read(record.parent)["state"], read(record.parent)["error"]) == (
                 "failed", "rank 1 of 2 died (SIGKILL)",
             )  # fmt: skip
-    assert outcome(run_through(process, tmp_path / "killed", *words)) == outcome(undisturbed)
+    assert outcome(trained(process, tmp_path / "killed", *KILLED, *words)) == outcome(undisturbed)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 import yaml
-from conftest import KILLED, TINY, outcome, read, rows, run_through
+from conftest import KILLED, TINY, outcome, read, resumed_and_undisturbed, rows
 from safetensors.torch import load_file
 
 from ersparse.runs.folder import RunFolder
@@ -174,30 +174,28 @@ def test_a_dense_network_takes_a_scaled_initialisation(launch, only_run):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_undisturbed(process, launch, tmp_path):
-    """SIGKILL at random moments of the run, start-up included; ERSPARSE_KILLS=20 for a longer run with more of them.
+def test_killed_and_resumed_is_undisturbed(process, tmp_path):
+    """SIGKILL at random moments, of training and start in turn; ERSPARSE_KILLS=20 for a longer run with more of them.
 
     One kill, and what is made of its folder when that is damaged as well: test_faults.
     """
     kills = int(os.environ.get("ERSPARSE_KILLS", "3"))
-    epochs = f"trainer.max_epochs={8 * kills}"
-    began = time.time()
-    undisturbed = run_through(process, tmp_path / "undisturbed", epochs)
-    training = read(undisturbed)["timing"]["fit_s"]
-    start_up = time.time() - began - training
-    for _ in range(kills):
-        run = process(*KILLED, epochs, f"paths.root={tmp_path}/killed")
-        time.sleep(random.uniform(0.5, 1) * start_up + random.uniform(0, 0.6) * training / kills)
+    words = [*KILLED, f"trainer.max_epochs={8 * kills}"]
+    checkpoints = lambda: {path.name for path in tmp_path.glob("killed/runs/*/s0/checkpoints/*.ckpt")}
+    for number in range(kills):
+        run, before = process(*words, f"paths.root={tmp_path}/killed"), checkpoints()
+        while number % 2 == 0 and checkpoints() <= before and run.poll() is None:
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 3) if number % 2 else random.uniform(0, 0.5))
         assert run.poll() is None, "it was to be killed while it worked"
         run.send_signal(signal.SIGKILL)
         run.communicate()
-    assert launch(*KILLED, epochs, f"paths.root={tmp_path}/killed")[0] == 0
-    (record,) = (tmp_path / "killed").rglob("run.json")
-    assert outcome(record.parent) == outcome(undisturbed)
+    (_, killed), (_, undisturbed) = resumed_and_undisturbed(tmp_path, words)
+    assert outcome(killed) == outcome(undisturbed)
 
 
 @pytest.mark.slow
-def test_killed_right_after_each_checkpoint(process, launch, tmp_path):
+def test_killed_right_after_each_checkpoint(process, tmp_path):
     """The tightest place: just when a checkpoint has appeared, and once more in the epoch after."""
     for epoch in (1, 3):
         run = process(*KILLED, f"paths.root={tmp_path}/killed")
@@ -205,10 +203,7 @@ def test_killed_right_after_each_checkpoint(process, launch, tmp_path):
             time.sleep(0.005)
         run.send_signal(signal.SIGKILL)
         run.communicate()
-    for root in ("killed", "undisturbed"):
-        status, printed = launch(*KILLED, f"paths.root={tmp_path}/{root}")
-        assert status == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
-    killed, undisturbed = (next((tmp_path / root).rglob("run.json")).parent for root in ("killed", "undisturbed"))
+    (_, killed), (_, undisturbed) = resumed_and_undisturbed(tmp_path, KILLED)
     assert outcome(killed) == outcome(undisturbed)
 
 

@@ -55,8 +55,9 @@ def shown() -> dict[str, str]:
 
 
 def job_is_running() -> bool:
-    """Whether SLURM neither cancels this job nor has put it back already."""
-    return shown().get("JobState") == "RUNNING"
+    """Whether SLURM neither cancels this job nor has put it back already; it may be running again by now."""
+    job = shown()
+    return job.get("JobState") == "RUNNING" and job.get("Restarts") == str(restarts())
 
 
 def ending(notice: int) -> tuple[str, float]:
