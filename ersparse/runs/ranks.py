@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -16,15 +17,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import distributed
 
+from ersparse.errors import RunFailed
+
 RANK = "ERSPARSE_RANK"  # what the first rank decided, for one that it starts, as JSON
 START = "import sys; sys.path[:] = {path!r}; from ersparse.runs.rank import main; main()"
 GRACE = 10.0  # seconds in which a first rank that hangs can notice by itself that it should end
+LISTENING = range(15000, 32000)  # ports below those that Linux gives to connections
 NOTICE = 2.0  # seconds after its own failure in which it looks for a dead one as the cause
 
 Ranks = list[subprocess.Popen[bytes]]
@@ -35,10 +39,14 @@ class RankFailed(RuntimeError):
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A free port, of those that no connection is given: one that is tried again and again before the first rank
+    listens could otherwise come from that very port, and meet itself.
+    """
+    for port in random.SystemRandom().sample(LISTENING, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((address, port))
+            return port
+    raise RunFailed(f"{address}: 100 ports from {LISTENING.start} to {LISTENING.stop} were tried, and none is free")
 
 
 @contextmanager
