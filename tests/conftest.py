@@ -31,8 +31,8 @@ TINY = ["model.width=0.25", "trainer.max_epochs=1", "dataset.batch_size=256"]  #
 
 def pytest_xdist_auto_num_workers(config):
     """One for each core; none for tests that are named, which are sooner run than workers start, or share a cluster."""
-    named = config.args_source is config.ArgsSource.ARGS or config.option.markexpr == "slurm"
-    return 0 if named else min(joblib.cpu_count(), 8)
+    named = config.args_source is config.ArgsSource.ARGS
+    return 0 if named or config.option.markexpr.startswith("slurm") else min(joblib.cpu_count(), 8)
 
 
 def paths_in(folder: Path) -> list[str]:
