@@ -1,4 +1,4 @@
-"""Ways in which a checkpoint file goes bad."""
+"""Ways in which a file goes bad; ALL are those of a checkpoint."""
 
 from ersparse.runs.checkpoints import CheckpointFiles
 

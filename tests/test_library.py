@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from conftest import ROOT, TINY, read
+from damage import flip_a_bit
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader
@@ -262,12 +263,6 @@ def example_with(word):
     """The Python of the README in which the word stands."""
     (found,) = [b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if word in b]
     return found
-
-
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import read
+from damage import flip_a_bit, truncate
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
@@ -91,20 +92,10 @@ def with_metadata(path, **changes):
     save_file(load_file(path), path, metadata)
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 1
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (cut, "network.sparse: damaged ("),
+        (truncate, "network.sparse: damaged ("),
         (flip_a_bit, "network.sparse: damaged (its checksum is another); export the run again"),
         (lambda path: with_metadata(path, network="{}"), "network.sparse: damaged (its checksum is another)"),
         (lambda path: with_metadata(path, version="2"), "network.sparse: version 2, must be 1; export the run again"),
