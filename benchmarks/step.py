@@ -71,6 +71,8 @@ def theirs(turn: Turn, kind: str, words: list[str], threads: int) -> None:
 
 
 def figures(asked: Namespace) -> Iterator[Figure]:
+    if asked.rounds is not None and not any(map(_is_update, range(asked.rounds))):
+        raise SystemExit(f"--rounds={asked.rounds}: too few for step, of which none would have an update; try 20")
     for model in asked.models or MODELS:
         with tempfile.TemporaryDirectory() as folder:
             yield from _of_model(model, Path(folder), asked.rounds or 20)
