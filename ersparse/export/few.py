@@ -1,15 +1,17 @@
 """Few images: vectors over the pixels of one, where the layout of sixteen images abreast would be mostly empty.
 
 The pixels of a channel lie one after the other, its border included, so that a kept weight is still one number times
-contiguous vectors. They run on over the ends of rows; what is computed there is never looked at.
+contiguous vectors. They run on over the ends of rows; what is computed there is never looked at. An image goes through
+all layers in one call.
 """
 
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ersparse.export.folded import Folded, Layer, Part
 from ersparse.kernels import abi
@@ -19,37 +21,47 @@ from ersparse.kernels.pattern import LANES, Kept
 from ersparse.sparse.layers import Prunable, prunable_modules
 from ersparse.sparse.mask import masks_of
 
+Shape = tuple[int, int, int]  # channels, height, width
+
+
+class Planes:
+    """Room for an image whose channels lie one after the other, each with a border of zeros."""
+
+    def __init__(self, shape: Shape, border: tuple[int, int] = (0, 0)) -> None:
+        channels, height, width = shape
+        self.rows, self.columns = height + 2 * border[0], width + 2 * border[1]
+        size = self.rows * self.columns
+        self.data = torch.zeros(channels * size + LANES)  # the last vector may read beyond
+        self.image = self.data[: channels * size].view(channels, self.rows, self.columns)
+        self.struct = TensorStruct(
+            data=pointer(self.data), block_size=size, columns=self.columns, height=height, width=width,
+            origin=border[0] * self.columns + border[1], step=1,
+        )  # fmt: skip
+
 
 class Convolution:
-    """A layer of a network on one image [channels, height, width]; strides leave out what was computed between."""
+    """A layer on one image; strides leave out what was computed between."""
 
-    def __init__(self, layer: Layer, module: Prunable, mask: Tensor, shape: torch.Size, relu: bool) -> None:
-        channels, height, width = shape
-        kernel = tuple(layer.shape[2:]) or (height, width)
-        rows, columns = height + 2 * layer.padding[0], width + 2 * layer.padding[1]
-        out_rows, out_columns = rows - kernel[0] + 1, columns - kernel[1] + 1
-        kept = Kept.of(mask.reshape(len(mask), -1, *kernel), layer.groups).forward(rows, columns)
-        vectors = -(-((out_rows - 1) * columns + out_columns) // LANES)
-        self.read = torch.zeros(channels * rows * columns + LANES)  # the last vector may read beyond
-        self.written = torch.zeros(len(mask), vectors * LANES)
-        planes = self.read[: channels * rows * columns].view(channels, rows, columns)
-        self.image = planes[:, layer.padding[0] :, layer.padding[1] :][:, :height, :width]
-        inside = self.written.as_strided((len(mask), out_rows, out_columns), (vectors * LANES, columns, 1))
-        self.result = inside[:, :: layer.stride, :: layer.stride]
-        self.alive = kept.starts, kept.offsets // LANES, module.weight[mask], module.bias
-        starts, offsets, values, bias = map(pointer, self.alive)
+    def __init__(self, layer: Layer, module: Prunable, mask: Tensor, shape: Shape, relu: bool) -> None:
+        kernel = layer.shape[2:] or shape[1:]
+        self.read = Planes(shape, (layer.padding[0], layer.padding[1]))
+        columns = self.read.columns
+        height, width = self.read.rows - kernel[0] + 1, columns - kernel[1] + 1
+        kept = Kept.of(mask.reshape(len(mask), -1, *kernel), layer.groups).forward(self.read.rows, columns)
+        vectors = -(-((height - 1) * columns + width) // LANES)
+        self.shape = (len(mask), -(-height // layer.stride), -(-width // layer.stride))
+        written = torch.empty(len(mask), vectors * LANES)
+        self.struct = TensorStruct(
+            data=pointer(written), block_size=vectors * LANES, columns=columns, height=self.shape[1],
+            width=self.shape[2], step=layer.stride,
+        )  # fmt: skip
+        self.alive = kept.starts, kept.offsets // LANES, module.weight[mask], module.bias, written
+        starts, offsets, values, bias, _ = map(pointer, self.alive)
         self.op = Op(
             kind=abi.CONVOLVE, channels=len(mask), rows=starts, offsets=offsets, weight=values, bias=bias, stride=1,
-            relu=int(relu), input=TensorStruct(data=pointer(self.read), rows=1, columns=vectors),
-            output=TensorStruct(data=pointer(self.written), height=1, width=vectors, rows=1, columns=vectors),
+            relu=int(relu), input=TensorStruct(data=pointer(self.read.data), rows=1, columns=vectors),
+            output=TensorStruct(data=pointer(written), height=1, width=vectors, rows=1, columns=vectors),
         )  # fmt: skip
-        self.run = library("float", "float").run
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """The result is overwritten by the next call."""
-        self.image.copy_(image.view(self.image.shape))
-        self.run(ctypes.byref(self.op), 1, 1, torch.get_num_threads())
-        return self.result
 
 
 class FewImages:
@@ -60,18 +72,26 @@ class FewImages:
     """
 
     def __init__(self, network: Folded, channels: int, side: int) -> None:
-        self.network = network
-        self.convolutions: list[Convolution | None] = []
+        self.run = library("float", "float").run
         masks, weighted = masks_of(network), iter(prunable_modules(network).items())
-        results = [torch.zeros(channels, side, side)]
-        for part, after in zip(network.parts, network.afters, strict=True):
-            convolution = None
+        self.results = [Planes((channels, side, side))]
+        shapes: list[Shape] = [(channels, side, side)]
+        self.convolutions: list[Convolution] = []
+        ops = []
+        for part in network.parts:
+            before, shape = self.results[part.source].struct, shapes[part.source]
             if part.layer:
                 name, module = next(weighted)
-                alone = part.relu and part.residual is None
-                convolution = Convolution(part.layer, module, masks[name], results[part.source].shape, alone)
-            self.convolutions.append(convolution)
-            results.append(self._result(part, convolution, after, results))
+                convolution = Convolution(part.layer, module, masks[name], shape, part.relu and part.residual is None)
+                ops += [_between(before, convolution.read.struct, shape[0], Part(0)), convolution.op]
+                before, shape = convolution.struct, convolution.shape
+                self.convolutions.append(convolution)
+            window = part.window or shape[1:]
+            shapes.append((shape[0], shape[1] // window[0], shape[2] // window[1]))
+            self.results.append(Planes(shapes[-1]))
+            residual = None if part.residual is None else self.results[part.residual].struct
+            ops.append(_between(before, self.results[-1].struct, shape[0], part, residual))
+        self.ops = (Op * len(ops))(*ops)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -79,14 +99,18 @@ class FewImages:
         return torch.stack([self._one(image) for image in x])
 
     def _one(self, image: Tensor) -> Tensor:
-        results = [image]
-        for part, convolution, after in zip(self.network.parts, self.convolutions, self.network.afters, strict=True):
-            results.append(self._result(part, convolution, after, results))
-        return results[-1].flatten().clone()
+        self.results[0].image.copy_(image)
+        self.run(ctypes.byref(self.ops), len(self.ops), 1, torch.get_num_threads())
+        return self.results[-1].image.flatten().clone()
 
-    def _result(self, part: Part, convolution: Convolution | None, after: nn.Module, results: list[Tensor]) -> Tensor:
-        x = results[part.source]
-        y = convolution(x) if convolution else x
-        y = y if part.residual is None else y + results[part.residual]
-        result: Tensor = after(y)
-        return result
+
+def _between(
+    source: TensorStruct, target: TensorStruct, channels: int, part: Part, residual: TensorStruct | None = None
+) -> Op:
+    """pool(relu(source + residual)) of `part`, into `target`."""
+    window = part.window or (source.height, source.width)
+    more: dict[str, Any] = {} if residual is None else {"residual": residual}
+    return Op(
+        kind=abi.PLANES, channels=channels, input=source, output=target, has_residual=len(more), relu=int(part.relu),
+        average=int(part.pool == "average"), pool_height=window[0], pool_width=window[1], **more,
+    )  # fmt: skip

@@ -6,7 +6,7 @@ import ctypes
 
 from torch import Tensor
 
-CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT = range(7)
+CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT, PLANES = range(8)
 STATISTICS, NORM_GRADIENT, SUM_BLOCKS, GATHER, EVALUATION = range(100, 105)
 
 
@@ -35,10 +35,7 @@ class Op(ctypes.Structure):
         ("channels", ctypes.c_int64),
         *((name, TensorStruct) for name in ("input", "output", "gradient", "residual", "residual_gradient")),
         *_fields(pointers="rows offsets weight bias result order"),
-        *_fields(
-            "count stride shift adds adds_residual in_is_real out_is_real has_residual relu average pool_height "
-            "pool_width full"
-        ),
+        *_fields("count stride shift adds adds_residual has_residual relu average pool_height pool_width full"),
         ("norm", NormStruct),
     ]
 

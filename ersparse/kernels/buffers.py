@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
 from ersparse.kernels.graph import Convolution, NotCovered
-from ersparse.kernels.pattern import LANES, Kept
+from ersparse.kernels.pattern import HALF, LANES, Kept
 
 
 @dataclass(frozen=True)
 class Number:
-    """What the kernels compute with, and what they keep outputs of convolutions and gradients as."""
+    """What the kernels compute with, and what they keep activations and their gradients as."""
 
     real: torch.dtype = torch.float32
     stored: torch.dtype = torch.float32
@@ -32,7 +33,9 @@ class Shape:
 
 
 class Buffer:
-    """An activation or its gradient: [blocks, channels, rows, columns, 16], zero in its border.
+    """An activation or its gradient: [blocks, channels, rows, columns, 32], zero in its border.
+
+    In bfloat16 images 0 to 15 and 16 to 31 of a block alternate, as the kernels want them.
 
     Args:
         border: rows above and columns left of the first pixel.
@@ -61,22 +64,23 @@ class Buffer:
 
     @property
     def inside(self) -> Tensor:
-        """[blocks, channels, height, width, 16]."""
+        """[blocks, channels, height, width, 2, 16]."""
         (top, left), step, shape = self.border, self.step, self.shape
-        return self.data[:, :, top::step, left::step][:, :, : shape.height, : shape.width]
+        inside = self.data[:, :, top::step, left::step][:, :, : shape.height, : shape.width]
+        if self.data.dtype == torch.bfloat16:
+            return inside.view(*inside.shape[:4], HALF, 2).transpose(-1, -2)
+        return inside.view(*inside.shape[:4], 2, HALF)
 
     def put(self, x: Tensor) -> None:
         """[B, C, H, W], or what flattens to it; lanes without an image become zero."""
-        x = x.reshape(len(x), *self.inside.shape[1:4])
-        whole, rest = divmod(len(x), LANES)
-        self.inside[:whole].copy_(x[: whole * LANES].view(whole, LANES, *x.shape[1:]).movedim(1, -1))
-        if rest:
-            self.inside[whole].zero_()
-            self.inside[whole, ..., :rest].copy_(x[whole * LANES :].movedim(0, -1))
+        shape = self.inside.shape[1:4]
+        whole = F.pad(x.reshape(len(x), *shape), (0, 0) * 3 + (0, -len(x) % LANES))
+        blocks = whole.view(-1, 2, HALF, *shape).movedim((1, 2), (-2, -1))
+        self.inside[: len(blocks)].copy_(blocks)
 
     def get(self, count: int) -> Tensor:
         """The first `count` images, [count, C, H, W]."""
-        return self.inside.movedim(-1, 1).flatten(0, 1)[:count].clone(memory_format=torch.contiguous_format)
+        return self.inside.movedim((-2, -1), (1, 2)).flatten(0, 2)[:count].clone(memory_format=torch.contiguous_format)
 
 
 class Normalisation:

@@ -1,77 +1,102 @@
 // Sparse execution: the layers of a network over fixed masks, forward and backward.
 //
-// Images stand sixteen abreast: an activation is [block][channel][row][column][16 images], and one vector holds the
-// same pixel of sixteen images. A kept weight is then one number times contiguous vectors, wherever it lies in its
-// kernel: nothing is gathered. Padding is a border of zeros in memory.
+// Images stand 32 abreast: an activation is [block][channel][row][column][32 images], and a vector holds the same pixel
+// of 32 images. A kept weight is then one number times contiguous vectors, wherever it lies in its kernel: nothing is
+// gathered. Padding is a border of zeros in memory.
 //
 // A program is a list of operations. Block operations touch one block of images and one range of channels, so that
 // a thread takes a block through all operations up to the next reduction while the block is in its cache. Reductions
 // (statistics of BatchNorm, sums of gradients over blocks) see all blocks, in their order: the bits of a result do not
 // depend on the number of threads.
 //
-// Compiled once for each pair of number types: REAL computes, STORED is what outputs of convolutions and gradients of
-// activations are kept as (the same, or bfloat16 to halve the traffic).
+// Compiled once for each pair of number types: REAL computes, STORED is what activations and their gradients are kept
+// as: the same, or bfloat16, with which half the bytes have to come from the cache.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
 namespace {
 
-constexpr int LANES = 16;
+constexpr int LANES = 32, HALF = LANES / 2;
 #ifdef __AVX512F__  // 32 registers that hold 16 floats each
-constexpr int TILE = 16, GROUP = 12, SHARE = 4;
+constexpr int TILE = 8, GROUP = 12, SHARE = 2;
 #else
-constexpr int TILE = 4, GROUP = 4, SHARE = 2;
+constexpr int TILE = 2, GROUP = 4, SHARE = 1;
 #endif
 
 using real = REAL;
-typedef real Vector __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
-using Lanes = decltype(Vector{} < Vector{});  // all ones where true
+typedef real Half __attribute__((vector_size(HALF * sizeof(real)), aligned(sizeof(real)), may_alias));
+using HalfLanes = decltype(Half{} < Half{});  // all ones where true
 
+struct Vector {  // images 0 to 15, and 16 to 31
+    Half lo, hi;
+};
+struct Lanes {
+    HalfLanes lo, hi;
+};
+
+inline Vector operator+(Vector a, Vector b) { return {a.lo + b.lo, a.hi + b.hi}; }
+inline Vector operator-(Vector a, Vector b) { return {a.lo - b.lo, a.hi - b.hi}; }
+inline Vector operator*(Vector a, Vector b) { return {a.lo * b.lo, a.hi * b.hi}; }
+inline void operator+=(Vector& a, Vector b) { a.lo += b.lo, a.hi += b.hi; }
+inline Lanes operator>(Vector a, Vector b) { return {a.lo > b.lo, a.hi > b.hi}; }
+inline Lanes operator==(Vector a, Vector b) { return {a.lo == b.lo, a.hi == b.hi}; }
+inline Lanes operator&(Lanes a, Lanes b) { return {a.lo & b.lo, a.hi & b.hi}; }
+inline Lanes operator~(Lanes a) { return {~a.lo, ~a.hi}; }
+inline Vector choose(Lanes where, Vector a, Vector b) { return {where.lo ? a.lo : b.lo, where.hi ? a.hi : b.hi}; }
+inline Half half(real x) { return x - Half{}; }  // x + 0 would lose the sign of -0.0
+inline Vector broadcast(real x) { return {half(x), half(x)}; }
+
+// A pixel of 32 images as bfloat16: sixteen words, image i in the low half of word i, image 16 + i in its high half.
 struct bfloat16 {
     uint16_t bits;
 };
 using stored = STORED;
+typedef uint32_t Words __attribute__((vector_size(HALF * 4), aligned(4), may_alias));
+typedef float Floats __attribute__((vector_size(HALF * 4)));
 
-inline Vector load(const real* p) { return *reinterpret_cast<const Vector*>(p); }
-inline void store(real* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
-inline Vector broadcast(real x) { return x - Vector{}; }  // x + 0 would lose the sign of -0.0
-
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
-typedef float Floats __attribute__((vector_size(LANES * 4)));
-
-inline Vector load(const bfloat16* p) {
-    const Words words = __builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16;
-    return __builtin_convertvector((Floats)words, Vector);
+inline Half as_half(Words words) { return __builtin_convertvector((Floats)words, Half); }
+inline Words rounded(Half v) {  // to the nearest, ties to even, in the high half
+    const Words words = (Words)__builtin_convertvector(v, Floats);
+    return words + 0x7fff + ((words >> 16) & 1);
 }
-inline void store(bfloat16* p, Vector v) {  // to the nearest, ties to even
-    Words words = (Words)__builtin_convertvector(v, Floats);
-    words = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
-    *reinterpret_cast<Halves*>(p) = __builtin_convertvector(words, Halves);
+
+inline Vector load(const real* p) {
+    return {*reinterpret_cast<const Half*>(p), *reinterpret_cast<const Half*>(p + HALF)};
+}
+inline Vector load(const bfloat16* p) {
+    const Words words = *reinterpret_cast<const Words*>(p);
+    return {as_half(words << 16), as_half(words & 0xffff0000)};
+}
+inline void store(real* p, Vector v) {
+    *reinterpret_cast<Half*>(p) = v.lo, *reinterpret_cast<Half*>(p + HALF) = v.hi;
+}
+inline void store(bfloat16* p, Vector v) {
+    *reinterpret_cast<Words*>(p) = rounded(v.lo) >> 16 | (rounded(v.hi) & 0xffff0000);
 }
 
 template <int WIDTH> inline real sum(const real* p) {  // halves onto each other, in registers
     if constexpr (WIDTH == 2) return p[0] + p[1];
     else {
-        typedef real Half __attribute__((vector_size(WIDTH / 2 * sizeof(real)), aligned(sizeof(real)), may_alias));
-        const Half total = reinterpret_cast<const Half*>(p)[0] + reinterpret_cast<const Half*>(p)[1];
+        typedef real Part __attribute__((vector_size(WIDTH / 2 * sizeof(real)), aligned(sizeof(real)), may_alias));
+        const Part total = reinterpret_cast<const Part*>(p)[0] + reinterpret_cast<const Part*>(p)[1];
         return sum<WIDTH / 2>(reinterpret_cast<const real*>(&total));
     }
 }
-inline real sum(Vector v) { return sum<LANES>(reinterpret_cast<const real*>(&v)); }
+inline real sum(Half v) { return sum<HALF>(reinterpret_cast<const real*>(&v)); }
 inline double sum_of_first(Vector v, int images) {
     double total = 0;
-    for (int i = 0; i < images; i++) total += v[i];
+    for (int i = 0; i < images; i++) total += i < HALF ? v.lo[i] : v.hi[i - HALF];
     return total;
 }
 inline Lanes first(int images) {
     Lanes lanes{};
-    for (int i = 0; i < LANES; i++) lanes[i] = i < images ? -1 : 0;
+    for (int i = 0; i < HALF; i++) lanes.lo[i] = i < images ? -1 : 0, lanes.hi[i] = HALF + i < images ? -1 : 0;
     return lanes;
 }
 
@@ -105,7 +130,7 @@ struct Op {
     real* result;
     const int64_t* order;
     int64_t count, stride, shift;
-    int64_t adds, adds_residual, in_is_real, out_is_real, has_residual;
+    int64_t adds, adds_residual, has_residual;
     int64_t relu, average, pool_height, pool_width;
     int64_t full;  // no weight is removed
     Norm norm;
@@ -115,7 +140,7 @@ struct Op {
 
 namespace {
 
-enum Kind { CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT };
+enum Kind { CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT, PLANES };
 enum Reduction { STATISTICS = 100, NORM_GRADIENT, SUM_BLOCKS, GATHER, EVALUATION };
 
 struct Part {  // of a block operation
@@ -123,35 +148,35 @@ struct Part {  // of a block operation
     int images;                       // in this block
 };
 
-template <typename S> inline S* plane(const Tensor& t, const Part& p, int64_t channel) {
+inline stored* plane(const Tensor& t, const Part& p, int64_t channel) {
     const int64_t block = t.slotted ? p.slot : p.block;
-    return static_cast<S*>(t.data) + block * t.block_size + (channel * t.rows * t.columns + t.origin) * LANES;
+    return static_cast<stored*>(t.data) + block * t.block_size + (channel * t.rows * t.columns + t.origin) * LANES;
 }
 
 inline Vector floor_of(const Op& op) { return broadcast(op.relu ? 0 : -std::numeric_limits<real>::infinity()); }
-inline Vector relu(Vector v, Vector floor) { return v < floor ? floor : v; }  // NaN stays
+inline Vector relu(Vector v, Vector floor) { return choose(floor > v, floor, v); }  // NaN stays
 
 // ---- convolution: a tile of ROWS x COLUMNS pixels stays in registers while the kept weights of a channel go by
 
 template <int STRIDE> struct Taps {  // what a tile reads
-    const real* in;
+    const stored* in;
     int64_t row, column;  // numbers from one output pixel to the next
-    const int32_t* offsets;
-    const real* weight;
-    int32_t begin, end;
+    Taps(const Op& op, const Part& p)
+        : in(plane(op.in, p, 0) + op.shift * LANES), row(op.in.columns * op.stride * LANES),
+          column(op.stride * LANES) {}
     int64_t across(int x) const { return STRIDE ? x * STRIDE * LANES : x * column; }
 };
 
 template <int ROWS, int COLUMNS, int STRIDE>
-inline void tile(const Taps<STRIDE>& t, int64_t from, real start, const Op& op, stored* out, int64_t out_row) {
-    const Vector floor = floor_of(op);
+inline void tile(const Taps<STRIDE>& t, int64_t from, const Op& op, int64_t channel, stored* out) {
+    const int64_t out_row = op.out.columns * LANES;
+    const Vector floor = floor_of(op), start = broadcast(op.bias ? op.bias[channel] : 0);
     Vector total[ROWS][COLUMNS];
     for (int y = 0; y < ROWS; y++)
-        for (int x = 0; x < COLUMNS; x++)
-            total[y][x] = op.adds ? load(out + y * out_row + x * LANES) : broadcast(start);
-    for (int32_t k = t.begin; k < t.end; k++) {
-        const real* in = t.in + from + t.offsets[k];
-        const Vector weight = broadcast(t.weight[k]);
+        for (int x = 0; x < COLUMNS; x++) total[y][x] = op.adds ? load(out + y * out_row + x * LANES) : start;
+    for (int32_t k = op.rows[channel]; k < op.rows[channel + 1]; k++) {
+        const stored* in = t.in + from + op.offsets[k];
+        const Vector weight = broadcast(op.weight[k]);
         for (int y = 0; y < ROWS; y++)
             for (int x = 0; x < COLUMNS; x++) total[y][x] += weight * load(in + y * t.row + t.across(x));
     }
@@ -159,114 +184,69 @@ inline void tile(const Taps<STRIDE>& t, int64_t from, real start, const Op& op, 
         for (int x = 0; x < COLUMNS; x++) store(out + y * out_row + x * LANES, relu(total[y][x], floor));
 }
 
+// All channels of a tile before the next tile: they find what they read in the cache.
 template <int ROWS, int COLUMNS, int STRIDE>
-inline void row_of_tiles(const Taps<STRIDE>& t, int64_t y, int64_t x, real start, const Op& op, stored* out) {
-    const int64_t out_row = op.out.columns * LANES;
+inline void row_of_tiles(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& op, const Part& p) {
     for (; x + COLUMNS <= op.out.width; x += COLUMNS)
-        tile<ROWS, COLUMNS, STRIDE>(t, y * t.row + x * t.column, start, op, out + y * out_row + x * LANES, out_row);
-    if constexpr (COLUMNS > 1) row_of_tiles<ROWS, COLUMNS / 2, STRIDE>(t, y, x, start, op, out);
-}
-
-// A layer that keeps all its weights: its channels read the same, and CHANNELS of them share each load.
-template <int CHANNELS, int COLUMNS, int STRIDE>
-inline void row_of_full(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& op, const Part& p, int64_t channel) {
-    const Vector floor = floor_of(op);
-    const real* weight[CHANNELS];
-    stored* out[CHANNELS];
-    for (int c = 0; c < CHANNELS; c++) {
-        weight[c] = op.weight + op.rows[channel + c];
-        out[c] = plane<stored>(op.out, p, channel + c) + y * op.out.columns * LANES;
-    }
-    for (; x + COLUMNS <= op.out.width; x += COLUMNS) {
-        Vector total[CHANNELS][COLUMNS];
-        for (int c = 0; c < CHANNELS; c++)
-            for (int i = 0; i < COLUMNS; i++)
-                total[c][i] = op.adds ? load(out[c] + (x + i) * LANES) : broadcast(op.bias ? op.bias[channel + c] : 0);
-        for (int32_t k = 0; k < t.end; k++) {
-            const real* in = t.in + y * t.row + x * t.column + op.offsets[k];
-            Vector read[COLUMNS];
-            for (int i = 0; i < COLUMNS; i++) read[i] = load(in + t.across(i));
-            for (int c = 0; c < CHANNELS; c++)
-                for (int i = 0; i < COLUMNS; i++) total[c][i] += weight[c][k] * read[i];
-        }
-        for (int c = 0; c < CHANNELS; c++)
-            for (int i = 0; i < COLUMNS; i++) store(out[c] + (x + i) * LANES, relu(total[c][i], floor));
-    }
-    if constexpr (COLUMNS > 1) row_of_full<CHANNELS, COLUMNS / 2, STRIDE>(t, y, x, op, p, channel);
-}
-
-template <int STRIDE> void convolve_full(Taps<STRIDE>& t, const Op& op, const Part& p) {
-    t.end = op.rows[1];
-    for (int64_t y = 0; y < op.out.height; y++) {
-        int64_t channel = p.begin;
-        for (; channel + SHARE <= p.end; channel += SHARE) row_of_full<SHARE, SHARE, STRIDE>(t, y, 0, op, p, channel);
-        for (; channel < p.end; channel++) row_of_full<1, TILE, STRIDE>(t, y, 0, op, p, channel);
-    }
+        for (int64_t c = p.begin; c < p.end; c++)
+            tile<ROWS, COLUMNS, STRIDE>(t, y * t.row + x * t.column, op, c,
+                                        plane(op.out, p, c) + (y * op.out.columns + x) * LANES);
+    if constexpr (COLUMNS > 1) row_of_tiles<ROWS, COLUMNS / 2, STRIDE>(t, y, x, op, p);
 }
 
 template <int STRIDE> void convolve(const Op& op, const Part& p) {
-    Taps<STRIDE> t{plane<const real>(op.in, p, 0) + op.shift * LANES, op.in.columns * op.stride * LANES,
-                   op.stride * LANES, op.offsets, op.weight, 0, 0};
-    if (op.full) return convolve_full<STRIDE>(t, op, p);
-    const int64_t width = std::min<int64_t>(op.out.width, TILE);
-    for (int64_t y = 0, tall; y < op.out.height; y += tall) {
-        const int64_t left = op.out.height - y;
-        tall = width <= TILE / 4 && left >= 4 ? 4 : width <= TILE / 2 && left >= 2 ? 2 : 1;
-        for (int64_t channel = p.begin; channel < p.end; channel++) {
-            t.begin = op.rows[channel], t.end = op.rows[channel + 1];
-            const real start = op.bias ? op.bias[channel] : 0;
-            stored* out = plane<stored>(op.out, p, channel);
-            if (tall == 4) row_of_tiles<4, TILE / 4, STRIDE>(t, y, 0, start, op, out);
-            else if (tall == 2) row_of_tiles<2, TILE / 2, STRIDE>(t, y, 0, start, op, out);
-            else row_of_tiles<1, TILE, STRIDE>(t, y, 0, start, op, out);
-        }
-    }
+    const Taps<STRIDE> t(op, p);
+    int64_t y = 0;
+    for (; y + 2 <= op.out.height; y += 2) row_of_tiles<2, TILE / 2, STRIDE>(t, y, 0, op, p);
+    for (; y < op.out.height; y++) row_of_tiles<1, TILE, STRIDE>(t, y, 0, op, p);
 }
 
 // ---- gradient of kept weights: the sums of COUNT weights stay in registers, and share each load of the gradient
 
+inline void add_product(Half& total, Vector a, Vector b) { total += a.lo * b.lo, total += a.hi * b.hi; }
+
 template <int COUNT, int COLUMNS, int STRIDE>
-inline void dot_row(const Taps<STRIDE>& t, const real* gradient, int64_t y, int64_t x, int64_t width, Vector* total) {
+inline void dot_row(const Taps<STRIDE>& t, const int32_t* offsets, const stored* gradient, int64_t y, int64_t x,
+                    int64_t width, Half* total) {
     for (; x + COLUMNS <= width; x += COLUMNS) {
         Vector g[COLUMNS];
         for (int i = 0; i < COLUMNS; i++) g[i] = load(gradient + x * t.column + t.across(i));
         for (int k = 0; k < COUNT; k++) {
-            const real* in = t.in + t.offsets[k] + y * t.row + x * t.column;
-            for (int i = 0; i < COLUMNS; i++) total[k] += g[i] * load(in + t.across(i));
+            const stored* in = t.in + offsets[k] + y * t.row + x * t.column;
+            for (int i = 0; i < COLUMNS; i++) add_product(total[k], g[i], load(in + t.across(i)));
         }
     }
-    if constexpr (COLUMNS > 1) dot_row<COUNT, COLUMNS / 2, STRIDE>(t, gradient, y, x, width, total);
+    if constexpr (COLUMNS > 1) dot_row<COUNT, COLUMNS / 2, STRIDE>(t, offsets, gradient, y, x, width, total);
 }
 
 template <int COUNT, int STRIDE>
-inline void dots(Taps<STRIDE>& t, const Op& op, const real* gradient, int32_t k, int32_t end, real* result) {
+inline void dots(const Taps<STRIDE>& t, const Op& op, const stored* gradient, int32_t k, int32_t end, real* result) {
+    const int64_t row = op.gradient.columns * op.gradient.step * LANES;
     for (; k + COUNT <= end; k += COUNT) {
-        Vector total[COUNT] = {};
-        t.offsets = op.offsets + k;
+        Half total[COUNT] = {};
         for (int64_t y = 0; y < op.gradient.height; y++)
-            dot_row<COUNT, 4, STRIDE>(t, gradient + y * op.gradient.columns * op.gradient.step * LANES, y, 0,
-                                      op.gradient.width, total);
+            dot_row<COUNT, 4, STRIDE>(t, op.offsets + k, gradient + y * row, y, 0, op.gradient.width, total);
         for (int i = 0; i < COUNT; i++) result[k + i] = sum(total[i]);
     }
     if constexpr (COUNT > 1) dots<(COUNT > 4 ? 4 : COUNT / 2), STRIDE>(t, op, gradient, k, end, result);
 }
 
-// A full layer: CHANNELS of them share each load of the input too.
+// A layer that keeps all its weights: its channels read the same, and CHANNELS of them share each load of the input.
 template <int CHANNELS, int COUNT, int STRIDE>
 inline void dots_of_full(const Taps<STRIDE>& t, const Op& op, const Part& p, int64_t channel, int32_t k, real* result) {
-    const real* gradient[CHANNELS];
-    for (int c = 0; c < CHANNELS; c++) gradient[c] = plane<const real>(op.gradient, p, channel + c);
-    for (; k + COUNT <= t.end; k += COUNT) {
-        Vector total[CHANNELS][COUNT] = {};
+    const stored* gradient[CHANNELS];
+    for (int c = 0; c < CHANNELS; c++) gradient[c] = plane(op.gradient, p, channel + c);
+    for (; k + COUNT <= op.rows[1]; k += COUNT) {
+        Half total[CHANNELS][COUNT] = {};
         for (int64_t y = 0; y < op.gradient.height; y++)
             for (int64_t x = 0; x < op.gradient.width; x++) {
-                const real* in = t.in + y * t.row + x * t.column;
+                const stored* in = t.in + y * t.row + x * t.column;
                 Vector g[CHANNELS];
                 for (int c = 0; c < CHANNELS; c++)
                     g[c] = load(gradient[c] + (y * op.gradient.columns + x) * op.gradient.step * LANES);
                 for (int i = 0; i < COUNT; i++) {
                     const Vector read = load(in + op.offsets[k + i]);
-                    for (int c = 0; c < CHANNELS; c++) total[c][i] += g[c] * read;
+                    for (int c = 0; c < CHANNELS; c++) add_product(total[c][i], g[c], read);
                 }
             }
         for (int c = 0; c < CHANNELS; c++)
@@ -275,31 +255,24 @@ inline void dots_of_full(const Taps<STRIDE>& t, const Op& op, const Part& p, int
     if constexpr (COUNT > 1) dots_of_full<CHANNELS, COUNT / 2, STRIDE>(t, op, p, channel, k, result);
 }
 
-template <int STRIDE> void weight_gradient_of_full(Taps<STRIDE>& t, const Op& op, const Part& p, real* result) {
-    constexpr int CHANNELS = SHARE - 1, COUNT = 2 * SHARE;
-    t.end = op.rows[1];
-    int64_t c = p.begin;
-    for (; c + CHANNELS <= p.end; c += CHANNELS) dots_of_full<CHANNELS, COUNT, STRIDE>(t, op, p, c, 0, result);
-    for (; c < p.end; c++) dots_of_full<1, COUNT, STRIDE>(t, op, p, c, 0, result);
-}
-
 template <int STRIDE> void weight_gradient(const Op& op, const Part& p) {
-    Taps<STRIDE> t{plane<const real>(op.in, p, 0) + op.shift * LANES, op.in.columns * op.stride * LANES,
-                   op.stride * LANES, nullptr, nullptr, 0, 0};
+    const Taps<STRIDE> t(op, p);
     real* result = op.result + p.block * op.count;
-    if (op.full) return weight_gradient_of_full<STRIDE>(t, op, p, result);
-    for (int64_t c = p.begin; c < p.end; c++)
-        dots<GROUP, STRIDE>(t, op, plane<const real>(op.gradient, p, c), op.rows[c], op.rows[c + 1], result);
+    int64_t c = p.begin;
+    if (op.full)
+        for (; c + SHARE <= p.end; c += SHARE) dots_of_full<SHARE, 8, STRIDE>(t, op, p, c, 0, result);
+    for (; c < p.end; c++)
+        dots<GROUP, STRIDE>(t, op, plane(op.gradient, p, c), op.rows[c], op.rows[c + 1], result);
 }
 
 void bias_gradient(const Op& op, const Part& p) {
     for (int64_t c = p.begin; c < p.end; c++) {
-        const real* g = plane<const real>(op.gradient, p, c);
+        const stored* g = plane(op.gradient, p, c);
         Vector total{};
         for (int64_t y = 0; y < op.gradient.height; y++)
             for (int64_t x = 0; x < op.gradient.width; x++)
                 total += load(g + (y * op.gradient.columns + x) * op.gradient.step * LANES);
-        op.result[p.block * op.count + c] = sum(total);
+        op.result[p.block * op.count + c] = sum(total.lo + total.hi);
     }
 }
 
@@ -315,12 +288,11 @@ template <int SIDE> Window window(const Op& op) {
             op.residual.columns * LANES};
 }
 
-template <typename S, bool RESIDUAL> struct Channel {  // the affine map of one channel
-    const S* y;
-    const real* residual;
+template <bool RESIDUAL> struct Channel {  // the affine map of one channel
+    const stored *y, *residual;
     Vector alpha, beta, floor;
     Channel(const Op& op, const Part& p, int64_t c)
-        : y(plane<const S>(op.in, p, c)), residual(RESIDUAL ? plane<const real>(op.residual, p, c) : nullptr),
+        : y(plane(op.in, p, c)), residual(RESIDUAL ? plane(op.residual, p, c) : nullptr),
           alpha(broadcast(op.norm.alpha[c])), beta(broadcast(op.norm.beta[c])), floor(floor_of(op)) {}
     Vector before_relu(int64_t at_y, int64_t at_residual) const {
         const Vector v = alpha * load(y + at_y) + beta;
@@ -328,12 +300,12 @@ template <typename S, bool RESIDUAL> struct Channel {  // the affine map of one 
     }
 };
 
-template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const Op& op, const Part& p) {
+template <int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const Op& op, const Part& p) {
     const Window w = window<SIDE>(op);
     const Vector share = broadcast(real(1) / (w.height * w.width));
     for (int64_t c = p.begin; c < p.end; c++) {
-        const Channel<S, RESIDUAL> channel(op, p, c);
-        real* out = plane<real>(op.out, p, c);
+        const Channel<RESIDUAL> channel(op, p, c);
+        stored* out = plane(op.out, p, c);
         for (int64_t i = 0; i < op.out.height; i++)
             for (int64_t j = 0; j < op.out.width; j++) {
                 Vector total{};
@@ -342,7 +314,7 @@ template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const
                         const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
                         const Vector v = channel.before_relu(row * w.y_row + column, row * w.residual_row + column);
                         if (AVERAGE) total += relu(v, channel.floor);
-                        else total = (!y && !x) || v > total ? v : total;
+                        else total = !y && !x ? v : choose(v > total, v, total);
                     }
                 store(out + (i * op.out.columns + j) * LANES, AVERAGE ? total * share : relu(total, channel.floor));
             }
@@ -350,10 +322,10 @@ template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const
 }
 
 // Calls visit(numbers into y, numbers into the residual, row, column, gradient before relu) for every pixel of y.
-template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL, typename Visit>
-inline void route(const Op& op, const Part& p, int64_t c, const Channel<S, RESIDUAL>& channel, Visit visit) {
+template <int SIDE, bool AVERAGE, bool RESIDUAL, typename Visit>
+inline void route(const Op& op, const Part& p, int64_t c, const Channel<RESIDUAL>& channel, Visit visit) {
     const Window w = window<SIDE>(op);
-    const stored* gradient = plane<const stored>(op.gradient, p, c);
+    const stored* gradient = plane(op.gradient, p, c);
     const Vector share = broadcast(real(1) / (w.height * w.width)), zero{};
     const int64_t pooled_rows = op.gradient.height * w.height, pooled_columns = op.gradient.width * w.width;
     for (int64_t i = 0; i < op.gradient.height; i++)
@@ -365,7 +337,7 @@ inline void route(const Op& op, const Part& p, int64_t c, const Channel<S, RESID
                     for (int64_t x = 0; x < w.width; x++) {
                         const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
                         const Vector v = channel.before_relu(row * w.y_row + column, row * w.residual_row + column);
-                        best = (!y && !x) || v > best ? v : best;
+                        best = !y && !x ? v : choose(v > best, v, best);
                     }
             Lanes open = best > channel.floor;
             for (int64_t y = 0; y < w.height; y++)
@@ -373,12 +345,12 @@ inline void route(const Op& op, const Part& p, int64_t c, const Channel<S, RESID
                     const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
                     const int64_t at = row * w.y_row + column, at_residual = row * w.residual_row + column;
                     Vector through;
-                    if (SIDE == 1) through = open ? g : zero;
+                    if (SIDE == 1) through = choose(open, g, zero);
                     else {
                         const Vector v = channel.before_relu(at, at_residual);
                         const Lanes hit = AVERAGE ? v > channel.floor : (v == best) & open;  // the first of equals
-                        through = hit ? (AVERAGE ? g * share : g) : zero;
-                        open &= ~hit;
+                        through = choose(hit, AVERAGE ? g * share : g, zero);
+                        open = open & ~hit;
                     }
                     visit(at, row, j * w.width + x, through);
                 }
@@ -388,12 +360,12 @@ inline void route(const Op& op, const Part& p, int64_t c, const Channel<S, RESID
             visit(y * w.y_row + x * LANES, y, x, zero);
 }
 
-template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> void activation_sums(const Op& op, const Part& p) {
+template <int SIDE, bool AVERAGE, bool RESIDUAL> void activation_sums(const Op& op, const Part& p) {
     for (int64_t c = p.begin; c < p.end; c++) {
-        const Channel<S, RESIDUAL> channel(op, p, c);
+        const Channel<RESIDUAL> channel(op, p, c);
         const Vector mean = broadcast(op.norm.mean[c]);
         Vector gradients{}, products{};
-        route<S, SIDE, AVERAGE, RESIDUAL>(op, p, c, channel, [&](int64_t at, int64_t, int64_t, Vector g) {
+        route<SIDE, AVERAGE, RESIDUAL>(op, p, c, channel, [&](int64_t at, int64_t, int64_t, Vector g) {
             gradients += g;
             products += g * (load(channel.y + at) - mean);
         });
@@ -403,21 +375,21 @@ template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> void activation_sum
     }
 }
 
-template <typename S, typename Out, int SIDE, bool AVERAGE, bool RESIDUAL>
+template <int SIDE, bool AVERAGE, bool RESIDUAL>
 void activation_gradient(const Op& op, const Part& p) {
     const Lanes there = first(p.images);
     for (int64_t c = p.begin; c < p.end; c++) {
-        const Channel<S, RESIDUAL> channel(op, p, c);
+        const Channel<RESIDUAL> channel(op, p, c);
         const Norm& n = op.norm;
         // alpha (g - mean_gradient - yhat mean_product), as a line in g and y
         const real slope = -n.alpha[c] * n.inverse_std[c] * n.mean_product[c];
         const Vector of_y = broadcast(slope), constant = broadcast(-n.alpha[c] * n.mean_gradient[c] - slope * n.mean[c]);
-        Out* out = plane<Out>(op.out, p, c);
-        stored* residual = op.adds_residual >= 0 ? plane<stored>(op.residual_gradient, p, c) : nullptr;
-        route<S, SIDE, AVERAGE, RESIDUAL>(op, p, c, channel, [&](int64_t at, int64_t row, int64_t column, Vector g) {
+        stored* out = plane(op.out, p, c);
+        stored* residual = op.adds_residual >= 0 ? plane(op.residual_gradient, p, c) : nullptr;
+        route<SIDE, AVERAGE, RESIDUAL>(op, p, c, channel, [&](int64_t at, int64_t row, int64_t column, Vector g) {
             const Vector v = channel.alpha * g + (of_y * load(channel.y + at) + constant);
-            Out* to = out + (row * op.out.columns + column) * op.out.step * LANES;
-            const Vector kept = there ? v : Vector{};
+            stored* to = out + (row * op.out.columns + column) * op.out.step * LANES;
+            const Vector kept = choose(there, v, Vector{});
             store(to, op.adds ? load(to) + kept : kept);
             if (residual) {
                 stored* other = residual + (row * op.residual_gradient.columns + column) * LANES;
@@ -428,14 +400,15 @@ void activation_gradient(const Op& op, const Part& p) {
 }
 
 // Mean and squared deviations of each channel in this block, about a value of its own so that nothing cancels.
-template <typename S> void moments(const Op& op, const Part& p) {
+void moments(const Op& op, const Part& p) {
     for (int64_t c = p.begin; c < p.end; c++) {
-        const S* y = plane<const S>(op.in, p, c);
-        const real origin = load(y)[0];
+        const stored* y = plane(op.in, p, c);
+        const real origin = load(y).lo[0];
+        const Vector about = broadcast(origin);
         Vector total[2] = {}, square[2] = {};
         for (int64_t i = 0; i < op.in.height; i++)
             for (int64_t j = 0; j < op.in.width; j++) {
-                const Vector d = load(y + (i * op.in.columns + j) * LANES) - origin;
+                const Vector d = load(y + (i * op.in.columns + j) * LANES) - about;
                 total[j % 2] += d, square[j % 2] += d * d;
             }
         const double count = double(p.images) * op.in.height * op.in.width;
@@ -443,6 +416,31 @@ template <typename S> void moments(const Op& op, const Part& p) {
         double* partial = op.norm.partial + (p.block * op.channels + c) * 2;
         partial[0] = origin + mean;
         partial[1] = sum_of_first(square[0] + square[1], p.images) - count * mean * mean;
+    }
+}
+
+// ---- few images: the pixels of one channel of one image lie one after the other, block_size numbers a channel
+
+template <int SIDE, bool AVERAGE> void planes(const Op& op, const Part& p) {  // pool(relu(in + residual))
+    const int64_t height = SIDE ? SIDE : op.pool_height, width = SIDE ? SIDE : op.pool_width;
+    const int64_t column = op.in.step, row = op.in.columns * column;
+    const real floor = op.relu ? 0 : -std::numeric_limits<real>::infinity(), share = real(1) / (height * width);
+    auto channel_of = [](const Tensor& t, int64_t c) { return static_cast<real*>(t.data) + c * t.block_size + t.origin; };
+    for (int64_t c = p.begin; c < p.end; c++) {
+        const real *in = channel_of(op.in, c), *residual = op.has_residual ? channel_of(op.residual, c) : nullptr;
+        real* out = channel_of(op.out, c);
+        for (int64_t i = 0; i < op.out.height; i++)
+            for (int64_t j = 0; j < op.out.width; j++) {
+                real total = 0;
+                for (int64_t y = i * height; y < (i + 1) * height; y++)
+                    for (int64_t x = j * width; x < (j + 1) * width; x++) {
+                        real v = in[y * row + x * column];
+                        if (residual) v += residual[y * op.residual.columns + x];
+                        if (AVERAGE) total += v < floor ? floor : v;
+                        else total = (y == i * height && x == j * width) || v > total ? v : total;
+                    }
+                out[i * op.out.columns + j] = AVERAGE ? total * share : total < floor ? floor : total;
+            }
     }
 }
 
@@ -505,32 +503,25 @@ void gather(const Op& op, const Range& r) {
 
 // ---- which function an operation is
 
-template <template <typename, int, bool, bool> class Run, typename S, int SIDE, bool AVERAGE>
-void with_residual(const Op& op, const Part& p) {
-    op.has_residual ? Run<S, SIDE, AVERAGE, true>::run(op, p) : Run<S, SIDE, AVERAGE, false>::run(op, p);
+template <template <int, bool, bool> class Run, int SIDE, bool AVERAGE> void with_residual(const Op& op, const Part& p) {
+    op.has_residual ? Run<SIDE, AVERAGE, true>::run(op, p) : Run<SIDE, AVERAGE, false>::run(op, p);
 }
-template <template <typename, int, bool, bool> class Run, typename S> void with_window(const Op& op, const Part& p) {
+template <template <int, bool, bool> class Run> void with_window(const Op& op, const Part& p) {
     const bool square = op.pool_height == op.pool_width;
-    if (square && op.pool_height == 1) with_residual<Run, S, 1, false>(op, p);
-    else if (op.average) with_residual<Run, S, 0, true>(op, p);
-    else if (square && op.pool_height == 2) with_residual<Run, S, 2, false>(op, p);
-    else with_residual<Run, S, 0, false>(op, p);
-}
-template <template <typename, int, bool, bool> class Run> void with_input(const Op& op, const Part& p) {
-    op.in_is_real ? with_window<Run, real>(op, p) : with_window<Run, stored>(op, p);
+    if (square && op.pool_height == 1) with_residual<Run, 1, false>(op, p);
+    else if (op.average) with_residual<Run, 0, true>(op, p);
+    else if (square && op.pool_height == 2) with_residual<Run, 2, false>(op, p);
+    else with_residual<Run, 0, false>(op, p);
 }
 
-template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> struct Activate {
-    static void run(const Op& op, const Part& p) { activate<S, SIDE, AVERAGE, RESIDUAL>(op, p); }
+template <int SIDE, bool AVERAGE, bool RESIDUAL> struct Activate {
+    static void run(const Op& op, const Part& p) { activate<SIDE, AVERAGE, RESIDUAL>(op, p); }
 };
-template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> struct Sums {
-    static void run(const Op& op, const Part& p) { activation_sums<S, SIDE, AVERAGE, RESIDUAL>(op, p); }
+template <int SIDE, bool AVERAGE, bool RESIDUAL> struct Sums {
+    static void run(const Op& op, const Part& p) { activation_sums<SIDE, AVERAGE, RESIDUAL>(op, p); }
 };
-template <typename S, int SIDE, bool AVERAGE, bool RESIDUAL> struct Gradient {
-    static void run(const Op& op, const Part& p) {
-        op.out_is_real ? activation_gradient<S, real, SIDE, AVERAGE, RESIDUAL>(op, p)
-                       : activation_gradient<S, stored, SIDE, AVERAGE, RESIDUAL>(op, p);
-    }
+template <int SIDE, bool AVERAGE, bool RESIDUAL> struct Gradient {
+    static void run(const Op& op, const Part& p) { activation_gradient<SIDE, AVERAGE, RESIDUAL>(op, p); }
 };
 
 void run_block(const Op& op, const Part& p) {
@@ -541,10 +532,15 @@ void run_block(const Op& op, const Part& p) {
                    : op.stride == 2 ? weight_gradient<2>(op, p)
                                     : weight_gradient<0>(op, p);
         case BIAS_GRADIENT: return bias_gradient(op, p);
-        case MOMENTS: return op.in_is_real ? moments<real>(op, p) : moments<stored>(op, p);
-        case ACTIVATE: return with_input<Activate>(op, p);
-        case ACTIVATION_SUMS: return with_input<Sums>(op, p);
-        case ACTIVATION_GRADIENT: return with_input<Gradient>(op, p);
+        case MOMENTS: return moments(op, p);
+        case ACTIVATE: return with_window<Activate>(op, p);
+        case ACTIVATION_SUMS: return with_window<Sums>(op, p);
+        case ACTIVATION_GRADIENT: return with_window<Gradient>(op, p);
+        case PLANES:
+            return op.average                                           ? planes<0, true>(op, p)
+                   : op.pool_height == 1 && op.pool_width == 1 ? planes<1, false>(op, p)
+                   : op.pool_height == 2 && op.pool_width == 2 ? planes<2, false>(op, p)
+                                                               : planes<0, false>(op, p);
     }
 }
 

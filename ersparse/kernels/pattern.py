@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LANES = 16  # images abreast, as in kernels.cpp
+LANES = 32  # images abreast, as in kernels.cpp
+HALF = LANES // 2
 
 
 @dataclass(frozen=True)

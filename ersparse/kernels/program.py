@@ -104,10 +104,10 @@ class Program:
         if isinstance(node, Convolution):
             w = Weights(node, masks[node.name], values[node.name], self.results[node.source])
             self.weights[node], self.shapes[node] = w, w.shape
-            self.results[node] = self._buffer(w.shape, self.number.stored, slotted=not self._stays(node))
+            self.results[node] = self._buffer(w.shape, slotted=not self._stays(node))
             if self.trains:
                 slotted = node is not self.graph.output
-                self.gradients[node] = self._buffer(w.shape, self.number.real, slotted=slotted, **w.spread())
+                self.gradients[node] = self._buffer(w.shape, slotted=slotted, **w.spread())
                 self.turned[node] = w.kept.transposed(self.gradients[node].rows, self.gradients[node].columns)
             return
         if isinstance(node, Step):
@@ -120,16 +120,16 @@ class Program:
         self.shapes[node] = shape
         borders = [user.padding for user in node.users if isinstance(user, Convolution)]
         border = (max([0, *(b[0] for b in borders)]), max([0, *(b[1] for b in borders)]))
-        self.results[node] = self._buffer(shape, self.number.real, border=border, slotted=not self._stays(node))
+        self.results[node] = self._buffer(shape, border=border, slotted=not self._stays(node))
         if self.trains:
-            self.gradients[node] = self._buffer(shape, self.number.stored)
+            self.gradients[node] = self._buffer(shape)
         if isinstance(node, Step) and self._comes_with_its_source(node):
             self.results[node.source] = self.results[node]
 
     def _comes_with_its_source(self, step: Step) -> bool:
         """Whether the convolution that it reads writes its result at once: there is nothing but a ReLU to be done."""
         alone = not (self.trains or step.norm or step.residual or step.pool)
-        return alone and isinstance(step.source, Convolution) and self.number.stored == self.number.real
+        return alone and isinstance(step.source, Convolution)
 
     def _stays(self, node: Node) -> bool:
         """Whether every block of a result is kept: for the backward pass, or because it comes in or goes out."""
@@ -137,8 +137,8 @@ class Program:
             return True
         return self.trains and (node.stays if isinstance(node, Step) else True)
 
-    def _buffer(self, shape: Shape, dtype: torch.dtype, slotted: bool = False, **layout: Any) -> Buffer:
-        return Buffer(shape, self.slots if slotted else self.blocks, dtype, slotted=slotted, **layout)
+    def _buffer(self, shape: Shape, slotted: bool = False, **layout: Any) -> Buffer:
+        return Buffer(shape, self.slots if slotted else self.blocks, self.number.stored, slotted=slotted, **layout)
 
     # ---- operations
 
@@ -208,13 +208,12 @@ class Program:
     def _step(self, kind: int, node: Step, **targets: Any) -> Op:
         before = self.shapes[node.source]
         window = node.window or (before.height, before.width)
-        fields = {"output": self.results[node], "adds_residual": -1, "out_is_real": 1} | targets
+        fields = {"output": self.results[node], "adds_residual": -1} | targets
         return self._op(
             kind, before.channels, input=self.results[node.source], **fields,
             gradient=self.gradients.get(node), residual=self.results[node.residual] if node.residual else None,
-            has_residual=int(node.residual is not None), in_is_real=int(not isinstance(node.source, Convolution)),
-            relu=int(node.relu), average=int(node.pool == "average"), pool_height=window[0], pool_width=window[1],
-            norm=self.norms[node].struct(), stride=1,
+            has_residual=int(node.residual is not None), relu=int(node.relu), average=int(node.pool == "average"),
+            pool_height=window[0], pool_width=window[1], norm=self.norms[node].struct(), stride=1,
         )  # fmt: skip
 
     def _targets(self, node: Step) -> dict[str, Any]:
@@ -222,7 +221,6 @@ class Program:
         onto_convolution = isinstance(node.source, Convolution)
         targets: dict[str, Any] = {
             "output": self.gradients[node.source],
-            "out_is_real": int(onto_convolution),
             "adds": 0 if onto_convolution else self._adds(node.source),
         }
         if node.residual is not None and self._wants(node.residual):
