@@ -27,27 +27,31 @@ Shape = tuple[int, int, int]  # channels, height, width
 class Planes:
     """Room for an image whose channels lie one after the other, each with a border of zeros."""
 
-    def __init__(self, shape: Shape, border: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, shape: Shape, border: tuple[int, int]) -> None:
         channels, height, width = shape
+        self.shape, self.border = shape, border
         self.rows, self.columns = height + 2 * border[0], width + 2 * border[1]
         size = self.rows * self.columns
         self.data = torch.zeros(channels * size + LANES)  # the last vector may read beyond
-        self.image = self.data[: channels * size].view(channels, self.rows, self.columns)
         self.struct = TensorStruct(
             data=pointer(self.data), block_size=size, columns=self.columns, height=height, width=width,
             origin=border[0] * self.columns + border[1], step=1,
         )  # fmt: skip
 
+    @property
+    def inside(self) -> Tensor:
+        channels, height, width = self.shape
+        planes = self.data[:-LANES].view(channels, self.rows, self.columns)
+        return planes[:, self.border[0] :, self.border[1] :][:, :height, :width]
+
 
 class Convolution:
     """A layer on one image; strides leave out what was computed between."""
 
-    def __init__(self, layer: Layer, module: Prunable, mask: Tensor, shape: Shape, relu: bool) -> None:
-        kernel = layer.shape[2:] or shape[1:]
-        self.read = Planes(shape, (layer.padding[0], layer.padding[1]))
-        columns = self.read.columns
-        height, width = self.read.rows - kernel[0] + 1, columns - kernel[1] + 1
-        kept = Kept.of(mask.reshape(len(mask), -1, *kernel), layer.groups).forward(self.read.rows, columns)
+    def __init__(self, layer: Layer, module: Prunable, mask: Tensor, source: Planes, relu: bool) -> None:
+        kernel, columns = layer.shape[2:] or source.shape[1:], source.columns
+        height, width = (n + 2 * p - k + 1 for n, p, k in zip(source.shape[1:], layer.padding, kernel, strict=True))
+        kept = Kept.of(mask.reshape(len(mask), -1, *kernel), layer.groups).forward(source.rows, columns)
         vectors = -(-((height - 1) * columns + width) // LANES)
         self.shape = (len(mask), -(-height // layer.stride), -(-width // layer.stride))
         written = torch.empty(len(mask), vectors * LANES)
@@ -55,11 +59,13 @@ class Convolution:
             data=pointer(written), block_size=vectors * LANES, columns=columns, height=self.shape[1],
             width=self.shape[2], step=layer.stride,
         )  # fmt: skip
-        self.alive = kept.starts, kept.offsets // LANES, module.weight[mask], module.bias, written
-        starts, offsets, values, bias, _ = map(pointer, self.alive)
+        above, left = (b - p for b, p in zip(source.border, layer.padding, strict=True))
+        read = source.data[above * columns + left :]
+        self.alive = kept.starts, kept.offsets // LANES, module.weight[mask], module.bias, read, written
+        starts, offsets, values, bias, *_ = map(pointer, self.alive)
         self.op = Op(
             kind=abi.CONVOLVE, channels=len(mask), rows=starts, offsets=offsets, weight=values, bias=bias, stride=1,
-            relu=int(relu), input=TensorStruct(data=pointer(self.read.data), rows=1, columns=vectors),
+            relu=int(relu), input=TensorStruct(data=pointer(read), rows=1, columns=vectors),
             output=TensorStruct(data=pointer(written), height=1, width=vectors, rows=1, columns=vectors),
         )  # fmt: skip
 
@@ -74,23 +80,28 @@ class FewImages:
     def __init__(self, network: Folded, channels: int, side: int) -> None:
         self.run = library("float", "float").run
         masks, weighted = masks_of(network), iter(prunable_modules(network).items())
-        self.results = [Planes((channels, side, side))]
-        shapes: list[Shape] = [(channels, side, side)]
+        borders = [(0, 0)] * (len(network.parts) + 1)
+        for part in network.parts:
+            if part.layer:
+                above, left = borders[part.source]
+                borders[part.source] = (max(above, part.layer.padding[0]), max(left, part.layer.padding[1]))
+        self.results = [Planes((channels, side, side), borders[0])]
         self.convolutions: list[Convolution] = []
         ops = []
-        for part in network.parts:
-            before, shape = self.results[part.source].struct, shapes[part.source]
+        for part, border in zip(network.parts, borders[1:], strict=True):
+            source = self.results[part.source]
+            before, shape = source.struct, source.shape
             if part.layer:
                 name, module = next(weighted)
-                convolution = Convolution(part.layer, module, masks[name], shape, part.relu and part.residual is None)
-                ops += [_between(before, convolution.read.struct, shape[0], Part(0)), convolution.op]
+                convolution = Convolution(part.layer, module, masks[name], source, part.relu and part.residual is None)
+                ops.append(convolution.op)
                 before, shape = convolution.struct, convolution.shape
                 self.convolutions.append(convolution)
             window = part.window or shape[1:]
-            shapes.append((shape[0], shape[1] // window[0], shape[2] // window[1]))
-            self.results.append(Planes(shapes[-1]))
+            result = Planes((shape[0], shape[1] // window[0], shape[2] // window[1]), border)
             residual = None if part.residual is None else self.results[part.residual].struct
-            ops.append(_between(before, self.results[-1].struct, shape[0], part, residual))
+            ops.append(_between(before, result.struct, shape[0], part, residual))
+            self.results.append(result)
         self.ops = (Op * len(ops))(*ops)
 
     @torch.no_grad()
@@ -99,9 +110,9 @@ class FewImages:
         return torch.stack([self._one(image) for image in x])
 
     def _one(self, image: Tensor) -> Tensor:
-        self.results[0].image.copy_(image)
+        self.results[0].inside.copy_(image)
         self.run(ctypes.byref(self.ops), len(self.ops), 1, torch.get_num_threads())
-        return self.results[-1].image.flatten().clone()
+        return self.results[-1].inside.flatten().clone()
 
 
 def _between(
