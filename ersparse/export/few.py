@@ -16,8 +16,9 @@ from torch import Tensor
 from ersparse.export.folded import Folded, Layer, Part
 from ersparse.kernels import abi
 from ersparse.kernels.abi import Op, TensorStruct, pointer
+from ersparse.kernels.buffers import HALF as LANES
 from ersparse.kernels.compile import library
-from ersparse.kernels.pattern import LANES, Kept
+from ersparse.kernels.pattern import Kept
 from ersparse.sparse.layers import Prunable, prunable_modules
 from ersparse.sparse.mask import masks_of
 
@@ -61,7 +62,7 @@ class Convolution:
         )  # fmt: skip
         above, left = (b - p for b, p in zip(source.border, layer.padding, strict=True))
         read = source.data[above * columns + left :]
-        self.alive = kept.starts, kept.offsets // LANES, module.weight[mask], module.bias, read, written
+        self.alive = kept.starts, kept.offsets, module.weight[mask], module.bias, read, written
         starts, offsets, values, bias, *_ = map(pointer, self.alive)
         self.op = Op(
             kind=abi.CONVOLVE, channels=len(mask), rows=starts, offsets=offsets, weight=values, bias=bias, stride=1,

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
 from ersparse.kernels.graph import Convolution, NotCovered
-from ersparse.kernels.pattern import HALF, LANES, Kept
+from ersparse.kernels.pattern import Kept
+
+HALF = 16  # images of a vector's half, as in kernels.cpp
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,15 @@ class Number:
 
     real: torch.dtype = torch.float32
     stored: torch.dtype = torch.float32
+
+    @property
+    def lanes(self) -> int:
+        """Images abreast."""
+        return lanes(self.stored)
+
+
+def lanes(stored: torch.dtype) -> int:
+    return 2 * HALF if stored == torch.bfloat16 else HALF
 
 
 @dataclass(frozen=True)
@@ -33,9 +44,9 @@ class Shape:
 
 
 class Buffer:
-    """An activation or its gradient: [blocks, channels, rows, columns, 32], zero in its border.
+    """An activation or its gradient: [blocks, channels, rows, columns, images], zero in its border.
 
-    In bfloat16 images 0 to 15 and 16 to 31 of a block alternate, as the kernels want them.
+    A block has 16 images; in bfloat16 it has 32, of which 0 to 15 and 16 to 31 alternate.
 
     Args:
         border: rows above and columns left of the first pixel.
@@ -56,7 +67,7 @@ class Buffer:
     ) -> None:
         self.shape, self.border, self.step = shape, border, step
         self.rows, self.columns = outer or (shape.height + 2 * border[0], shape.width + 2 * border[1])
-        self.data = torch.zeros(blocks, shape.channels, self.rows, self.columns, LANES, dtype=dtype)
+        self.data = torch.zeros(blocks, shape.channels, self.rows, self.columns, lanes(dtype), dtype=dtype)
         self.struct = TensorStruct(
             pointer(self.data), self.data[0].numel(), int(slotted), shape.height, shape.width, self.rows,
             self.columns, border[0] * self.columns + border[1], step,
@@ -64,18 +75,19 @@ class Buffer:
 
     @property
     def inside(self) -> Tensor:
-        """[blocks, channels, height, width, 2, 16]."""
+        """[blocks, channels, height, width, halves, 16]."""
         (top, left), step, shape = self.border, self.step, self.shape
         inside = self.data[:, :, top::step, left::step][:, :, : shape.height, : shape.width]
         if self.data.dtype == torch.bfloat16:
             return inside.view(*inside.shape[:4], HALF, 2).transpose(-1, -2)
-        return inside.view(*inside.shape[:4], 2, HALF)
+        return inside.unsqueeze(-2)
 
     def put(self, x: Tensor) -> None:
         """[B, C, H, W], or what flattens to it; lanes without an image become zero."""
         shape = self.inside.shape[1:4]
-        whole = F.pad(x.reshape(len(x), *shape), (0, 0) * 3 + (0, -len(x) % LANES))
-        blocks = whole.view(-1, 2, HALF, *shape).movedim((1, 2), (-2, -1))
+        halves, half = self.inside.shape[4:]
+        whole = F.pad(x.reshape(len(x), *shape), (0, 0) * 3 + (0, -len(x) % (halves * half)))
+        blocks = whole.view(-1, halves, half, *shape).movedim((1, 2), (-2, -1))
         self.inside[: len(blocks)].copy_(blocks)
 
     def get(self, count: int) -> Tensor:
@@ -109,7 +121,7 @@ class Normalisation:
 class Weights:
     """The kept weights of one convolution: values, patterns, and room for their gradients."""
 
-    def __init__(self, node: Convolution, mask: Tensor, values: Tensor, source: Buffer) -> None:
+    def __init__(self, node: Convolution, mask: Tensor, values: Tensor, source: Buffer, lanes: int) -> None:
         before = source.shape
         self.kernel, self.padding = node.kernel or (before.height, before.width), node.padding
         self.stride, self.bias, self.values = node.stride, node.module.bias, values
@@ -118,7 +130,7 @@ class Weights:
             raise NotCovered(f"{node.name}, which reads {reads} numbers of {there}")
         self.kept = Kept.of(mask.reshape(len(mask), -1, *self.kernel), node.groups)
         self.full = int(node.groups == 1 and len(values) == mask.numel())
-        self.rows = self.kept.forward(source.rows, source.columns)
+        self.rows = self.kept.forward(source.rows, source.columns, lanes)
         self.gradient, self.turned = torch.zeros_like(values), torch.empty_like(values)
         self.bias_gradient = values.new_zeros(len(mask))
         self.shape = Shape(

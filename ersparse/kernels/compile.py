@@ -33,7 +33,7 @@ def library(real: str, stored: str) -> ctypes.CDLL:
     kernels = ctypes.CDLL(str(_compiled((f"-DREAL={real}", f"-DSTORED={stored}"))))
     kernels.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
     kernels.run.restype = None
-    kernels.size_of_op.restype = ctypes.c_int64
+    kernels.size_of_op.restype = kernels.lanes.restype = ctypes.c_int64
     return kernels
 
 

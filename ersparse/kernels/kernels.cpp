@@ -1,8 +1,8 @@
 // Sparse execution: the layers of a network over fixed masks, forward and backward.
 //
-// Images stand 32 abreast: an activation is [block][channel][row][column][32 images], and a vector holds the same pixel
-// of 32 images. A kept weight is then one number times contiguous vectors, wherever it lies in its kernel: nothing is
-// gathered. Padding is a border of zeros in memory.
+// Images stand abreast, LANES of them: an activation is [block][channel][row][column][images], and a vector holds the
+// same pixel of them. A kept weight is then one number times contiguous vectors, wherever it lies in its kernel: nothing
+// is gathered. Padding is a border of zeros in memory.
 //
 // A program is a list of operations. Block operations touch one block of images and one range of channels, so that
 // a thread takes a block through all operations up to the next reduction while the block is in its cache. Reductions
@@ -22,65 +22,31 @@
 
 namespace {
 
-constexpr int LANES = 32, HALF = LANES / 2;
-#ifdef __AVX512F__  // 32 registers that hold 16 floats each
-constexpr int TILE = 8, GROUP = 12, SHARE = 2;
-#else
-constexpr int TILE = 2, GROUP = 4, SHARE = 1;
-#endif
-
-using real = REAL;
-typedef real Half __attribute__((vector_size(HALF * sizeof(real)), aligned(sizeof(real)), may_alias));
-using HalfLanes = decltype(Half{} < Half{});  // all ones where true
-
-struct Vector {  // images 0 to 15, and 16 to 31
-    Half lo, hi;
-};
-struct Lanes {
-    HalfLanes lo, hi;
-};
-
-inline Vector operator+(Vector a, Vector b) { return {a.lo + b.lo, a.hi + b.hi}; }
-inline Vector operator-(Vector a, Vector b) { return {a.lo - b.lo, a.hi - b.hi}; }
-inline Vector operator*(Vector a, Vector b) { return {a.lo * b.lo, a.hi * b.hi}; }
-inline void operator+=(Vector& a, Vector b) { a.lo += b.lo, a.hi += b.hi; }
-inline Lanes operator>(Vector a, Vector b) { return {a.lo > b.lo, a.hi > b.hi}; }
-inline Lanes operator==(Vector a, Vector b) { return {a.lo == b.lo, a.hi == b.hi}; }
-inline Lanes operator&(Lanes a, Lanes b) { return {a.lo & b.lo, a.hi & b.hi}; }
-inline Lanes operator~(Lanes a) { return {~a.lo, ~a.hi}; }
-inline Vector choose(Lanes where, Vector a, Vector b) { return {where.lo ? a.lo : b.lo, where.hi ? a.hi : b.hi}; }
-inline Half half(real x) { return x - Half{}; }  // x + 0 would lose the sign of -0.0
-inline Vector broadcast(real x) { return {half(x), half(x)}; }
-
-// A pixel of 32 images as bfloat16: sixteen words, image i in the low half of word i, image 16 + i in its high half.
 struct bfloat16 {
     uint16_t bits;
 };
+using real = REAL;
 using stored = STORED;
-typedef uint32_t Words __attribute__((vector_size(HALF * 4), aligned(4), may_alias));
-typedef float Floats __attribute__((vector_size(HALF * 4)));
 
-inline Half as_half(Words words) { return __builtin_convertvector((Floats)words, Half); }
-inline Words rounded(Half v) {  // to the nearest, ties to even, in the high half
-    const Words words = (Words)__builtin_convertvector(v, Floats);
-    return words + 0x7fff + ((words >> 16) & 1);
-}
+constexpr bool PAIRS = std::is_same<stored, bfloat16>::value;
+constexpr int HALF = 16, LANES = PAIRS ? 2 * HALF : HALF;
+#ifdef __AVX512F__  // 32 registers that hold 16 floats each
+constexpr int TILE = 16 * HALF / LANES, GROUP = 12, SHARE = 2;
+#else
+constexpr int TILE = 4 * HALF / LANES, GROUP = 4, SHARE = 1;
+#endif
 
-inline Vector load(const real* p) {
-    return {*reinterpret_cast<const Half*>(p), *reinterpret_cast<const Half*>(p + HALF)};
-}
-inline Vector load(const bfloat16* p) {
-    const Words words = *reinterpret_cast<const Words*>(p);
-    return {as_half(words << 16), as_half(words & 0xffff0000)};
-}
-inline void store(real* p, Vector v) {
-    *reinterpret_cast<Half*>(p) = v.lo, *reinterpret_cast<Half*>(p + HALF) = v.hi;
-}
-inline void store(bfloat16* p, Vector v) {
-    *reinterpret_cast<Words*>(p) = rounded(v.lo) >> 16 | (rounded(v.hi) & 0xffff0000);
-}
+// ---- vectors: a half has 16 images
 
-template <int WIDTH> inline real sum(const real* p) {  // halves onto each other, in registers
+typedef real Half __attribute__((vector_size(HALF * sizeof(real)), aligned(sizeof(real)), may_alias));
+using HalfLanes = decltype(Half{} < Half{});  // all ones where true
+
+inline Half load(const real* p) { return *reinterpret_cast<const Half*>(p); }
+inline void store(real* p, Half v) { *reinterpret_cast<Half*>(p) = v; }
+inline Half choose(HalfLanes where, Half a, Half b) { return where ? a : b; }
+inline void add_product(Half& total, Half a, Half b) { total += a * b; }
+
+template <int WIDTH> inline real sum(const real* p) {  // one half onto the other, in registers
     if constexpr (WIDTH == 2) return p[0] + p[1];
     else {
         typedef real Part __attribute__((vector_size(WIDTH / 2 * sizeof(real)), aligned(sizeof(real)), may_alias));
@@ -89,16 +55,76 @@ template <int WIDTH> inline real sum(const real* p) {  // halves onto each other
     }
 }
 inline real sum(Half v) { return sum<HALF>(reinterpret_cast<const real*>(&v)); }
-inline double sum_of_first(Vector v, int images) {
+inline double sum_of_first(Half v, int images) {
     double total = 0;
-    for (int i = 0; i < images; i++) total += i < HALF ? v.lo[i] : v.hi[i - HALF];
+    for (int i = 0; i < std::min(images, HALF); i++) total += v[i];
     return total;
 }
-inline Lanes first(int images) {
-    Lanes lanes{};
-    for (int i = 0; i < HALF; i++) lanes.lo[i] = i < images ? -1 : 0, lanes.hi[i] = HALF + i < images ? -1 : 0;
-    return lanes;
+
+// Of bfloat16 a pixel is sixteen words: image i in the low half of word i, image 16 + i in its high half.
+struct Pair {
+    Half lo, hi;
+};
+struct PairLanes {
+    HalfLanes lo, hi;
+};
+
+typedef uint32_t Words __attribute__((vector_size(HALF * 4), aligned(4), may_alias));
+typedef float Floats __attribute__((vector_size(HALF * 4)));
+
+inline Half as_half(Words words) { return __builtin_convertvector((Floats)words, Half); }
+inline Words rounded(Half v) {  // to the nearest, ties to even, in the high half
+    const Words words = (Words)__builtin_convertvector(v, Floats);
+    return words + 0x7fff + ((words >> 16) & 1);
 }
+inline Pair load(const bfloat16* p) {
+    const Words words = *reinterpret_cast<const Words*>(p);
+    return {as_half(words << 16), as_half(words & 0xffff0000)};
+}
+inline void store(bfloat16* p, Pair v) {
+    *reinterpret_cast<Words*>(p) = rounded(v.lo) >> 16 | (rounded(v.hi) & 0xffff0000);
+}
+
+inline Pair operator+(Pair a, Pair b) { return {a.lo + b.lo, a.hi + b.hi}; }
+inline Pair operator-(Pair a, Pair b) { return {a.lo - b.lo, a.hi - b.hi}; }
+inline Pair operator*(Pair a, Pair b) { return {a.lo * b.lo, a.hi * b.hi}; }
+inline void operator+=(Pair& a, Pair b) { a.lo += b.lo, a.hi += b.hi; }
+inline PairLanes operator>(Pair a, Pair b) { return {a.lo > b.lo, a.hi > b.hi}; }
+inline PairLanes operator==(Pair a, Pair b) { return {a.lo == b.lo, a.hi == b.hi}; }
+inline PairLanes operator&(PairLanes a, PairLanes b) { return {a.lo & b.lo, a.hi & b.hi}; }
+inline PairLanes operator~(PairLanes a) { return {~a.lo, ~a.hi}; }
+inline Pair choose(PairLanes where, Pair a, Pair b) {
+    return {choose(where.lo, a.lo, b.lo), choose(where.hi, a.hi, b.hi)};
+}
+inline void add_product(Half& total, Pair a, Pair b) { total += a.lo * b.lo, total += a.hi * b.hi; }
+inline real sum(Pair v) { return sum(v.lo + v.hi); }
+inline double sum_of_first(Pair v, int images) {
+    return sum_of_first(v.lo, images) + sum_of_first(v.hi, std::max(images - HALF, 0));
+}
+
+// What the kernels work with.
+template <typename S> struct Vectors {
+    typedef Half Vector;
+    typedef HalfLanes Lanes;
+    static Half broadcast(real x) { return x - Half{}; }  // x + 0 would lose the sign of -0.0
+    static HalfLanes first(int images) {
+        HalfLanes lanes{};
+        for (int i = 0; i < HALF; i++) lanes[i] = i < images ? -1 : 0;
+        return lanes;
+    }
+    static real one(Half v) { return v[0]; }
+};
+template <> struct Vectors<bfloat16> {
+    typedef Pair Vector;
+    typedef PairLanes Lanes;
+    static Pair broadcast(real x) { return {Vectors<real>::broadcast(x), Vectors<real>::broadcast(x)}; }
+    static PairLanes first(int images) { return {Vectors<real>::first(images), Vectors<real>::first(images - HALF)}; }
+    static real one(Pair v) { return v.lo[0]; }
+};
+using Vector = Vectors<stored>::Vector;
+using Lanes = Vectors<stored>::Lanes;
+inline Vector broadcast(real x) { return Vectors<stored>::broadcast(x); }
+inline Lanes first(int images) { return Vectors<stored>::first(images); }
 
 }  // namespace
 
@@ -194,16 +220,16 @@ inline void row_of_tiles(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& 
     if constexpr (COLUMNS > 1) row_of_tiles<ROWS, COLUMNS / 2, STRIDE>(t, y, x, op, p);
 }
 
+template <int ROWS, int STRIDE> void convolve_rows(const Taps<STRIDE>& t, int64_t y, const Op& op, const Part& p) {
+    for (; y + ROWS <= op.out.height; y += ROWS) row_of_tiles<ROWS, TILE / ROWS, STRIDE>(t, y, 0, op, p);
+    if constexpr (ROWS > 1) convolve_rows<ROWS / 2, STRIDE>(t, y, op, p);
+}
+
 template <int STRIDE> void convolve(const Op& op, const Part& p) {
-    const Taps<STRIDE> t(op, p);
-    int64_t y = 0;
-    for (; y + 2 <= op.out.height; y += 2) row_of_tiles<2, TILE / 2, STRIDE>(t, y, 0, op, p);
-    for (; y < op.out.height; y++) row_of_tiles<1, TILE, STRIDE>(t, y, 0, op, p);
+    convolve_rows<TILE >= 16 ? 4 : TILE >= 4 ? 2 : 1, STRIDE>({op, p}, 0, op, p);
 }
 
 // ---- gradient of kept weights: the sums of COUNT weights stay in registers, and share each load of the gradient
-
-inline void add_product(Half& total, Vector a, Vector b) { total += a.lo * b.lo, total += a.hi * b.hi; }
 
 template <int COUNT, int COLUMNS, int STRIDE>
 inline void dot_row(const Taps<STRIDE>& t, const int32_t* offsets, const stored* gradient, int64_t y, int64_t x,
@@ -272,7 +298,7 @@ void bias_gradient(const Op& op, const Part& p) {
         for (int64_t y = 0; y < op.gradient.height; y++)
             for (int64_t x = 0; x < op.gradient.width; x++)
                 total += load(g + (y * op.gradient.columns + x) * op.gradient.step * LANES);
-        op.result[p.block * op.count + c] = sum(total.lo + total.hi);
+        op.result[p.block * op.count + c] = sum(total);
     }
 }
 
@@ -403,7 +429,7 @@ void activation_gradient(const Op& op, const Part& p) {
 void moments(const Op& op, const Part& p) {
     for (int64_t c = p.begin; c < p.end; c++) {
         const stored* y = plane(op.in, p, c);
-        const real origin = load(y).lo[0];
+        const real origin = Vectors<stored>::one(load(y));
         const Vector about = broadcast(origin);
         Vector total[2] = {}, square[2] = {};
         for (int64_t i = 0; i < op.in.height; i++)
@@ -606,6 +632,7 @@ void work(const Op* ops, int64_t count, int64_t images, Team team) {
 extern "C" {
 
 int64_t size_of_op() { return sizeof(Op); }
+int64_t lanes() { return LANES; }
 
 // Runs `count` operations on `images` images.
 void run(const Op* ops, int64_t count, int64_t images, int64_t threads) {

@@ -8,9 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LANES = 32  # images abreast, as in kernels.cpp
-HALF = LANES // 2
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -44,20 +41,20 @@ class Kept:
             into = into + out // (n_out // groups) * n_in
         return cls(out, into, row, column, (n_out, n_in * groups, height, width))
 
-    def forward(self, rows: int, columns: int) -> Rows:
-        """For an input of `rows` times `columns` pixels, border included."""
-        return _rows(self.out, self.shape[0], (self.into * rows + self.row) * columns + self.column)
+    def forward(self, rows: int, columns: int, lanes: int = 1) -> Rows:
+        """For an input of `rows` times `columns` pixels of so many numbers, border included."""
+        return _rows(self.out, self.shape[0], ((self.into * rows + self.row) * columns + self.column) * lanes)
 
-    def transposed(self, rows: int, columns: int) -> tuple[Rows, Tensor]:
+    def transposed(self, rows: int, columns: int, lanes: int = 1) -> tuple[Rows, Tensor]:
         """The same for the gradient: the kernel is turned round. And which weight each is."""
         order = np.argsort(self.into.astype(np.int32), kind="stable")
         height, width = self.shape[2:]
         row, column = height - 1 - self.row, width - 1 - self.column
-        places = (self.out * rows + row) * columns + column
+        places = ((self.out * rows + row) * columns + column) * lanes
         return _rows(self.into[order], self.shape[1], places[order]), torch.from_numpy(order)
 
 
 def _rows(channel: np.ndarray, channels: int, places: np.ndarray) -> Rows:
     starts = np.searchsorted(channel, np.arange(channels + 1))
-    assert not len(places) or places.max() * LANES < 2**31, "an image too large for 32-bit offsets"
-    return Rows(torch.from_numpy(starts.astype(np.int32)), torch.from_numpy((places * LANES).astype(np.int32)))
+    assert not len(places) or places.max() < 2**31, "an image too large for 32-bit offsets"
+    return Rows(torch.from_numpy(starts.astype(np.int32)), torch.from_numpy(places.astype(np.int32)))

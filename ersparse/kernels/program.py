@@ -13,7 +13,7 @@ from ersparse.kernels.abi import Op, pointer
 from ersparse.kernels.buffers import Buffer, Normalisation, Number, Shape, Weights
 from ersparse.kernels.compile import library
 from ersparse.kernels.graph import Convolution, Graph, Image, Node, Step
-from ersparse.kernels.pattern import LANES, Rows
+from ersparse.kernels.pattern import Rows
 
 NAMES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 
@@ -44,10 +44,10 @@ class Program:
         wants_image: bool = False,
     ) -> None:
         self.kernels = library(NAMES[number.real], NAMES[number.stored])
-        assert self.kernels.size_of_op() == ctypes.sizeof(Op)
+        assert (self.kernels.size_of_op(), self.kernels.lanes()) == (ctypes.sizeof(Op), number.lanes)
         self.graph, self.number, self.trains, self.wants_image = graph, number, trains, wants_image
         self.images, self.threads = images, threads
-        self.blocks = -(-images // LANES)
+        self.blocks = -(-images // number.lanes)
         self.slots = min(self.blocks, threads)
         self.alive: list[Any] = []  # what the operations point to
         self.shapes: dict[Node, Shape] = {}
@@ -102,13 +102,14 @@ class Program:
 
     def _allocate(self, node: Node, masks: dict[str, Tensor], values: dict[str, Tensor], image: Shape) -> None:
         if isinstance(node, Convolution):
-            w = Weights(node, masks[node.name], values[node.name], self.results[node.source])
+            w = Weights(node, masks[node.name], values[node.name], self.results[node.source], self.number.lanes)
             self.weights[node], self.shapes[node] = w, w.shape
             self.results[node] = self._buffer(w.shape, slotted=not self._stays(node))
             if self.trains:
                 slotted = node is not self.graph.output
                 self.gradients[node] = self._buffer(w.shape, slotted=slotted, **w.spread())
-                self.turned[node] = w.kept.transposed(self.gradients[node].rows, self.gradients[node].columns)
+                gradient = self.gradients[node]
+                self.turned[node] = w.kept.transposed(gradient.rows, gradient.columns, self.number.lanes)
             return
         if isinstance(node, Step):
             before = self.shapes[node.source]
