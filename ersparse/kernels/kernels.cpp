@@ -225,8 +225,12 @@ template <int ROWS, int STRIDE> void convolve_rows(const Taps<STRIDE>& t, int64_
     if constexpr (ROWS > 1) convolve_rows<ROWS / 2, STRIDE>(t, y, op, p);
 }
 
+// As long as the image allows: vectors that follow each other come ahead of time.
 template <int STRIDE> void convolve(const Op& op, const Part& p) {
-    convolve_rows<TILE >= 16 ? 4 : TILE >= 4 ? 2 : 1, STRIDE>({op, p}, 0, op, p);
+    const Taps<STRIDE> t(op, p);
+    if (op.out.width >= TILE) convolve_rows<1, STRIDE>(t, 0, op, p);
+    else if (op.out.width >= TILE / 2) convolve_rows<2, STRIDE>(t, 0, op, p);
+    else convolve_rows<(TILE >= 8 ? 4 : 2), STRIDE>(t, 0, op, p);
 }
 
 // ---- gradient of kept weights: the sums of COUNT weights stay in registers, and share each load of the gradient
