@@ -6,7 +6,8 @@
 
 What is compared takes turns in one process; figures are medians of --rounds, and ratios are to
 the better of dense float32 and bfloat16 (channels-last). Dense networks do what masked execution does, without masks.
-Sparse ones are timed with float32 and with bfloat16 between their layers. A call with two cells takes about a minute.
+Sparse ones are timed with float32 and with bfloat16 between their layers; the latter stand beside the model by which
+`trainer.execution=auto` decides. A call with two cells takes about a minute.
 
 `--prototype` names a folder with another implementation of vgg16: a kernels.cpp and a prototype.py that has
 Net(masks, images), SGD(parameters) and masks(density, share). Of convolutions forward and both gradients are timed,
@@ -16,6 +17,7 @@ torch.sparse and SparseProp (where it is installed, in both of its modes) among 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import statistics
 import subprocess
@@ -37,7 +39,10 @@ from ersparse.export.command import dense_size
 from ersparse.export.file import Images, write
 from ersparse.export.folded import fold
 from ersparse.kernels.buffers import Number
+from ersparse.kernels.gain import gain
 from ersparse.kernels.network import SparseNetwork
+from ersparse.sparse.layers import positions, prunable_layers
+from ersparse.sparse.mask import masks_of
 
 CELLS = ["uniform:0.99", "uniform:0.999"]
 LAYERS = [(3, 64, 32), (64, 64, 32), (256, 256, 8), (512, 512, 4), (512, 512, 2)]  # channels in, out, side of an image
@@ -69,6 +74,14 @@ def step_of(network: Callable[[Tensor], Tensor], trained: Iterable[nn.Parameter]
         optimizer.step()
 
     return step
+
+
+def operations(network: nn.Module) -> list[tuple[int, float]]:
+    """Of each layer: its operations if it was dense, and its density."""
+    used, masks = positions(network, 3, 32), masks_of(network)
+    return [
+        (layer.size * used[layer.name], float(masks[layer.name].float().mean())) for layer in prunable_layers(network)
+    ]
 
 
 def prototype_step(prototype: Any, density: str, level: float, x: Tensor) -> Run:
@@ -109,6 +122,7 @@ def steps(asked: argparse.Namespace) -> None:
             sparsify(network, density, float(level))
             sparse = SparseNetwork(network, Number(torch.float32, stored))
             runs[f"{density} {level} {name}"] = step_of(sparse, sparse.trained(), x)
+        print(f"{density} {level}: {gain(operations(network)):.2f} x by the model")
         if prototype:
             runs[f"{density} {level} prototype"] = prototype_step(prototype, density, float(level), x)
     show(f"{asked.model}, a training step of {asked.batch} images", runs, asked.rounds)
@@ -128,9 +142,9 @@ def layer_step(layer: Callable[[Tensor], Tensor], x: Tensor, bf16: bool = False)
     return step
 
 
-def our_steps(layer: nn.Module, x: Tensor) -> dict[str, Run]:
+def our_steps(layer: nn.Module, x: Tensor, name: str) -> dict[str, Run]:
     """From PyTorch's layout and back, and in the kernels' own, in which a network stays from entry to exit."""
-    sparse = SparseNetwork(layer)
+    sparse = SparseNetwork(layer, Number(torch.float32, STORED[name]))
     whole = layer_step(sparse, x)
     whole()
     (program,) = sparse._programs.values()
@@ -139,7 +153,7 @@ def our_steps(layer: nn.Module, x: Tensor) -> dict[str, Run]:
         program._run(program._forward, len(x))
         program._run(program._backward, len(x))
 
-    return {"ours": whole, "ours, in its layout": within}
+    return {f"ours {name}": whole, f"ours {name}, in its layout": within}
 
 
 def csr_step(weight: Tensor, x: Tensor) -> Run:
@@ -167,7 +181,7 @@ def convolutions(asked: argparse.Namespace) -> None:
             weight = layer.weight.detach().clone()
             dense, nhwc = (v.to(memory_format=torch.channels_last) for v in (dense, x))
             runs = {f"dense {p}": layer_step(dense, nhwc, p == "bf16") for p in STORED}
-            runs |= our_steps(layer, x)
+            runs |= our_steps(layer, x, "f32") | our_steps(copy.deepcopy(layer), x, "bf16")
             if asked.others:
                 runs["torch.sparse CSR"] = csr_step(weight, x)
             if asked.others and importlib.util.find_spec("sparseprop"):

@@ -16,8 +16,12 @@ from ersparse.settings import Trainer
 log = logging.getLogger(__name__)
 
 
-def resolve(settings: Trainer) -> dict[str, Any]:
+def resolve(settings: Trainer, execution: str = "masked") -> dict[str, Any]:
     """accelerator, precision and execution with every `auto` decided.
+
+    Args:
+        execution: what `auto` is on a CPU with a compiler, where the method and the densities have a say
+            (`ersparse.runs.plan`).
 
     On a GPU bfloat16 where it is native (compute capability 8 or more). On a CPU bfloat16 where there are instructions
     for it (AVX512-BF16 or AMX): there it took between an eighth (resnet20 on digits) and a half (vgg16) off a training
@@ -44,13 +48,16 @@ def resolve(settings: Trainer) -> dict[str, Any]:
     if precision == "auto":
         native = _gpu_has_bfloat16() if accelerator == "gpu" else _cpu_has_bfloat16()
         precision = "bf16-mixed" if native else "32-true"
-    execution: str = "masked" if settings.execution == "auto" else settings.execution
+    if settings.execution != "auto":
+        execution = settings.execution
+    elif accelerator == "gpu":
+        execution = "masked"
     if execution == "sparse":
         if accelerator == "gpu":
             raise UserError(
                 "trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto, masked or compiled on a GPU"
             )
-        execution = _sparse_or_masked()
+        execution = _sparse_or_masked(settings.execution)
     if execution == "compiled" and accelerator == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "trainer.execution=compiled: needs a C++ compiler on a CPU, g++ or what CXX names; must be auto or masked"
@@ -58,14 +65,15 @@ def resolve(settings: Trainer) -> dict[str, Any]:
     return {"accelerator": accelerator, "precision": precision, "execution": execution}
 
 
-def _sparse_or_masked() -> str:
+def _sparse_or_masked(asked: str) -> str:
     """Sparse where its kernels can be compiled; the results are the same, but for rounding."""
     from ersparse.kernels.compile import KernelsUnavailable, library
 
     try:
         library("float", "float")
     except KernelsUnavailable as reason:
-        log.warning("trainer.execution=sparse: masked instead, %s", reason)
+        if asked == "sparse":
+            log.warning("trainer.execution=sparse: masked instead, %s", reason)
         return "masked"
     return "sparse"
 

@@ -23,11 +23,13 @@ class Method(Targeted):
 
     Attributes:
         executions: what `trainer.execution` may be.
+        sparse_at_will: whether sparse execution records all that masked execution does, so that `auto` may take it.
         trains: False stops after the source network is recorded; no data is read, and Lightning is not imported.
     """
 
     trains: ClassVar[bool] = True
     executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled")
+    sparse_at_will: ClassVar[bool] = False
 
     def epochs(self, settings: Settings) -> int:
         """The length of a run."""

@@ -16,6 +16,7 @@ class Fixed(Method):
     """Every kept weight is trained; every removed one stays zero."""
 
     executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
+    sparse_at_will: ClassVar[bool] = True
 
     def callbacks(self, plan: Plan) -> list[pl.Callback]:
         from ersparse.lightning.callbacks import FixedMask

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ersparse.errors import UserError
+from ersparse.kernels.gain import ENOUGH, gain
 from ersparse.kernels.graph import Graph, NotCovered
 from ersparse.methods.base import Method, method_of
 from ersparse.runs import densities
@@ -42,6 +43,7 @@ class Plan:
         steps: the network's channel graph; None where it cannot be followed.
         source: of the masks; None is a dense network.
         init_from: weights (and masks) to start from; None draws them.
+        execution: what `trainer.execution=auto` is on a CPU.
     """
 
     settings: Settings
@@ -52,6 +54,7 @@ class Plan:
     steps: list[Step] | None
     source: Source | None
     init_from: dict[str, Tensor] | None
+    execution: str
 
     @property
     def epochs(self) -> int:
@@ -123,7 +126,8 @@ def plan(settings: Settings) -> Plan:
     if isinstance(followed, GraphError) and repairs(source):
         raise UserError(f"sparsity.flow={settings.sparsity.flow}: {followed}")
     steps = None if isinstance(followed, GraphError) else followed
-    return Plan(settings, method, run, folder / f"s{settings.seed}", layers, steps, source, init_from)
+    execution = "sparse" if _sparse_pays(settings, method, network, layers, source) else "masked"
+    return Plan(settings, method, run, folder / f"s{settings.seed}", layers, steps, source, init_from, execution)
 
 
 def _check_together(settings: Settings) -> None:
@@ -149,6 +153,24 @@ def _check_execution(settings: Settings, method: Method, network: nn.Module) -> 
         Graph(network)
     except NotCovered as error:
         raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto, masked or compiled") from None
+
+
+def _sparse_pays(
+    settings: Settings, method: Method, network: nn.Module, layers: list[Layer], source: Source | None
+) -> bool:
+    """Whether sparse execution can do all of it, and is faster by far."""
+    if not (source and method.sparse_at_will):
+        return False
+    positions = _positions(_network_of(settings), settings.dataset.image_size)
+    operations = [layer.size * positions[layer.name] for layer in layers]
+    if gain(zip(operations, source.densities, strict=True)) < ENOUGH:
+        return False
+    sparse = settings.trainer.model_copy(update={"execution": "sparse"})
+    try:
+        _check_execution(settings.model_copy(update={"trainer": sparse}), method, network)
+    except UserError:
+        return False
+    return True
 
 
 class Network(NamedTuple):

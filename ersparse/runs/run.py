@@ -55,9 +55,9 @@ def run(config: Mapping[str, Any]) -> Path:
 def run_planned(planned: Plan) -> Path:
     """Runs what was planned, as `run` does."""
     settings = planned.settings
-    trainer = (
-        settings.trainer.model_copy(update=resolve(settings.trainer)) if planned.method.trains else settings.trainer
-    )
+    trainer = settings.trainer
+    if planned.method.trains:
+        trainer = trainer.model_copy(update=resolve(trainer, planned.execution))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("WORLD_SIZE: must not be set; a run starts its own ranks, trainer.devices says how many")
     _same_number(settings.trainer, Meeting.here())

@@ -57,7 +57,9 @@ def cost_of(job: Job, epochs_done: int, timed: Mapping[Kind, float]) -> Cost:
     settings, epochs = job.settings, job.epochs - epochs_done
     if not epochs or settings is None:
         return Cost()
-    each = timed.get(kind_of(settings.model_dump(by_alias=True)))
+    config = settings.model_dump(by_alias=True)
+    config["trainer"]["execution"] = job.execution
+    each = timed.get(kind_of(config))
     seconds = None if each is None else each * epochs
     if settings.dataset.images is None:
         return Cost(epochs, None, None, None, seconds)

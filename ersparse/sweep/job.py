@@ -24,6 +24,7 @@ class Job:
         fresh: whether it starts over where there is a finished run.
         settings: None for a job that is run again from its record.
         densities: asked for each layer, where the settings are known.
+        execution: how its steps will be computed, where that is not up to the machine that it runs on.
         first: the run whose densities it takes, where that is not done; it is made on the way.
     """
 
@@ -37,6 +38,7 @@ class Job:
     nodes: int = 1
     settings: Settings | None = field(default=None, repr=False)
     densities: Mapping[str, float] = field(default_factory=dict, repr=False)
+    execution: str = "masked"
     first: Job | None = None
 
     @property

@@ -40,17 +40,20 @@ def jobs_of(lists: Sequence[Sequence[str]], composer: Composer, here: bool = Tru
 def _job(words: Sequence[str], planned: Plan, here: bool) -> Job:
     settings, trains = planned.settings, planned.method.trains
     densities = planned.source.densities if planned.source else [1.0] * len(planned.layers)
+    gpu = trains and here and _accelerator(settings.trainer) == "gpu"
+    asked = settings.trainer.execution
     return Job(
         words=tuple(words),
         folder=planned.folder,
         root=Path(settings.paths.root),
         devices=settings.trainer.ranks if trains else 1,
         nodes=settings.trainer.num_nodes if trains else 1,
-        gpu=trains and here and _accelerator(settings.trainer) == "gpu",
+        gpu=gpu,
         epochs=planned.epochs if trains else 0,
         fresh=settings.fresh,
         settings=settings,
         densities={layer.name: density for layer, density in zip(planned.layers, densities, strict=True)},
+        execution=asked if asked != "auto" else "masked" if gpu or not here else planned.execution,
         first=_first(planned, here),
     )
 
