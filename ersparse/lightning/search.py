@@ -136,9 +136,10 @@ class TicketSearch(Classifier):
 
     def _choose(self) -> list[Tensor]:
         pairs = zip(self.scores, self._source(), strict=True)
-        values = [supermask.rank(scores, outside, self.search.signed) for scores, (_, outside) in pairs]
+        # one by one: what has just been ranked is still in the processor's cache
+        values = (supermask.rank(scores, outside, self.search.signed) for scores, (_, outside) in pairs)
         if self.search.scope == "global":
-            return self._choose_globally(values)
+            return self._choose_globally(list(values))
         tickets = []
         for number, (value, count) in enumerate(zip(values, self.counts, strict=True)):
             ticket, self.near[number] = supermask.top(value, count, self.near[number])

@@ -24,6 +24,7 @@ from ersparse.lightning.callbacks import (
     Recorder,
     SparseInit,
 )
+from ersparse.lightning.memory import keep_freed
 from ersparse.lightning.ranks import Ranks
 from ersparse.runs import loggers
 from ersparse.runs.checkpoint_io import VerifiedCheckpointIO
@@ -58,6 +59,8 @@ def train(
     torch.set_float32_matmul_precision("high")
     data = InMemory(arrays, s.dataset, s.seed_of("data"))
     network, on_cpu = plan.network(), trainer_settings.accelerator == "cpu"
+    if on_cpu:
+        keep_freed()
     if s.model.sync_batchnorm and on_cpu:
         synchronise(network)
     module = plan.method.module(plan, network, data.eval_names)

@@ -7,7 +7,7 @@ ER network with the largest scores; the gradient passes the mask as if it were t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ersparse.sparse.layers import Layer
 
-BAND = 0.02  # around the last threshold, in parts of it, in which the next one is looked for first
+BAND = 0.005  # around the last threshold, in parts of it, in which the next one is looked for first
 SAMPLE = 10_000  # values from which a first threshold is guessed
 
 
@@ -56,8 +56,8 @@ def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, 
     """The `count` largest, exactly: under ties those that come first in memory.
 
     A full sort is not needed. On a CPU the threshold is looked for among the values `near` the last one, which are few
-    when scores have moved little, or near where a sample has it, and among all if it is not there. On a GPU nothing
-    waits for the host.
+    when scores have moved little, then near where a sample has it, and in the end among all. On a GPU nothing waits for
+    the host.
 
     Args:
         values: of any shape, NaN-free.
@@ -74,7 +74,7 @@ def top(values: Tensor, count: int, near: float | None = None) -> tuple[Tensor, 
     laid = values.permute(order)
     flat, threshold = laid.reshape(-1), None
     if values.device.type == "cpu":
-        kept, threshold = _top_on_cpu(flat.numpy(), count, *_guessed(flat, count, near))
+        kept, threshold = _top_on_cpu(flat.numpy(), count, _guesses(flat, count, near))
         mask = torch.from_numpy(kept)
     else:
         least = flat.kthvalue(len(flat) - count + 1).values
@@ -89,29 +89,31 @@ def _order(values: Tensor) -> tuple[int, ...]:
     return (0, 2, 3, 1) if last and not values.is_contiguous() else tuple(range(values.dim()))
 
 
-def _guessed(values: Tensor, count: int, near: float | None) -> tuple[float, float]:
-    """Bounds between which the threshold lies, in all likelihood: around the last one, or from a sample's order.
+def _guesses(values: Tensor, count: int, near: float | None) -> Iterator[tuple[float, float]]:
+    """Bounds between which the threshold may lie: around the last one, from the order of a sample, and none at all.
 
     Of a sample of m, about m count / N exceed the threshold, give or take the deviation of that number: five of it.
     """
     if near is not None:
-        return near - BAND * abs(near), near + BAND * abs(near)
-    if len(values) < 10 * SAMPLE:
-        return -math.inf, math.inf
-    sample = np.sort(values[:: len(values) // SAMPLE].numpy())[::-1]
-    share = count / len(values)
-    place, spread = share * len(sample), 5 * math.sqrt(share * (1 - share) * len(sample)) + 1
-    first, last = int(place - spread), int(place + spread)
-    return float(sample[last]) if last < len(sample) else -math.inf, float(sample[first]) if first >= 0 else math.inf
+        yield near - BAND * abs(near), near + BAND * abs(near)
+    if len(values) >= 10 * SAMPLE:
+        sample = np.sort(values[:: len(values) // SAMPLE].numpy())[::-1]
+        share = count / len(values)
+        place, spread = share * len(sample), 5 * math.sqrt(share * (1 - share) * len(sample)) + 1
+        first, last = int(place - spread), int(place + spread)
+        low = float(sample[last]) if last < len(sample) else -math.inf
+        yield low, float(sample[first]) if first >= 0 else math.inf
+    yield -math.inf, math.inf
 
 
-def _top_on_cpu(values: np.ndarray, count: int, low: float, high: float) -> tuple[np.ndarray, float]:
+def _top_on_cpu(values: np.ndarray, count: int, guesses: Iterator[tuple[float, float]]) -> tuple[np.ndarray, float]:
     """All of it is numpy's, whose comparisons are vectorised: on one core they take a third of PyTorch's on two."""
+    low, high = next(guesses)
     kept = values > high
     inside = np.flatnonzero((values >= low) ^ kept)
     above = int(np.count_nonzero(kept))
     if not above < count <= above + len(inside):
-        return _top_on_cpu(values, count, -math.inf, math.inf)
+        return _top_on_cpu(values, count, guesses)
     candidates = values[inside]
     place = len(candidates) - (count - above)
     threshold = np.partition(candidates, place)[place]
@@ -131,8 +133,9 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         scores, weight = ctx.saved_tensors
-        gradient = gradients[0] * weight
-        return gradient if ctx.signed else gradient.mul_(scores.sign()), None, None, None
+        if ctx.signed:
+            return gradients[0] * weight, None, None, None
+        return scores.sign().mul_(weight).mul_(gradients[0]), None, None, None
 
 
 def masked(scores: Tensor, weight: Tensor, mask: Tensor, signed: bool) -> Tensor:

@@ -47,6 +47,17 @@ def test_the_guess_changes_nothing(drift):
     assert mask.sum() == 5000 and moved[mask].min() >= moved[~mask].max()
 
 
+def test_few_values_are_put_in_order(monkeypatch):
+    """Near the last threshold fewer than by a sample, and by a sample where that one misleads: never all of them."""
+    values = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
+    ordered, partition = [], np.partition
+    monkeypatch.setattr(np, "partition", lambda some, place: ordered.append(len(some)) or partition(some, place))
+    _, threshold = S.top(values, 10_000)
+    for near in (threshold, threshold / 2):
+        S.top(values, 10_000, near)
+    assert ordered[0] == ordered[2] < 0.03 * len(values) and ordered[1] < 0.012 * len(values)
+
+
 @pytest.mark.parametrize("shape", ["normal", "sorted", "few", "infinite", "trap"])
 @pytest.mark.parametrize("share", [1e-5, 0.001, 0.3, 0.9999])
 def test_a_sample_changes_nothing_either(shape, share):
