@@ -2,6 +2,7 @@
 
 import copy
 import os
+import platform
 import subprocess
 import sys
 
@@ -223,6 +224,20 @@ def test_without_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(compiling.KernelsUnavailable, match=r"there is no C\+\+ compiler \(no-such-compiler\)"):
         compiling.library("double", "double")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86")
+def test_vectors_of_processors_without_avx512(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiling, "PREFERRED", (("-march=x86-64-v3", "-fopenmp"),))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiling.library.cache_clear()
+    try:
+        test_any_convolution()
+        test_ten_training_steps_of_each_model("resnet20")
+        test_bfloat16_is_near()
+    finally:
+        compiling.library.cache_clear()
 
 
 SANITIZED = """
