@@ -174,15 +174,32 @@ def results(number, threads):
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_the_same_bits_with_any_number_of_threads(stored):
-    one, *others = [
-        results(Number(torch.float32, stored), threads) for threads in (1, 2, 6)
-    ]  # five blocks: by block, by channel
+    # three or five blocks of images: by block, by channel
+    one, *others = [results(Number(torch.float32, stored), threads) for threads in (1, 2, 6)]
     assert all(torch.equal(a, b) for other in others for a, b in zip(one, other, strict=True))
 
 
 def test_bfloat16_is_near():
     exact, near = (results(Number(torch.float32, s), 1)[0] for s in (torch.float32, torch.bfloat16))
     assert 0 < (exact - near).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_small_integers_are_exact_in_bfloat16():
+    """It has all of them up to 256, and no result here can be larger than 27 x 2 x 2."""
+    random = torch.Generator().manual_seed(0)
+    small = lambda *shape: torch.randint(-2, 3, shape, generator=random).float()
+    layer = nn.Conv2d(2, 3, 3, padding=1, bias=False)
+    layer.weight.data = small(3, 2, 3, 3)
+    reference, ours = small(70, 2, 5, 6).requires_grad_(), copy.deepcopy(layer)
+    x, direction = reference.detach().clone().requires_grad_(), small(70, 3, 5, 6)
+    attach(ours, {"weight": ours.weight != 0})
+    sparse = SparseNetwork(ours, Number(torch.float32, torch.bfloat16))
+    outputs = sparse(x), layer(reference)
+    for output in outputs:
+        output.backward(direction)
+    (values,) = sparse.values
+    assert torch.equal(*outputs) and torch.equal(x.grad, reference.grad)
+    assert torch.equal(values.grad, layer.weight.grad[layer.weight != 0])
 
 
 def test_nan_is_not_lost():
