@@ -20,7 +20,7 @@ def figures(asked: Namespace) -> Iterator[Figure]:
             folder = Path(name)
             write_images(folder / "cifar10.npz", (WARM + rounds + 1) * STEPS * BATCH)
             common = [f"model={model}", "dataset=cifar10", f"dataset.batch_size={BATCH}", f"dataset.root={folder}"]
-            common += [f"paths.cache={folder}", "trainer.max_epochs=1", *OURS["fixed"]]
+            common += [f"paths.cache={folder}", "trainer.max_epochs=1", "sparsity=erk"]
             players = {
                 execution: Player(
                     ours,

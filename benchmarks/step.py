@@ -34,7 +34,7 @@ BATCH = 128
 
 OURS = {
     "dense": ["sparsity=dense"],
-    "fixed": ["sparsity=erk"],
+    "fixed": ["sparsity=erk", "trainer.execution=masked"],
     "rigl": ["sparsity=erk", "method=rigl", f"method.delta_t={DELTA_T}"],
     "edge_popup": ["sparsity=uniform", "sparsity.level=0.5", "method=edge_popup", "method.final_sparsity=0.9"],
 }
