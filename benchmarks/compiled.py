@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.step import BATCH, OURS, STEPS, WARM, ours, write_images
+from benchmarks.step import BATCH, STEPS, WARM, ours, write_images
 from benchmarks.turns import Figure, Player, players_in_turns, ratio
 
 
