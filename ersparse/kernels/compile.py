@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -11,6 +12,8 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 COMPILERS = ("c++", "g++", "clang++")
@@ -52,6 +55,7 @@ def _build(compiler: str, defines: tuple[str, ...], path: Path) -> None:
     """Beside its place first: processes that start together all find a whole file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     said = ""
+    log.info("compiling the kernels of sparse execution, once for this processor")
     try:
         for flags in PREFERRED:
             command = [compiler, *ALWAYS, *flags, *defines, "-o", str(partial), str(SOURCE)]

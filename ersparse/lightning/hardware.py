@@ -57,7 +57,7 @@ def resolve(settings: Trainer, execution: str = "masked") -> dict[str, Any]:
             raise UserError(
                 "trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto, masked or compiled on a GPU"
             )
-        execution = _sparse_or_masked(settings.execution)
+        execution = _sparse_or_masked(settings.execution, "bfloat16" if precision == "bf16-mixed" else "float")
     if execution == "compiled" and accelerator == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "trainer.execution=compiled: needs a C++ compiler on a CPU, g++ or what CXX names; must be auto or masked"
@@ -65,12 +65,12 @@ def resolve(settings: Trainer, execution: str = "masked") -> dict[str, Any]:
     return {"accelerator": accelerator, "precision": precision, "execution": execution}
 
 
-def _sparse_or_masked(asked: str) -> str:
+def _sparse_or_masked(asked: str, stored: str) -> str:
     """Sparse where its kernels can be compiled; the results are the same, but for rounding."""
     from ersparse.kernels.compile import KernelsUnavailable, library
 
     try:
-        library("float", "float")
+        library("float", stored)
     except KernelsUnavailable as reason:
         if asked == "sparse":
             log.warning("trainer.execution=sparse: masked instead, %s", reason)
