@@ -113,7 +113,7 @@ def plan(settings: Settings) -> Plan:
             f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "
             f"must lie in [{smallest}, inf)"
         )
-    _check_execution(settings, method, network)
+    _check_execution(settings, method)
     init_from, file, contents = _read_files(settings)
     if init_from is not None:
         _same_architecture(settings, network, init_from)
@@ -126,7 +126,7 @@ def plan(settings: Settings) -> Plan:
     if isinstance(followed, GraphError) and repairs(source):
         raise UserError(f"sparsity.flow={settings.sparsity.flow}: {followed}")
     steps = None if isinstance(followed, GraphError) else followed
-    execution = "sparse" if _sparse_pays(settings, method, network, layers, source) else "masked"
+    execution = "sparse" if _sparse_pays(settings, method, layers, source) else "masked"
     return Plan(settings, method, run, folder / f"s{settings.seed}", layers, steps, source, init_from, execution)
 
 
@@ -139,7 +139,7 @@ def _check_together(settings: Settings) -> None:
         raise UserError(f"logger={logger}: is not installed; pip install {logger}, or logger=csv")
 
 
-def _check_execution(settings: Settings, method: Method, network: nn.Module) -> None:
+def _check_execution(settings: Settings, method: Method) -> None:
     execution = settings.trainer.execution
     if execution not in method.executions:
         *most, last = method.executions
@@ -149,15 +149,11 @@ def _check_execution(settings: Settings, method: Method, network: nn.Module) -> 
         return
     if settings.model.sync_batchnorm:
         raise UserError("trainer.execution=sparse: must be auto, masked or compiled with model.sync_batchnorm=true")
-    try:
-        Graph(network)
-    except NotCovered as error:
-        raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto, masked or compiled") from None
+    if error := _not_covered(_network_of(settings)):
+        raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto, masked or compiled")
 
 
-def _sparse_pays(
-    settings: Settings, method: Method, network: nn.Module, layers: list[Layer], source: Source | None
-) -> bool:
+def _sparse_pays(settings: Settings, method: Method, layers: list[Layer], source: Source | None) -> bool:
     """Whether sparse execution can do all of it, and is faster by far."""
     if not (source and method.sparse_at_will):
         return False
@@ -167,7 +163,7 @@ def _sparse_pays(
         return False
     sparse = settings.trainer.model_copy(update={"execution": "sparse"})
     try:
-        _check_execution(settings.model_copy(update={"trainer": sparse}), method, network)
+        _check_execution(settings.model_copy(update={"trainer": sparse}), method)
     except UserError:
         return False
     return True
@@ -213,6 +209,17 @@ def _architecture(network: Network) -> tuple[nn.Module, list[Layer], list[Step] 
         return module, prunable_layers(module), trace(module)
     except GraphError as error:
         return module, prunable_layers(module), error
+
+
+@lru_cache(maxsize=64)
+def _not_covered(network: Network) -> NotCovered | None:
+    """What sparse execution has no kernel for."""
+    module, _, _ = _architecture(network)
+    try:
+        Graph(module)
+    except NotCovered as error:
+        return error
+    return None
 
 
 @lru_cache(maxsize=64)
