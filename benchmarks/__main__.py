@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import machine
-from benchmarks.turns import HEAD, PROCESSOR
+from benchmarks import hardware_limits
+from benchmarks.interleaved import HEAD, PROCESSOR
 
 NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report", "seeds", "compiled"]
 
@@ -32,7 +32,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.processor:
         os.environ[PROCESSOR] = "1"
-    where = {"machine": machine.name(), "threads": torch.get_num_threads()}
+    where = {"machine": hardware_limits.name(), "threads": torch.get_num_threads()}
     print(f"{where['machine']}, {where['threads']} threads\n\n{HEAD}", flush=True)
     found = []
     for name in asked.names or NAMES:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from benchmarks.networks import dense, dense_step, optimizer_of, plain_step
-from ersparse.settings import Settings
+from ersparse.config.schema import Settings
 from ersparse.sparse.layers import prunable_modules
 
 KEPT = 0.1

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import writing
+from benchmarks.hardware_limits import writing
+from benchmarks.interleaved import Figure, in_turns, ratio
 from benchmarks.networks import settings_of
-from benchmarks.turns import Figure, in_turns, ratio
-from ersparse.runs.checkpoints import CheckpointFiles
-from ersparse.runs.plan import plan
+from ersparse.runs.plan import make_plan
 from ersparse.sparse.mask import attach
+from ersparse.storage.checkpoints import CheckpointFiles
 
 
 def figures(asked: Namespace) -> Iterator[Figure]:
-    planned = plan(settings_of(["model=resnet18", "dataset=cifar10", "sparsity=erk"]))
+    planned = make_plan(settings_of(["model=resnet18", "dataset=cifar10", "sparsity=erk"]))
     assert planned.source
     network = planned.network()
     attach(network, planned.source.draw())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.interleaved import Figure, Player, players_in_turns, ratio
 from benchmarks.step import BATCH, STEPS, WARM, ours, write_images
-from benchmarks.turns import Figure, Player, players_in_turns, ratio
 
 
 def figures(asked: Namespace) -> Iterator[Figure]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.machine import DEVICE, bandwidth, random_numbers
+from benchmarks.hardware_limits import DEVICE, bandwidth, random_numbers
+from benchmarks.interleaved import Figure, in_turns, ratio
 from benchmarks.networks import dense, settings_of
-from benchmarks.turns import Figure, in_turns, ratio
-from ersparse.runs.plan import plan
+from ersparse.runs.plan import make_plan
 from ersparse.sparse.mask import attach, enforce, masked_weights
 
 MODELS = ["resnet50", "resnet110"]
@@ -23,7 +23,7 @@ def figures(asked: Namespace) -> Iterator[Figure]:
         parts = {}
         for flow, level in CELLS:
             words = [f"model={model}", "dataset=cifar10", "sparsity=erk", f"sparsity.level={level}"]
-            planned = plan(settings_of([*words, f"sparsity.flow={flow}"]))
+            planned = make_plan(settings_of([*words, f"sparsity.flow={flow}"]))
             source = planned.source
             assert source
             parts[flow, level] = lambda source=source: source.repair(source.draw())
@@ -37,7 +37,7 @@ def figures(asked: Namespace) -> Iterator[Figure]:
 def _applied(rounds: int) -> Iterator[Figure]:
     """Those of resnet18, beside torch.where."""
     settings = settings_of(["model=resnet18", "dataset=cifar10", "sparsity=erk"])
-    source = plan(settings).source
+    source = make_plan(settings).source
     assert source
     network = dense(settings)
     attach(network, source.draw())

@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.machine import DEVICE
-from ersparse.keys import CONF
-from ersparse.lightning.hardware import memory_format, resolve
-from ersparse.runs.plan import plan
-from ersparse.settings import Settings, build
+from benchmarks.hardware_limits import DEVICE
+from ersparse.config.options import CONF
+from ersparse.config.schema import Settings, build
+from ersparse.lightning.auto_settings import memory_format, resolve
+from ersparse.runs.plan import make_plan
 
 
 def composed(words: Sequence[str]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def settings_of(words: Sequence[str]) -> Settings:
 
 def dense(settings: Settings) -> nn.Module:
     """The network, in the layout that ersparse chooses, on the device."""
-    network = plan(settings).network()
+    network = make_plan(settings).network()
     return network.to(DEVICE, memory_format=memory_format(network)).train()  # type: ignore[call-overload,no-any-return]
 
 

@@ -11,10 +11,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.machine import DEVICE, bandwidth
+from benchmarks.hardware_limits import DEVICE, bandwidth
+from benchmarks.interleaved import Figure, in_turns, ratio
 from benchmarks.networks import dense_step, settings_of
-from benchmarks.turns import Figure, in_turns, ratio
-from ersparse.data.batches import Augmentation, Batches, Images
+from ersparse.data.batches import Augmentation, Batches, ImageTable
 
 COUNT, BATCH, SIDE = 2560, 128, 32
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
@@ -43,7 +43,7 @@ class PerImage(Dataset[tuple[torch.Tensor, int]]):
 
 def figures(asked: Namespace) -> Iterator[Figure]:
     x = np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
-    table = Images.of(torch.from_numpy(x), torch.arange(COUNT) % 10, MEAN, STD, DEVICE)
+    table = ImageTable.of(torch.from_numpy(x), torch.arange(COUNT) % 10, MEAN, STD, DEVICE)
     ours = Batches(table, torch.arange(COUNT), BATCH, seed=0, augmentation=Augmentation(4, flip=True))
     count = torch.get_num_threads()
     loaders = {

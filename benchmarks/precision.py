@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from benchmarks.machine import DEVICE
-from benchmarks.turns import in_turns
+from benchmarks.hardware_limits import DEVICE
+from benchmarks.interleaved import in_turns
 from ersparse import models
 
 CASES = [("resnet20", 1, 16, 64), ("resnet20", 3, 32, 128), ("resnet18", 3, 32, 128), ("vgg16", 3, 32, 128)]

@@ -16,9 +16,9 @@ import subprocess
 import sys
 from functools import cache
 
+from benchmarks.interleaved import in_turns
 from benchmarks.networks import composed, dense_step, settings_of
-from benchmarks.turns import in_turns
-from ersparse.keys import LAUNCH, options_of
+from ersparse.config.options import LAUNCH, options_of
 
 
 def dry(preset: str) -> tuple[int, int, float, list[str]]:

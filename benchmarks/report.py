@@ -8,9 +8,9 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.interleaved import Figure, in_turns
 from benchmarks.startup import _run
-from benchmarks.turns import Figure, in_turns
-from ersparse.keys import LAUNCH
+from ersparse.config.options import LAUNCH
 
 RUNS = 1000
 READ = """

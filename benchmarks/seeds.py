@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 
-from benchmarks.machine import DEVICE
-from benchmarks.turns import Figure, in_turns, ratio
+from benchmarks.hardware_limits import DEVICE
+from benchmarks.interleaved import Figure, in_turns, ratio
 from ersparse.models import resnet20
 
 BATCH, LR, MOMENTUM = 64, 0.1, 0.9

@@ -32,14 +32,13 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.turns import in_turns
+from benchmarks.interleaved import in_turns
 from ersparse import models, sparsify
+from ersparse.cli.export import dense_size
 from ersparse.export.benchmark import table
-from ersparse.export.command import dense_size
-from ersparse.export.file import Images, write
 from ersparse.export.folded import fold
+from ersparse.export.sparse_file import Images, write
 from ersparse.kernels.buffers import Number
-from ersparse.kernels.gain import gain
 from ersparse.kernels.network import SparseNetwork
 from ersparse.sparse.layers import positions, prunable_layers
 from ersparse.sparse.mask import masks_of
@@ -122,7 +121,7 @@ def steps(asked: argparse.Namespace) -> None:
             sparsify(network, density, float(level))
             sparse = SparseNetwork(network, Number(torch.float32, stored))
             runs[f"{density} {level} {name}"] = step_of(sparse, sparse.trained(), x)
-        print(f"{density} {level}: {gain(operations(network)):.2f} x by the model")
+        print(f"{density} {level}: {predicted_speedup(operations(network)):.2f} x by the model")
         if prototype:
             runs[f"{density} {level} prototype"] = prototype_step(prototype, density, float(level), x)
     show(f"{asked.model}, a training step of {asked.batch} images", runs, asked.rounds)

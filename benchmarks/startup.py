@@ -9,8 +9,8 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 
-from benchmarks.turns import Figure, in_turns, ratio
-from ersparse.keys import LAUNCH
+from benchmarks.interleaved import Figure, in_turns, ratio
+from ersparse.config.options import LAUNCH
 
 FIRST_STEP = """
 import os, sys

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from benchmarks.alternatives import ALTERNATIVES
-from benchmarks.machine import DEVICE, arithmetic, bandwidth
+from benchmarks.hardware_limits import DEVICE, arithmetic, bandwidth
+from benchmarks.interleaved import Figure, Player, Turn, players_in_turns, ratio
 from benchmarks.networks import bfloat16, composed, settings_of
-from benchmarks.turns import Figure, Player, Turn, players_in_turns, ratio
+from ersparse.config.schema import Settings
 from ersparse.data.batches import Batches
-from ersparse.runs.plan import plan
-from ersparse.settings import Settings
+from ersparse.runs.plan import make_plan
 
 MODELS = ["resnet20", "resnet18", "vgg16", "resnet110"]
 STEPS = 10 if DEVICE.type == "cuda" else 1  # of a turn: a GPU works ahead of its host
@@ -98,7 +98,7 @@ def _of_model(model: str, folder: Path, rounds: int) -> Iterator[Figure]:
 def _figures(
     model: str, settings: Settings, seconds: dict[str, list[float]], memory: dict[str, float]
 ) -> Iterator[Figure]:
-    planned = plan(settings)
+    planned = make_plan(settings)
     weights = sum(layer.size for layer in planned.layers)
     operations = 6.0 * BATCH * sum(layer.size * planned.positions[layer.name] for layer in planned.layers)
     rate = arithmetic(torch.bfloat16 if bfloat16(settings) else torch.float32)

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ersparse.sweep.slots import cores_of, environment, slots_of, this_machine
+from ersparse.sweep.local.slots import cores_of, environment, slots_of, this_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["trainer.max_epochs=5", "model.width=0.5"]

@@ -7,11 +7,11 @@ _WHERE = {
     "FixedMask": "ersparse.lightning.callbacks:FixedMask",
     "UserError": "ersparse.errors:UserError",
     "keep_masks": "ersparse.sparse.mask:keep",
-    "load": "ersparse.library:load",
-    "load_images": "ersparse.library:load_images",
+    "load": "ersparse.api:load",
+    "load_images": "ersparse.api:load_images",
     "load_sparse": "ersparse.export.predictor:load_sparse",
     "run": "ersparse.runs.run:run",
-    "sparsify": "ersparse.library:sparsify",
+    "sparsify": "ersparse.api:sparsify",
 }
 __all__ = list(_WHERE)
 

@@ -1,6 +1,6 @@
 """Where Hydra finds our sweeper and our launcher: it takes none from elsewhere."""
 
-import ersparse.sweep.launcher
+import ersparse.sweep.local.launcher
 import ersparse.sweep.slurm.launcher
 import ersparse.sweep.sweeper
 
@@ -9,7 +9,7 @@ class GridSweeper(ersparse.sweep.sweeper.GridSweeper):
     """conf/hydra/sweeper/grids.yaml names it."""
 
 
-class LocalLauncher(ersparse.sweep.launcher.LocalLauncher):
+class LocalLauncher(ersparse.sweep.local.launcher.LocalLauncher):
     """conf/hydra/launcher/local.yaml names it."""
 
 

@@ -12,7 +12,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ersparse.report.stats import summary
+from ersparse.report.analysis.stats import summary
 
 matplotlib.use("Agg")
 

@@ -1,6 +1,6 @@
 """Ways in which a file goes bad; ALL are those of a checkpoint."""
 
-from ersparse.runs.checkpoints import CheckpointFiles
+from ersparse.storage.checkpoints import CheckpointFiles
 
 
 def truncate(path):

@@ -3,16 +3,18 @@
 import pytorch_lightning as pl
 import torch
 
+from ersparse.config.schema import OptimizerSettings
 from ersparse.data import digits
-from ersparse.data.batches import Batches, Images
-from ersparse.settings import Optimizer
+from ersparse.data.batches import Batches, ImageTable
 
-SGD = Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[0.5, 0.75], gamma=0.1)
+SGD = OptimizerSettings(
+    name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[0.5, 0.75], gamma=0.1
+)
 
 
 def batches(count=256, size=64):
     data = digits.load(None, True)
-    table = Images.of(data.x_train, data.y_train, [0.3], [0.3], torch.device("cpu"))
+    table = ImageTable.of(data.x_train, data.y_train, [0.3], [0.3], torch.device("cpu"))
     return Batches(table, torch.arange(count), size, seed=0)
 
 

@@ -10,9 +10,9 @@ import yaml
 from conftest import TINY, read
 from hydra import compose, initialize_config_dir
 
+from ersparse.config.options import CONF, options_of
 from ersparse.data import digits
 from ersparse.data.arrays import Arrays
-from ersparse.keys import CONF, options_of
 
 GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
 OPTIONS = [(group, option) for group in sorted(GROUPS) for option in options_of(group)]

@@ -43,7 +43,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageTable:
     """Images as a table of pixels [N * side * side, C], uint8: on a CPU the very memory that they came in."""
 
     pixels: Tensor
@@ -53,7 +53,7 @@ class Images:
     std: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, mean: list[float], std: list[float], device: torch.device) -> Images:
+    def of(cls, x: Tensor, y: Tensor, mean: list[float], std: list[float], device: torch.device) -> ImageTable:
         """Of uint8 images [N, side, side, C] and labels [N]; `mean` and `std` [C] are in units of the full range."""
         scale = torch.tensor([mean, std], device=device) * 255
         return cls(x.reshape(-1, x.shape[3]).to(device), y.to(device), x.shape[1], scale[0], scale[1])
@@ -121,7 +121,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Images,
+        images: ImageTable,
         index: Tensor,
         batch_size: int,
         seed: int | None = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ersparse.data.arrays import Arrays
-from ersparse.data.cache import make_once, read_npz
+from ersparse.data.npz_cache import make_once, read_npz
 from ersparse.errors import UserError
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import track
 
 from ersparse.data.arrays import Arrays
-from ersparse.data.cache import make_once, read_npz, source_of
 from ersparse.data.jpeg import CHUNK, decode_all
+from ersparse.data.npz_cache import make_once, read_npz, source_of
 from ersparse.errors import UserError
 
 FOLDER = "tiny-imagenet-200"

@@ -10,9 +10,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from ersparse.export.file import Images
 from ersparse.export.folded import Folded
 from ersparse.export.predictor import computed
+from ersparse.export.sparse_file import Images
 
 ONE, MANY = 1, 128  # images, for latency and for throughput
 AT_LEAST, SECONDS = 7, 0.5  # how often a batch is predicted, and for how long at least

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ersparse.kernels.graph import Convolution, Graph, Node, NotCovered, Step
+from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Node, NotCovered
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.mask import attach, masks_of
 
@@ -88,10 +88,10 @@ def fold(network: nn.Module) -> Folded:
     Raises:
         NotCovered: names what is not, such as a normalisation that follows no convolution.
     """
-    graph, masks = Graph(network), masks_of(network)
-    steps = [node for node in graph.nodes if isinstance(node, Step)]
+    graph, masks = FusedGraph(network), masks_of(network)
+    steps = [node for node in graph.nodes if isinstance(node, FusedStep)]
     if isinstance(graph.output, Convolution):
-        steps.append(Step(graph.output.position, graph.output))
+        steps.append(FusedStep(graph.output.position, graph.output))
     numbers: dict[Node, int] = {graph.nodes[0]: 0} | {step: number for number, step in enumerate(steps, 1)}
     folded = Folded([_part(step, numbers) for step in steps])
     weighted = [step for step in steps if isinstance(step.source, Convolution)]
@@ -106,7 +106,7 @@ def fold(network: nn.Module) -> Folded:
     return folded
 
 
-def _part(step: Step, numbers: dict[Node, int]) -> Part:
+def _part(step: FusedStep, numbers: dict[Node, int]) -> Part:
     residual = numbers[step.residual] if step.residual else None
     window = step.window and list(step.window)
     if not isinstance(step.source, Convolution):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ersparse.errors import UserError
-from ersparse.export import file
-from ersparse.export.few import FewImages
+from ersparse.export import sparse_file
 from ersparse.export.folded import Folded
+from ersparse.export.single_image import FewImages
 from ersparse.kernels.compile import KernelsUnavailable
 from ersparse.kernels.network import SparseNetwork
 
@@ -31,7 +31,7 @@ class Predictor:
         network: [B, channels, side, side], normalised -> logits [B, classes], in float32.
     """
 
-    def __init__(self, network: Callable[[Tensor], Tensor], images: file.Images) -> None:
+    def __init__(self, network: Callable[[Tensor], Tensor], images: sparse_file.Images) -> None:
         self.network, self.images = network, images
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ def load_sparse(path: str | Path) -> Predictor:
     Raises:
         UserError: the file is damaged, of another version, or none of ours.
     """
-    network, images = file.read(Path(path))
+    network, images = sparse_file.read(Path(path))
     try:
         return Predictor(computed(network, images), images)
     except KernelsUnavailable as reason:
@@ -75,7 +75,7 @@ def load_sparse(path: str | Path) -> Predictor:
         return Predictor(network, images)
 
 
-def computed(network: Folded, images: file.Images) -> Callable[[Tensor], Tensor]:
+def computed(network: Folded, images: sparse_file.Images) -> Callable[[Tensor], Tensor]:
     """What computes `network` with its kept weights: one image or sixteen at a time, as the batch is.
 
     Raises:

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
-from ersparse.kernels.graph import Convolution, NotCovered
-from ersparse.kernels.pattern import Kept
+from ersparse.kernels.csr import Kept
+from ersparse.kernels.fused_graph import Convolution, NotCovered
 
 HALF = 16  # images of a vector's half, as in kernels.cpp
 

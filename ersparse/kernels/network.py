@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ersparse.kernels.buffers import Number, Shape
-from ersparse.kernels.graph import Graph
+from ersparse.kernels.fused_graph import FusedGraph
 from ersparse.kernels.program import Program
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.mask import masks_of
@@ -32,7 +32,7 @@ class SparseNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, number: Number = Number()) -> None:
         super().__init__()
-        self.graph, self.number = Graph(network), number
+        self.graph, self.number = FusedGraph(network), number
         self._dense = [network]  # in a list, so that its weights are not parameters here
         self.layers = prunable_modules(network)
         self.values = nn.ParameterList()

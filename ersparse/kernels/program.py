@@ -12,8 +12,8 @@ from ersparse.kernels import abi
 from ersparse.kernels.abi import Op, pointer
 from ersparse.kernels.buffers import Buffer, Normalisation, Number, Shape, Weights
 from ersparse.kernels.compile import library
-from ersparse.kernels.graph import Convolution, Graph, Image, Node, Step
-from ersparse.kernels.pattern import Rows
+from ersparse.kernels.csr import Rows
+from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Image, Node
 
 NAMES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 
@@ -33,7 +33,7 @@ class Program:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: FusedGraph,
         masks: dict[str, Tensor],
         values: dict[str, Tensor],
         shape: Shape,
@@ -55,7 +55,7 @@ class Program:
         self.results: dict[Node, Buffer] = {}
         self.gradients: dict[Node, Buffer] = {}
         self.turned: dict[Convolution, tuple[Rows, Tensor]] = {}
-        self.norms: dict[Step, Normalisation] = {}
+        self.norms: dict[FusedStep, Normalisation] = {}
         self.written: set[Node] = set()
         self.sums: list[Op] = []
         for node in graph.nodes:
@@ -111,7 +111,7 @@ class Program:
                 gradient = self.gradients[node]
                 self.turned[node] = w.kept.transposed(gradient.rows, gradient.columns, self.number.lanes)
             return
-        if isinstance(node, Step):
+        if isinstance(node, FusedStep):
             before = self.shapes[node.source]
             node_window = node.window or (before.height, before.width)
             shape = Shape(before.channels, before.height // node_window[0], before.width // node_window[1])
@@ -124,10 +124,10 @@ class Program:
         self.results[node] = self._buffer(shape, border=border, slotted=not self._stays(node))
         if self.trains:
             self.gradients[node] = self._buffer(shape)
-        if isinstance(node, Step) and self._comes_with_its_source(node):
+        if isinstance(node, FusedStep) and self._comes_with_its_source(node):
             self.results[node.source] = self.results[node]
 
-    def _comes_with_its_source(self, step: Step) -> bool:
+    def _comes_with_its_source(self, step: FusedStep) -> bool:
         """Whether the convolution that it reads writes its result at once: there is nothing but a ReLU to be done."""
         alone = not (self.trains or step.norm or step.residual or step.pool)
         return alone and isinstance(step.source, Convolution)
@@ -136,7 +136,7 @@ class Program:
         """Whether every block of a result is kept: for the backward pass, or because it comes in or goes out."""
         if isinstance(node, Image) or node is self.graph.output:
             return True
-        return self.trains and (node.stays if isinstance(node, Step) else True)
+        return self.trains and (node.stays if isinstance(node, FusedStep) else True)
 
     def _buffer(self, shape: Shape, slotted: bool = False, **layout: Any) -> Buffer:
         return Buffer(shape, self.slots if slotted else self.blocks, self.number.stored, slotted=slotted, **layout)
@@ -158,7 +158,7 @@ class Program:
         for node in self.graph.nodes:
             if isinstance(node, Convolution):
                 ops += [*self._anew(node.source), self._convolution(node)]
-            elif isinstance(node, Step):
+            elif isinstance(node, FusedStep):
                 if node.norm is not None and self.trains:
                     ops.append(self._reduction(abi.STATISTICS, node))
                 if node.stays and not self._comes_with_its_source(node):
@@ -177,7 +177,7 @@ class Program:
         if isinstance(last, Convolution):
             ops += self._convolution_gradients(last)
         for node in reversed(self.graph.nodes):
-            if not isinstance(node, Step):
+            if not isinstance(node, FusedStep):
                 continue
             if node.norm is not None:
                 ops += [self._step(abi.ACTIVATION_SUMS, node), self._reduction(abi.NORM_GRADIENT, node)]
@@ -187,8 +187,8 @@ class Program:
                 ops += self._convolution_gradients(node.source)
         return ops + self.sums
 
-    def _normalised(self) -> list[Step]:
-        return [node for node in self.graph.nodes if isinstance(node, Step) and node.norm is not None]
+    def _normalised(self) -> list[FusedStep]:
+        return [node for node in self.graph.nodes if isinstance(node, FusedStep) and node.norm is not None]
 
     def _wants(self, node: Node) -> bool:
         """Whether the gradient of a result is needed."""
@@ -202,11 +202,11 @@ class Program:
 
     def _anew(self, node: Node) -> list[Op]:
         """A step that only one convolution reads is computed when it is read, into scratch."""
-        if not isinstance(node, Step) or node.stays or self._comes_with_its_source(node):
+        if not isinstance(node, FusedStep) or node.stays or self._comes_with_its_source(node):
             return []
         return [self._step(abi.ACTIVATE, node)]
 
-    def _step(self, kind: int, node: Step, **targets: Any) -> Op:
+    def _step(self, kind: int, node: FusedStep, **targets: Any) -> Op:
         before = self.shapes[node.source]
         window = node.window or (before.height, before.width)
         fields = {"output": self.results[node], "adds_residual": -1} | targets
@@ -217,7 +217,7 @@ class Program:
             pool_height=window[0], pool_width=window[1], norm=self.norms[node].struct(), stride=1,
         )  # fmt: skip
 
-    def _targets(self, node: Step) -> dict[str, Any]:
+    def _targets(self, node: FusedStep) -> dict[str, Any]:
         """Where the gradients of a step go."""
         onto_convolution = isinstance(node.source, Convolution)
         targets: dict[str, Any] = {
@@ -230,13 +230,13 @@ class Program:
             }  # fmt: skip
         return targets
 
-    def _reduction(self, kind: int, node: Step) -> Op:
+    def _reduction(self, kind: int, node: FusedStep) -> Op:
         channels = self.shapes[node.source].channels
         return self._op(kind, channels, count=channels, input=self.results[node.source], norm=self.norms[node].struct())
 
     def _convolution(self, node: Convolution) -> Op:
         w, source = self.weights[node], self.results[node.source]
-        written = [user for user in node.users if isinstance(user, Step) and self._comes_with_its_source(user)]
+        written = [user for user in node.users if isinstance(user, FusedStep) and self._comes_with_its_source(user)]
         return self._op(
             abi.CONVOLVE, w.shape.channels, input=source, output=self.results[node], rows=w.rows.starts,
             offsets=w.rows.offsets, weight=w.values, bias=w.bias, stride=w.stride, shift=w.shift(source),

@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from ersparse import settings
-from ersparse.lightning.hardware import memory_format
-from ersparse.lightning.ranks import mean_over_ranks
+from ersparse.config import schema
+from ersparse.distributed.collectives import mean_over_ranks
+from ersparse.lightning.auto_settings import memory_format
 from ersparse.sparse.mask import Masks, masks_of
 
 
@@ -37,7 +37,7 @@ class Classifier(pl.LightningModule):
         self,
         network: nn.Module,
         num_classes: int,
-        optimizer: settings.Optimizer,
+        optimizer: schema.OptimizerSettings,
         epochs: int,
         eval_names: list[str],
     ) -> None:

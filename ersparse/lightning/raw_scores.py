@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ersparse.lightning.search import TicketSearch
+from ersparse.lightning.edge_popup import EdgePopupClassifier
 
 
-class RawScores(TicketSearch):
+class RawScoreClassifier(EdgePopupClassifier):
     """Every weight of the source is in use, times the magnitude of its score.
 
     The released code sets its mask by an index of the wrong shape, which reaches 0.2 % of it; elsewhere the mask is

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from ersparse.distributed.collectives import mean_over_ranks
 from ersparse.kernels.buffers import Number
 from ersparse.kernels.network import SparseNetwork, dense, kept
 from ersparse.lightning.classifier import Classifier
-from ersparse.lightning.ranks import mean_over_ranks
 from ersparse.sparse.mask import attach, masks_of
 
 PREFIX = "sparse."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ersparse.config.schema import Settings, TargetedSettings, build, locate
 from ersparse.errors import UserError
-from ersparse.settings import Settings, Targeted, build, locate
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ersparse.sparse.source import Source
 
 
-class Method(Targeted):
+class Method(TargetedSettings):
     """Settings of a method, and what it adds to a training run.
 
     Attributes:

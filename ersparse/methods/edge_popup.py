@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from ersparse.config.schema import Count, In, Settings, Since
 from ersparse.errors import UserError
 from ersparse.methods.base import Method
-from ersparse.settings import Count, In, Settings, Since
-from ersparse.sparse import supermask
-from ersparse.sparse.init import draw_weights
+from ersparse.sparse import edge_popup
+from ersparse.sparse.initialization import draw_weights
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.source import Source
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ersparse.lightning.classifier import Classifier
-    from ersparse.lightning.search import Search
+    from ersparse.lightning.edge_popup import Search
     from ersparse.runs.plan import Plan
 
 EPOCHS_PER_LEVEL = 100  # the paper's; the data set's own where that is shorter
@@ -31,7 +31,7 @@ class EdgePopup(Method):
         final_sparsity: of the ticket, relative to the dense network.
         levels: steps in which the sparsity rises from the source's.
         epochs_per_level: None is 100, or the data set's epochs where these are fewer.
-        schedule: of the density over levels (`ersparse.sparse.supermask.annealed`).
+        schedule: of the density over levels (`ersparse.sparse.edge_popup.annealed`).
         lr_restart: each level has the whole learning-rate schedule.
         scores: "carry" them, and the momentum, into the next level, or "reset" both.
         weight_init: "kaiming_normal" (fan-in), or "signed_constant" of the same variance.
@@ -87,7 +87,7 @@ class EdgePopup(Method):
                 f"method.final_sparsity={self.final_sparsity}: must be at least the source's sparsity {1 - start:g}"
             )
         sizes = [layer.size for layer in layers]
-        for layer, count in zip(layers, supermask.counts(layers, end, sizes, self.min_keep), strict=True):
+        for layer, count in zip(layers, edge_popup.counts(layers, end, sizes, self.min_keep), strict=True):
             if count == 0:
                 raise UserError(
                     f"method.final_sparsity={self.final_sparsity}: layer {layer.name} with its {layer.size} weights "
@@ -95,8 +95,8 @@ class EdgePopup(Method):
                 )
 
     def module(self, plan: Plan, network: nn.Module, eval_names: list[str]) -> Classifier:
-        from ersparse.lightning.raw_scores import RawScores
-        from ersparse.lightning.search import TicketSearch
+        from ersparse.lightning.edge_popup import EdgePopupClassifier
+        from ersparse.lightning.raw_scores import RawScoreClassifier
 
         s = plan.settings
         seed = s.seed_of("init")
@@ -104,12 +104,12 @@ class EdgePopup(Method):
             densities = plan.source.densities if plan.source and self.scale_weights else [1.0] * len(plan.layers)
             draw_weights(network, densities, self.weight_init, seed)
         epochs = self.per_level(s)
-        kind = TicketSearch if self.multiply_by == "ticket" else RawScores
+        kind = EdgePopupClassifier if self.multiply_by == "ticket" else RawScoreClassifier
         return kind(network, s.dataset.num_classes, s.optimizer, epochs, eval_names, self.search(), seed)
 
     def search(self) -> Search:
         """The part of the settings that the LightningModule needs."""
-        from ersparse.lightning.search import Search
+        from ersparse.lightning.edge_popup import Search
 
         return Search(**{field.name: getattr(self, field.name) for field in fields(Search)})
 
@@ -120,7 +120,7 @@ class EdgePopup(Method):
         return [
             SparsityAnnealing(
                 self.per_level(plan.settings),
-                lambda level: supermask.annealed(start, end, level, self.levels, self.schedule),
+                lambda level: edge_popup.annealed(start, end, level, self.levels, self.schedule),
                 self.scores,
                 plan.settings.seed_of("init"),
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ersparse.config.schema import Settings
 from ersparse.methods.base import Method
-from ersparse.settings import Settings
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl

@@ -10,13 +10,13 @@ from typing import Any
 
 import jinja2
 
-from ersparse.report.compare import AGREES, DIFFERS, OTHER, UNKNOWN
-from ersparse.report.glance import where
-from ersparse.report.groups import Group
-from ersparse.report.plots import caption
-from ersparse.report.runs import Run, Skipped, read_curve
+from ersparse.report.analysis.compare import AGREES, DIFFERS, OTHER, UNKNOWN
+from ersparse.report.analysis.groups import Group
+from ersparse.report.analysis.runs import Run, Skipped, read_curve
+from ersparse.report.figures.plots import caption
 from ersparse.report.section import Section
-from ersparse.report.tables import Row
+from ersparse.report.tables.overview import where
+from ersparse.report.tables.writer import Row
 
 WORDS = (AGREES, DIFFERS, OTHER, UNKNOWN)
 SMALLEST = 0.6  # of a picture's size, at which its words can still be read

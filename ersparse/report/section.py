@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ersparse.report.accuracy import differences, results
-from ersparse.report.draws import counters
-from ersparse.report.glance import Grid, grids
-from ersparse.report.groups import Group
+from ersparse.report.analysis.groups import Group
 from ersparse.report.paper import paper
-from ersparse.report.tables import Table
+from ersparse.report.tables.accuracy import differences, results
+from ersparse.report.tables.draws import counters
+from ersparse.report.tables.overview import Grid, grids
+from ersparse.report.tables.writer import Table
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from ersparse.runs.checkpoints import CheckpointFiles
+from ersparse.storage.checkpoints import CheckpointFiles
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):

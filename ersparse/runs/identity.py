@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from ersparse.config.schema import Settings, SparsitySettings
 from ersparse.methods.base import Method
-from ersparse.settings import Settings, Sparsity
 
 DRAWING_KEYS = ("sampling", "flow")  # of every option that draws at random
 GIVEN = (
@@ -84,13 +84,13 @@ class Arguments(NamedTuple):
     keys: list[str]
 
 
-def arguments_of(sparsity: Sparsity) -> Arguments:
+def arguments_of(sparsity: SparsitySettings) -> Arguments:
     """From the signature of the option's function."""
     names = inspect.signature(sparsity.resolve()).parameters
     return Arguments([name for name in names if name in GIVEN], [name for name in names if name not in GIVEN])
 
 
-def applicable(sparsity: Sparsity) -> list[str]:
+def applicable(sparsity: SparsitySettings) -> list[str]:
     """The keys that the option takes: those of its function, and how masks come from its densities."""
     takes = arguments_of(sparsity)
     if sparsity.name == "dense":
@@ -102,17 +102,17 @@ def applicable(sparsity: Sparsity) -> list[str]:
     return [*keys, *(["keep_mask"] if sparsity.keep_mask else DRAWING_KEYS), *control]
 
 
-def is_earned(sparsity: Sparsity) -> bool:
+def is_earned(sparsity: SparsitySettings) -> bool:
     """Whether a pruner chooses the densities, by looking at the network."""
     return "network" in arguments_of(sparsity).given
 
 
-def takes_density(sparsity: Sparsity) -> bool:
+def takes_density(sparsity: SparsitySettings) -> bool:
     """Whether the option is told the global density, by `level` or `budget`, rather than bringing its own."""
     return sparsity.run is not None or bool({"density", "count"} & set(arguments_of(sparsity).given))
 
 
-def _sparsity(sparsity: Sparsity) -> dict[str, Any]:
+def _sparsity(sparsity: SparsitySettings) -> dict[str, Any]:
     fields = identity_fields(sparsity)
     found = {key: fields[key] for key in ["name", *applicable(sparsity)] if key in fields}
     if takes_density(sparsity):
@@ -121,5 +121,5 @@ def _sparsity(sparsity: Sparsity) -> dict[str, Any]:
     return found
 
 
-def _ticket(sparsity: Sparsity) -> dict[str, Any]:
+def _ticket(sparsity: SparsitySettings) -> dict[str, Any]:
     return {"name": "ticket", "control": sparsity.control}

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from ersparse.runs.folder import RunFolder
 from ersparse.runs.plan import Plan
-from ersparse.runs.record import Record
+from ersparse.runs.record import RunRecord
+from ersparse.storage.run_folder import RunFolder
 
 SWEEP = "ERSPARSE_SWEEP"  # the name of the sweep that a job belongs to
 SHOWN = ("model", "dataset", "sparsity", "method", "optimizer", "seed", "variant", "scale")
@@ -23,7 +23,7 @@ PATHS = (("dataset", "root"), ("model", "init_from"), ("sparsity", "file"))
 COLUMNS = ("name", "size", "density", "drawn", "nonzero")
 
 
-def logger_of(plan: Plan, folder: RunFolder, record: Record | None) -> Any:
+def logger_of(plan: Plan, folder: RunFolder, record: RunRecord | None) -> Any:
     """The logger asked for, beside metrics.csv and run.json; False for none, and on all ranks but the first."""
     settings = plan.settings.logger
     if record is None or settings.name == "csv":
@@ -61,7 +61,7 @@ def finished(logger: Any) -> Iterator[None]:
                 logger.experiment.finish()
 
 
-def describe_layers(logger: Any, record: Record) -> None:
+def describe_layers(logger: Any, record: RunRecord) -> None:
     """The layers as a table: density asked for, weights drawn, weights kept after repair."""
     rows = [[layer[column] for column in COLUMNS] for layer in record.content["layers"]]
     if isinstance(logger, pl.loggers.WandbLogger):
@@ -71,7 +71,7 @@ def describe_layers(logger: Any, record: Record) -> None:
         logger.experiment.add_text("layers", "\n".join("|".join(map(str, line)) for line in lines))
 
 
-def summarise(logger: Any, record: Record) -> None:
+def summarise(logger: Any, record: RunRecord) -> None:
     """What the run came to: its metrics, its sparsity, its speed."""
     if isinstance(logger, pl.loggers.WandbLogger):
         content = record.content

@@ -12,24 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ersparse.config.schema import Settings, locate
 from ersparse.errors import UserError
-from ersparse.kernels.gain import ENOUGH, gain
-from ersparse.kernels.graph import Graph, NotCovered
+from ersparse.kernels.cost_model import WORTHWHILE_SPEEDUP, predicted_speedup
+from ersparse.kernels.fused_graph import FusedGraph, NotCovered
 from ersparse.methods.base import Method, method_of
-from ersparse.runs import densities
-from ersparse.runs.checkpoints import CheckpointFiles
-from ersparse.runs.densities import Densities
-from ersparse.runs.folder import network_masks, read_network
 from ersparse.runs.identity import describe, run_hash, takes_density
-from ersparse.runs.multishot import FromRun
-from ersparse.runs.sources import source_of
-from ersparse.settings import Settings, locate
+from ersparse.sources.iterative_run import IterativeRunSource
+from ersparse.sources.select import source_of
+from ersparse.sparse.channel_graph import GraphError, trace
 from ersparse.sparse.density import expected_density
-from ersparse.sparse.graph import Step
 from ersparse.sparse.layers import Layer, positions, prunable_layers
 from ersparse.sparse.mask import digest, generator
+from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.source import Source, repairs
-from ersparse.sparse.trace import GraphError, trace
+from ersparse.storage import density_file
+from ersparse.storage.checkpoints import CheckpointFiles
+from ersparse.storage.density_file import DensityFile
+from ersparse.storage.run_folder import network_masks, read_network
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Plan:
     hash: str
     folder: Path
     layers: list[Layer]
-    steps: list[Step] | None
+    steps: list[ChannelOp] | None
     source: Source | None
     init_from: dict[str, Tensor] | None
     execution: str
@@ -98,7 +98,7 @@ class Plan:
             return _network_of(self.settings).build()
 
 
-def plan(settings: Settings) -> Plan:
+def make_plan(settings: Settings) -> Plan:
     """Checks what can be checked without data, and works out layers, densities, identity and folder.
 
     Raises:
@@ -119,7 +119,7 @@ def plan(settings: Settings) -> Plan:
         _same_architecture(settings, network, init_from)
     source = source_of(settings, layers, init_from, contents["init_from"], file)
     method.check(settings, layers, source)
-    contents["run"] = source.run.hash if isinstance(source, FromRun) else None
+    contents["run"] = source.run.hash if isinstance(source, IterativeRunSource) else None
     contents["kind"] = "ticket" if init_from and network_masks(init_from) else "er"
     run = run_hash(describe(settings, method, contents))
     folder = Path(settings.paths.root) / (settings.experiment or "runs") / _name(settings, contents["kind"], run)
@@ -159,7 +159,7 @@ def _sparse_pays(settings: Settings, method: Method, layers: list[Layer], source
         return False
     positions = _positions(_network_of(settings), settings.dataset.image_size)
     operations = [layer.size * positions[layer.name] for layer in layers]
-    if gain(zip(operations, source.densities, strict=True)) < ENOUGH:
+    if predicted_speedup(zip(operations, source.densities, strict=True)) < WORTHWHILE_SPEEDUP:
         return False
     sparse = settings.trainer.model_copy(update={"execution": "sparse"})
     try:
@@ -201,7 +201,7 @@ class _Undrawn(TorchFunctionMode):
 
 
 @lru_cache(maxsize=64)  # the jobs of a sweep have few networks between them
-def _architecture(network: Network) -> tuple[nn.Module, list[Layer], list[Step] | GraphError]:
+def _architecture(network: Network) -> tuple[nn.Module, list[Layer], list[ChannelOp] | GraphError]:
     """The network without its weights, its layers, and its channel graph, or why it cannot be followed."""
     with torch.device("meta"), _Undrawn():
         module = network.build()
@@ -216,7 +216,7 @@ def _not_covered(network: Network) -> NotCovered | None:
     """What sparse execution has no kernel for."""
     module, _, _ = _architecture(network)
     try:
-        Graph(module)
+        FusedGraph(module)
     except NotCovered as error:
         return error
     return None
@@ -228,7 +228,7 @@ def _positions(network: Network, side: int) -> dict[str, int]:
     return positions(module, network.channels, side)
 
 
-def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, Densities | None, dict[str, Any]]:
+def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, DensityFile | None, dict[str, Any]]:
     """The network of `model.init_from`, the densities of `sparsity.file`, and hashes of what both hold."""
     contents: dict[str, Any] = {"init_from": None, "file": None}
     state = file = None
@@ -237,7 +237,7 @@ def _read_files(settings: Settings) -> tuple[dict[str, Tensor] | None, Densities
             Path(settings.model.init_from), f"model.init_from={settings.model.init_from}"
         )
     if settings.sparsity.name == "file":
-        file = densities.read(Path(str(settings.sparsity.file)))
+        file = density_file.read(Path(str(settings.sparsity.file)))
         contents["file"] = digest(file.masks()) if settings.sparsity.keep_mask else file.hash
     return state, file, contents
 

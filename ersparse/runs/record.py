@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ersparse.runs.folder import SCHEMA, RunFolder
 from ersparse.runs.plan import Plan
-from ersparse.runs.provenance import machine, now, provenance
-from ersparse.sparse.describe import describe_masks
-from ersparse.sparse.flow import Counts
+from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.mask import digest
+from ersparse.sparse.summary import describe_masks
+from ersparse.storage.provenance import machine, now, provenance
+from ersparse.storage.run_folder import SCHEMA, RunFolder
 
 
-class Record:
+class RunRecord:
     """The content of run.json. Every `save` writes it whole."""
 
     def __init__(self, folder: RunFolder, plan: Plan, config: dict[str, Any], before: Mapping[str, Any] | None) -> None:

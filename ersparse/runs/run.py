@@ -12,23 +12,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ersparse.config.schema import DatasetSettings, Settings, TrainerSettings, build
 from ersparse.data.arrays import Arrays
 from ersparse.data.batches import EVALUATED, smallest
+from ersparse.distributed import launcher
+from ersparse.distributed.rendezvous import Rendezvous
+from ersparse.distributed.signals import interruptible
 from ersparse.errors import RunFailed, UserError
-from ersparse.lightning.hardware import resolve
+from ersparse.lightning.auto_settings import resolve
 from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
-from ersparse.runs import ranks
-from ersparse.runs.checkpoints import CheckpointFiles
-from ersparse.runs.earned import Pending
-from ersparse.runs.folder import RunFolder
-from ersparse.runs.meeting import Meeting
-from ersparse.runs.multishot import FromRun
-from ersparse.runs.plan import Plan, plan
-from ersparse.runs.record import Record
-from ersparse.runs.sources import as_known, provide
-from ersparse.settings import Dataset, Settings, Trainer, build
-from ersparse.signals import interruptible
+from ersparse.runs.plan import Plan, make_plan
+from ersparse.runs.record import RunRecord
+from ersparse.sources.iterative_run import IterativeRunSource
+from ersparse.sources.pruner import PrunerSource
+from ersparse.sources.select import as_known, provide
+from ersparse.storage.checkpoints import CheckpointFiles
+from ersparse.storage.run_folder import RunFolder
 
 AGAIN = "the same command goes on from the last finished epoch"
 FULL_OR_READ_ONLY = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
@@ -49,7 +49,7 @@ def run(config: Mapping[str, Any]) -> Path:
     with screen.logging_to(None, screen.make_console()), interruptible():
         settings = build(Settings, config)
         method = method_of(settings)
-        return method.run(settings) if isinstance(method, Standalone) else run_planned(plan(settings))
+        return method.run(settings) if isinstance(method, Standalone) else run_planned(make_plan(settings))
 
 
 def run_planned(planned: Plan) -> Path:
@@ -60,7 +60,7 @@ def run_planned(planned: Plan) -> Path:
         trainer = trainer.model_copy(update=resolve(trainer, planned.execution))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("WORLD_SIZE: must not be set; a run starts its own ranks, trainer.devices says how many")
-    _same_number(settings.trainer, Meeting.here())
+    _same_number(settings.trainer, Rendezvous.here())
     if settings.dry_run:
         return _dry_run(planned)
     folder = RunFolder(planned.folder)
@@ -83,7 +83,7 @@ def run_planned(planned: Plan) -> Path:
     return planned.folder
 
 
-def _same_number(trainer: Trainer, meeting: Meeting | None) -> None:
+def _same_number(trainer: TrainerSettings, meeting: Rendezvous | None) -> None:
     """The ranks that a cluster started are those that were asked for; nodes are only there if it started some."""
     if meeting and meeting.size != trainer.ranks:
         raise UserError(f"{_ranks(trainer)}: the cluster started {meeting.size} tasks; must be as many")
@@ -102,7 +102,7 @@ def _is_done(record: Mapping[str, Any], planned: Plan) -> bool:
     return record["state"] == "done" and not (lost and planned.checkpoints().some())
 
 
-def _enough_for_all(settings: Settings, trainer: Trainer, arrays: Arrays) -> None:
+def _enough_for_all(settings: Settings, trainer: TrainerSettings, arrays: Arrays) -> None:
     """Each rank needs two images of every training batch, for normalisation, and one of every other batch."""
     held_out = round(settings.dataset.validation * len(arrays.y_train))
     least = smallest(len(arrays.y_train) - held_out, settings.dataset.batch_size) // 2
@@ -115,7 +115,7 @@ def _enough_for_all(settings: Settings, trainer: Trainer, arrays: Arrays) -> Non
         )
 
 
-def _ranks(trainer: Trainer) -> str:
+def _ranks(trainer: TrainerSettings) -> str:
     nodes = f" times trainer.num_nodes={trainer.num_nodes}" if trainer.num_nodes > 1 else ""
     return f"trainer.devices={trainer.devices}{nodes}"
 
@@ -133,13 +133,13 @@ def load_arrays(settings: Settings) -> Arrays:
     return arrays
 
 
-def images_of(dataset: Dataset) -> Arrays:
+def images_of(dataset: DatasetSettings) -> Arrays:
     """The images of a data set, checked and in the size asked for."""
     arrays: Arrays = dataset.resolve()(Path(dataset.root), dataset.download)
     return arrays.check(f"dataset={dataset.name}", dataset.num_classes, dataset.channels).resized(dataset.image_size)
 
 
-def _first_rank(planned: Plan, trainer: Trainer, arrays: Arrays | None, folder: RunFolder) -> None:
+def _first_rank(planned: Plan, trainer: TrainerSettings, arrays: Arrays | None, folder: RunFolder) -> None:
     settings, console = planned.settings, screen.make_console()
     if settings.fresh:
         folder.clear()
@@ -155,7 +155,7 @@ def _first_rank(planned: Plan, trainer: Trainer, arrays: Arrays | None, folder: 
         if found and before:
             trainer = _as_before(settings.trainer, trainer, before)
         config = settings.model_dump(by_alias=True) | {"trainer": trainer.model_dump()}
-        record = Record(folder, planned, config, before)
+        record = RunRecord(folder, planned, config, before)
         try:
             folder.write_config(config)
             record.save()
@@ -176,7 +176,7 @@ def _first_rank(planned: Plan, trainer: Trainer, arrays: Arrays | None, folder: 
         screen.log.info(screen.outcome(record.content, planned.folder))
 
 
-def _as_before(asked: Trainer, now: Trainer, before: Mapping[str, Any]) -> Trainer:
+def _as_before(asked: TrainerSettings, now: TrainerSettings, before: Mapping[str, Any]) -> TrainerSettings:
     """`auto` stays what it was when the run began: a run that changes its precision half-way is two runs."""
     kept = {
         key: before["config"]["trainer"][key]
@@ -189,25 +189,25 @@ def _as_before(asked: Trainer, now: Trainer, before: Mapping[str, Any]) -> Train
 
 def _train(
     planned: Plan,
-    trainer: Trainer,
+    trainer: TrainerSettings,
     arrays: Arrays,
     files: CheckpointFiles,
-    record: Record,
+    record: RunRecord,
     found: tuple[int, Path] | None,
     console: Any,
 ) -> None:
-    from ersparse.lightning.ranks import Ranks  # Lightning takes seconds to import
+    from ersparse.distributed.collectives import RankEnvironment  # Lightning takes seconds to import
     from ersparse.runs.train import train
 
     resume = found[1] if found else None
     if found:
         screen.log.info(f"resuming after epoch {found[0]}")
         record.save(progress={"epoch": found[0], "epochs": planned.epochs})
-    meeting = Meeting.here()
+    meeting = Rendezvous.here()
     if trainer.ranks == 1:
         return train(planned, trainer, arrays, files, resume, console, record, None)
     address = socket.gethostname() if meeting else "127.0.0.1"
-    port = ranks.free_port("" if meeting else address)
+    port = launcher.free_port("" if meeting else address)
     decided = {
         "settings": planned.settings.model_dump(by_alias=True),
         "trainer": trainer.model_dump(),
@@ -216,20 +216,20 @@ def _train(
         "address": address,
         "port": port,
     }
-    first = Ranks(0, trainer.ranks, address, port)
+    first = RankEnvironment(0, trainer.ranks, address, port)
     if meeting:
         meeting.announce(decided)
         return train(planned, trainer, arrays, files, resume, console, record, first)
-    with ranks.others(trainer.ranks, decided, partial(_ended, record)):
+    with launcher.launch_ranks(trainer.ranks, decided, partial(_ended, record)):
         train(planned, trainer, arrays, files, resume, console, record, first)
 
 
-def _ended(record: Record, state: str, line: str) -> None:
+def _ended(record: RunRecord, state: str, line: str) -> None:
     record.save(state=state, error=line if state == "failed" else None)
     screen.log.error(f"{line}; {AGAIN}")
 
 
-def _draw(planned: Plan, record: Record, console: Any) -> None:
+def _draw(planned: Plan, record: RunRecord, console: Any) -> None:
     """Draws and repairs the source network, and records it."""
     drawn = planned.source.repair(planned.source.draw()) if planned.source else ({}, {})
     record.describe_source(*drawn)
@@ -246,7 +246,7 @@ def _dry_run(planned: Plan) -> Path:
     state = before["state"] if before else "new"
     epochs = f", {planned.epochs} epochs" if planned.method.trains else ""
     console.print(f"{screen.title(planned)}\nstate: {state}{epochs}", markup=False)
-    if isinstance(planned.source, Pending | FromRun):
+    if isinstance(planned.source, PrunerSource | IterativeRunSource):
         console.print(planned.source.announcement(), markup=False)
         return planned.folder
     densities = planned.source.densities if planned.source else [1.0] * len(planned.layers)

@@ -10,42 +10,42 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
+from ersparse.config.schema import TrainerSettings
 from ersparse.data.arrays import Arrays
-from ersparse.data.module import InMemory
-from ersparse.lightning.batchnorm import synchronise
+from ersparse.data.datamodule import InMemory
+from ersparse.distributed.environment import RankEnvironment
+from ersparse.distributed.sync_batchnorm import synchronise
+from ersparse.lightning.allocator import keep_freed
 from ersparse.lightning.callbacks import (
     Checkpoints,
-    EpochBar,
+    EpochProgressBar,
     ERInit,
     FlowRepair,
-    History,
-    InStep,
-    MaskChanges,
-    Recorder,
+    MaskStatistics,
+    MetricsHistory,
+    ProgressRecorder,
+    RankConsistency,
     SparseInit,
 )
-from ersparse.lightning.memory import keep_freed
-from ersparse.lightning.ranks import Ranks
 from ersparse.runs import loggers
 from ersparse.runs.checkpoint_io import VerifiedCheckpointIO
-from ersparse.runs.checkpoints import CheckpointFiles
 from ersparse.runs.console import layer_table, quiet_lightning
-from ersparse.runs.folder import RunFolder
 from ersparse.runs.plan import Plan
-from ersparse.runs.record import Record
-from ersparse.settings import Trainer
+from ersparse.runs.record import RunRecord
 from ersparse.sparse.mask import masks_of
+from ersparse.storage.checkpoints import CheckpointFiles
+from ersparse.storage.run_folder import RunFolder
 
 
 def train(
     plan: Plan,
-    trainer_settings: Trainer,
+    trainer_settings: TrainerSettings,
     arrays: Arrays,
     files: CheckpointFiles,
     resume: Path | None,
     console: Console,
-    record: Record | None,
-    ranks: Ranks | None,
+    record: RunRecord | None,
+    ranks: RankEnvironment | None,
 ) -> None:
     """Trains to the end, from `resume` if it is given.
 
@@ -85,7 +85,7 @@ def train(
         if record:
             record.save(progress={"epoch": epoch, "epochs": plan.epochs})
 
-    history, recorder = History(folder.metrics if record else None), Recorder(started, update)
+    history, recorder = MetricsHistory(folder.metrics if record else None), ProgressRecorder(started, update)
     trainer = pl.Trainer(
         accelerator=trainer_settings.accelerator,
         devices=trainer_settings.devices,
@@ -99,10 +99,10 @@ def train(
         logger=loggers.logger_of(plan, folder, record),
         callbacks=[
             *masking,
-            InStep(),
+            RankConsistency(),
             *plan.method.callbacks(plan),
-            *([MaskChanges()] if s.logger.name != "csv" else []),
-            EpochBar(console),
+            *([MaskStatistics()] if s.logger.name != "csv" else []),
+            EpochProgressBar(console),
             history,
             recorder,
             Checkpoints(files.intended),

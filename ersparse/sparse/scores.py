@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ersparse.sparse.edge_popup import top
 from ersparse.sparse.layers import Prunable, prunable_modules
 from ersparse.sparse.mask import Masks
-from ersparse.sparse.supermask import top
 
 Scores = dict[str, Tensor]
 Batches = Sequence[tuple[Tensor, Tensor]]

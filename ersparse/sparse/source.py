@@ -9,13 +9,15 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from ersparse.sparse import flow, mask
-from ersparse.sparse.flow import Counts
+from ersparse.sparse import flow_repair, mask
+from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks
 
 Repair = Callable[[Tensor, Layer, float, np.random.Generator], tuple[Tensor, Counts]]
-REPAIRS: dict[str, Repair] = {name: getattr(flow, name) for name in ("none", "add", "move", "resample", "released")}
+REPAIRS: dict[str, Repair] = {
+    name: getattr(flow_repair, name) for name in ("none", "add", "move", "resample", "released")
+}
 SAMPLERS = {"bernoulli": mask.draw_bernoulli, "exact": mask.draw_exact}
 
 
@@ -85,7 +87,7 @@ class ERSource:
         """
         if self.flow != "resample":
             return self.densities
-        return [flow.conditioned_density(layer, p) for layer, p in zip(self.layers, self.densities, strict=True)]
+        return [flow_repair.conditioned_density(layer, p) for layer, p in zip(self.layers, self.densities, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -119,4 +121,6 @@ class TicketSource:
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
         """Nothing is repaired; the counts say what a repair would have found."""
         random = mask.generator(self.seed)
-        return dict(masks), {layer.name: flow.none(masks[layer.name], layer, 1.0, random)[1] for layer in self.layers}
+        return dict(masks), {
+            layer.name: flow_repair.none(masks[layer.name], layer, 1.0, random)[1] for layer in self.layers
+        }

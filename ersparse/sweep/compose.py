@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ersparse.keys import values_of
+from ersparse.config.options import values_of
 
 
 class Composer:

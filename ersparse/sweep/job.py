@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ersparse.settings import Settings
+from ersparse.config.schema import Settings
 
 
 @dataclass(frozen=True)

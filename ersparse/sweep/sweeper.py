@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
-    from ersparse.sweep.axes import Axis
     from ersparse.sweep.compose import Composer
+    from ersparse.sweep.grids import Axis
 
 
 class GridSweeper(Sweeper):
-    """Grids, zipped axes and unions (`ersparse.sweep.axes`)."""
+    """Grids, zipped axes and unions (`ersparse.sweep.grids`)."""
 
     def __init__(self, params: Any = None, words: Sequence[str] | None = None) -> None:
         """Both are read from the config, where they are not yet resolved."""
@@ -33,9 +33,9 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the jobs that `arguments` and the presets among them name; ends the process where one failed."""
+        from ersparse.sweep.build_jobs import jobs_of  # PyTorch takes a second to import
         from ersparse.sweep.compose import composer_of
-        from ersparse.sweep.jobs import jobs_of  # PyTorch takes a second to import
-        from ersparse.sweep.launcher import OwnLauncher
+        from ersparse.sweep.local.launcher import OwnLauncher
 
         assert self.config and self.hydra_context and self.launcher
         sweeper = OmegaConf.to_container(self.config.hydra.sweeper, resolve=False)
@@ -46,7 +46,7 @@ class GridSweeper(Sweeper):
         for job in jobs:
             refuse_ranks(self.config.hydra.launcher._target_, job.devices)
         if any(job.settings and job.settings.dry_run for job in jobs):  # said after an `or`, it holds for all
-            from ersparse.sweep.dry import list_jobs
+            from ersparse.sweep.dry_run import list_jobs
 
             return own.dry_run(jobs) if own else list_jobs(jobs, 1)
         if own:
@@ -73,18 +73,18 @@ def lists_of(words: Sequence[str], composer: Composer) -> list[list[str]]:
     Raises:
         UserError: an axis that cannot be read.
     """
-    from ersparse.sweep import axes
+    from ersparse.sweep import grids
 
     lists = []
-    for grid in axes.alternatives(words):
-        given = [axes.axis_of(word, composer.parser) for word in grid]
+    for grid in grids.alternatives(words):
+        given = [grids.axis_of(word, composer.parser) for word in grid]
         for chosen in _each_preset(given):
             plain = [
-                word for words in axes.product([axis for axis in chosen if len(axis.values) == 1]) for word in words
+                word for words in grids.product([axis for axis in chosen if len(axis.values) == 1]) for word in words
             ]
-            for preset in axes.grids_of(composer.params(plain), composer.parser):
-                short = axes.smoke(preset) if "scale=smoke" in plain else preset
-                lists += axes.product(axes.replaced(short, chosen))
+            for preset in grids.grids_of(composer.params(plain), composer.parser):
+                short = grids.smoke(preset) if "scale=smoke" in plain else preset
+                lists += grids.product(grids.replaced(short, chosen))
     return lists
 
 

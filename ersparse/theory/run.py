@@ -11,14 +11,14 @@ import yaml
 from pydantic import Field
 from rich.progress import track
 
-from ersparse.files import write_json, write_text
+from ersparse.config.schema import Count, In, Settings
 from ersparse.methods.base import Standalone
 from ersparse.runs import console as screen
-from ersparse.runs.folder import SCHEMA, RunFolder
 from ersparse.runs.identity import run_hash
-from ersparse.runs.provenance import machine, now, provenance
-from ersparse.settings import Count, In, Settings
 from ersparse.sparse.mask import generator
+from ersparse.storage.atomic import write_json, write_text
+from ersparse.storage.provenance import machine, now, provenance
+from ersparse.storage.run_folder import SCHEMA, RunFolder
 from ersparse.theory.experiments import Cell, Experiment, Options, Result, experiment
 
 Open = Annotated[float, In("(0, 1)")]

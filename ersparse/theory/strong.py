@@ -19,9 +19,9 @@ from torch import nn
 from ersparse.errors import UserError
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.mask import Masks, attach, enforce, generator
+from ersparse.theory.error_tolerances import Shape, shape_of
 from ersparse.theory.networks import Stage, chain, draw_masks, stages_of, without_dead_ends
 from ersparse.theory.subset_sum import solve
-from ersparse.theory.tolerances import Shape, shape_of
 from ersparse.theory.widths import Floats, check_layers
 
 UNUSED = -1

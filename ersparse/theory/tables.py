@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ersparse.files import write_text
+from ersparse.storage.atomic import write_text
 
 Row = Mapping[str, Any]
 

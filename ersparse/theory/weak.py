@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ersparse.errors import UserError
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.mask import Masks, attach, enforce
-from ersparse.theory.extra_layer import Identity, with_extra_layer
+from ersparse.theory.input_copy_layer import Identity, with_extra_layer
 from ersparse.theory.networks import Stage, draw_masks, needed_weights, stages_of, widened, without_dead_ends
 from ersparse.theory.widths import weak_copies
 

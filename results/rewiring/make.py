@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ersparse.report.stats import summary
+from ersparse.report.analysis.stats import summary
 from results.shared import finished, frame, interval, lines, spread
 
 HERE = Path(__file__).resolve().parent

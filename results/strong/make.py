@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ersparse import run
-from ersparse.keys import CONF
+from ersparse.config.options import CONF
 from results.shared import finished, frame, interval, lines, make, spread
 
 HERE = Path(__file__).resolve().parent

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from ersparse.data import cifar, digits
-from ersparse.data.cache import read_npz
+from ersparse.data.npz_cache import read_npz
 from ersparse.errors import UserError
 
 

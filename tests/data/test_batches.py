@@ -5,16 +5,16 @@ import pytest
 import torch
 from torchvision.transforms import functional as TF
 
-from ersparse.data.batches import Augmentation, Batches, Images
+from ersparse.data.batches import Augmentation, Batches, ImageTable
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 
 
-def images(count: int = 50, side: int = 8) -> tuple[torch.Tensor, torch.Tensor, Images]:
+def images(count: int = 50, side: int = 8) -> tuple[torch.Tensor, torch.Tensor, ImageTable]:
     random = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=random)
     y = torch.arange(count) % 10
-    return x, y, Images.of(x, y, MEAN, STD, torch.device("cpu"))
+    return x, y, ImageTable.of(x, y, MEAN, STD, torch.device("cpu"))
 
 
 def test_without_augmentation_it_is_normalisation():
@@ -71,7 +71,7 @@ def test_order_follows_from_seed_and_epoch():
 @pytest.mark.parametrize("world", [1, 2])
 def test_every_image_once_whatever_the_ranks(count, size, world):
     x = torch.arange(count, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 2, 2, 1)
-    table = Images.of(x, torch.arange(count), [0.0], [1.0], torch.device("cpu"))
+    table = ImageTable.of(x, torch.arange(count), [0.0], [1.0], torch.device("cpu"))
     shares = [list(Batches(table, torch.arange(count), size, seed=0, rank=r, world_size=world)) for r in range(world)]
     assert len({len(share) for share in shares}) == 1
     seen = sorted(label for share in shares for _, y in share for label in y.tolist())

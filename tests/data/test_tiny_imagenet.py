@@ -13,8 +13,8 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from ersparse.data import cache, tiny_imagenet
 from ersparse.data import jpeg as decoding
+from ersparse.data import npz_cache, tiny_imagenet
 from ersparse.errors import UserError
 
 CLASSES = ["n02", "n01"]  # in an order of their own, as in the official file
@@ -72,7 +72,7 @@ def test_it_is_decoded_once(tmp_path, monkeypatch):
     first = tiny_imagenet.load(as_zip(tmp_path), False)
     monkeypatch.setattr(tiny_imagenet, "_decoded", lambda _: pytest.fail("decoded again"))
     second = tiny_imagenet.load(tmp_path, False)
-    assert all(getattr(first, name).equal(getattr(second, name)) for name in cache.NAMES)
+    assert all(getattr(first, name).equal(getattr(second, name)) for name in npz_cache.NAMES)
     (tmp_path / f"{TOP}.zip").unlink()
     assert tiny_imagenet.load(tmp_path, False).y_test.equal(first.y_test), "the cache does without the zip"
 
@@ -159,10 +159,10 @@ def test_one_of_several_makes_it_and_the_others_wait(tmp_path, caplog):
         made.append(1)
         started.set()
         go.wait(10)
-        return {name: np.zeros(3) for name in cache.NAMES}
+        return {name: np.zeros(3) for name in npz_cache.NAMES}
 
     started, go = threading.Event(), threading.Event()
-    threads = [threading.Thread(target=cache.make_once, args=(tmp_path / "x.npz", make)) for _ in range(3)]
+    threads = [threading.Thread(target=npz_cache.make_once, args=(tmp_path / "x.npz", make)) for _ in range(3)]
     for thread in threads:
         thread.start()
     started.wait(10)
@@ -179,27 +179,27 @@ def test_large_arrays_are_mapped_and_checked(tmp_path, monkeypatch):
     arrays = {name: np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3) for name in ("x_train", "x_test")}
     arrays |= {"y_train": np.arange(2), "y_test": np.arange(2)}
     np.savez(tmp_path / "a.npz", **arrays)
-    monkeypatch.setattr(cache, "LARGE", 20)
-    mapped = cache.read_npz(tmp_path / "a.npz")
-    for name in cache.NAMES:
+    monkeypatch.setattr(npz_cache, "LARGE", 20)
+    mapped = npz_cache.read_npz(tmp_path / "a.npz")
+    for name in npz_cache.NAMES:
         assert np.array_equal(getattr(mapped, name).numpy(), arrays[name])
     turned = {name: np.asfortranarray(array) for name, array in arrays.items()}
     np.savez(tmp_path / "f.npz", **turned)
-    assert np.array_equal(cache.read_npz(tmp_path / "f.npz").x_train.numpy(), arrays["x_train"])
+    assert np.array_equal(npz_cache.read_npz(tmp_path / "f.npz").x_train.numpy(), arrays["x_train"])
     with zipfile.ZipFile(tmp_path / "a.npz") as archive:
         start = archive.getinfo("x_test.npy").header_offset
     data = bytearray((tmp_path / "a.npz").read_bytes())
     data[start + 200] ^= 1
     (tmp_path / "b.npz").write_bytes(data)
     with pytest.raises(UserError, match="damaged or not an npz file .Bad CRC-32"):
-        cache.read_npz(tmp_path / "b.npz")
+        npz_cache.read_npz(tmp_path / "b.npz")
 
 
 def test_a_mapped_array_is_the_file(tmp_path, monkeypatch):
     """No copy is made between the file and the table of pixels that batches are gathered from."""
-    from ersparse.data.batches import Images
+    from ersparse.data.batches import ImageTable
 
-    monkeypatch.setattr(cache, "LARGE", 20)
+    monkeypatch.setattr(npz_cache, "LARGE", 20)
     np.savez(
         tmp_path / "a.npz",
         x_train=np.zeros((4, 8, 8, 3), np.uint8),
@@ -207,8 +207,8 @@ def test_a_mapped_array_is_the_file(tmp_path, monkeypatch):
         x_test=np.zeros(4),
         y_test=np.arange(4),
     )
-    data = cache.read_npz(tmp_path / "a.npz")
-    table = Images.of(data.x_train, data.y_train, [0.5] * 3, [0.5] * 3, torch.device("cpu"))
+    data = npz_cache.read_npz(tmp_path / "a.npz")
+    table = ImageTable.of(data.x_train, data.y_train, [0.5] * 3, [0.5] * 3, torch.device("cpu"))
     assert table.pixels.data_ptr() == data.x_train.data_ptr()
     address = data.x_train.data_ptr()
     regions = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "a.npz" in line]

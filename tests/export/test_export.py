@@ -12,11 +12,12 @@ from torch import nn
 
 import ersparse
 from ersparse import models, sparsify
+from ersparse.cli import export
 from ersparse.errors import UserError
-from ersparse.export import benchmark, command, file
+from ersparse.export import benchmark, sparse_file
 from ersparse.export.folded import fold
 from ersparse.kernels import compile as compiling
-from ersparse.kernels.graph import NotCovered
+from ersparse.kernels.fused_graph import NotCovered
 
 
 def trained(name="resnet20", density="erk", level=0.9, **options):
@@ -33,7 +34,7 @@ def trained(name="resnet20", density="erk", level=0.9, **options):
 
 
 def images(side=32):
-    return file.Images(3, side, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
+    return sparse_file.Images(3, side, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 
 
 @pytest.fixture(params=["kernels", "no compiler"])
@@ -46,7 +47,7 @@ def compiler(request, monkeypatch):
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet20"])
 def test_predictions_are_those_of_the_network(tmp_path, name, compiler, caplog):
     network = trained(name, width=0.25)
-    file.write(tmp_path / "network.sparse", fold(network), images(16))
+    sparse_file.write(tmp_path / "network.sparse", fold(network), images(16))
     predict = ersparse.load_sparse(tmp_path / "network.sparse")
     assert len(caplog.records) == ("no-such-compiler" in caplog.text)
     for count in (1, 17, 520):
@@ -69,7 +70,7 @@ def test_a_file_by_hand(tmp_path):
     network[1].running_mean.fill_(0.5)
     network[1].running_var.fill_(1.0)
     path = tmp_path / "network.sparse"
-    file.write(path, fold(network), file.Images(2, 1, [0.0, 0.0], [1.0, 1.0]))
+    sparse_file.write(path, fold(network), sparse_file.Images(2, 1, [0.0, 0.0], [1.0, 1.0]))
     found = {name: (value.dtype.name, value.tolist()) for name, value in load_file(path).items()}
     assert found == {
         "1.rows": ("uint32", [0, 1]), "1.columns": ("uint16", [1]), "1.values": ("float32", [6.0]),
@@ -82,12 +83,12 @@ def test_a_file_by_hand(tmp_path):
 @pytest.mark.parametrize("name, level, most", [("vgg16", 0.99, 0.02), ("resnet20", 0.99, 0.04)])
 def test_the_file_is_a_fraction_of_the_dense_one(tmp_path, name, level, most):
     network = fold(trained(name, "uniform", level))
-    file.write(tmp_path / "network.sparse", network, images())
-    assert (tmp_path / "network.sparse").stat().st_size < most * command.dense_size(network)
+    sparse_file.write(tmp_path / "network.sparse", network, images())
+    assert (tmp_path / "network.sparse").stat().st_size < most * export.dense_size(network)
 
 
 def with_metadata(path, **changes):
-    with file.safe_open(path, "numpy") as opened:
+    with sparse_file.safe_open(path, "numpy") as opened:
         metadata = opened.metadata() | changes
     save_file(load_file(path), path, metadata)
 
@@ -106,7 +107,7 @@ def with_metadata(path, **changes):
 )
 def test_files_that_are_refused(tmp_path, damage, message):
     path = tmp_path / "network.sparse"
-    file.write(path, fold(trained(width=0.25)), images())
+    sparse_file.write(path, fold(trained(width=0.25)), images())
     damage(path)
     with pytest.raises(UserError) as error:
         ersparse.load_sparse(path)
@@ -114,7 +115,7 @@ def test_files_that_are_refused(tmp_path, damage, message):
 
 
 def test_images_that_are_refused(tmp_path):
-    file.write(tmp_path / "network.sparse", fold(trained(width=0.25)), images())
+    sparse_file.write(tmp_path / "network.sparse", fold(trained(width=0.25)), images())
     predict = ersparse.load_sparse(tmp_path / "network.sparse")
     for wrong in (torch.zeros(2, 3, 16, 16), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(3, 32, 32)):
         with pytest.raises(UserError, match=r"must be uint8 \[N, 32, 32, 3\] or float \[N, 3, 32, 32\]"):
@@ -131,10 +132,10 @@ def test_a_norm_that_follows_no_convolution():
 def test_runs_that_are_refused(launch, only_run):
     launch("method=draw")
     with pytest.raises(UserError, match="has no network, it was only drawn; must be the folder of a run that trained"):
-        command.main([str(only_run())])
+        export.main([str(only_run())])
     (only_run() / "run.json").write_text(json.dumps(read(only_run()) | {"state": "preempted"}))
     with pytest.raises(UserError, match="must be the folder of a finished run"):
-        command.main([str(only_run())])
+        export.main([str(only_run())])
 
 
 def test_the_benchmark_says_what_cannot_be_compiled(monkeypatch):
@@ -157,7 +158,7 @@ def test_onnx_computes_the_same(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     network = fold(trained(width=0.25))
-    command.write_onnx(tmp_path / "network.onnx", network, images())
+    export.write_onnx(tmp_path / "network.onnx", network, images())
     session = runtime.InferenceSession(tmp_path / "network.onnx")
     for count in (1, 5):
         x = torch.randn(count, 3, 32, 32)
@@ -168,4 +169,4 @@ def test_onnx_computes_the_same(tmp_path):
 def test_onnx_without_its_packages(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--format onnx: onnx is not installed; pip install onnx onnxscript"):
-        command.write_onnx(tmp_path / "network.onnx", fold(trained(width=0.25)), images())
+        export.write_onnx(tmp_path / "network.onnx", fold(trained(width=0.25)), images())

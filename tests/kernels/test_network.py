@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ersparse import keep_masks, models, sparsify
 from ersparse.kernels import compile as compiling
 from ersparse.kernels.buffers import Number
-from ersparse.kernels.graph import Graph, NotCovered
+from ersparse.kernels.fused_graph import FusedGraph, NotCovered
 from ersparse.kernels.network import SparseNetwork, dense
 from ersparse.sparse.mask import attach, enforce, masks_of
 
@@ -233,7 +233,7 @@ def test_dense_puts_each_weight_in_its_place():
 )
 def test_what_is_not_covered_is_named(layer, said):
     with pytest.raises(NotCovered, match=said):
-        Graph(nn.Sequential(layer))
+        FusedGraph(nn.Sequential(layer))
 
 
 def test_without_a_compiler(monkeypatch):

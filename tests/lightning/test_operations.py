@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ersparse.lightning.callbacks import ERInit, FixedMask, FlowRepair
 from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
 from ersparse.lightning.classifier import Classifier
-from ersparse.lightning.search import Search, TicketSearch
+from ersparse.lightning.edge_popup import EdgePopupClassifier, Search
 from ersparse.models import resnet20
-from ersparse.sparse import mask, supermask
+from ersparse.sparse import edge_popup, mask
 from ersparse.sparse.density import uniform
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import attach
@@ -90,7 +90,7 @@ def test_edge_popup_sorts_nothing_and_makes_few_passes():
     network = resnet20(10, channels=1)
     layers = prunable_layers(network)
     attach(network, ERSource(layers, uniform(layers, 0.5), 0.5, seed=0).draw())
-    module = TicketSearch(
+    module = EdgePopupClassifier(
         network, 10, SGD, 1, ["test"], Search(1, False, "kaiming_uniform", False, False, "layer", 0), 0
     )
     module.set_density(0.1)
@@ -111,7 +111,7 @@ def test_edge_popup_sorts_nothing_and_makes_few_passes():
 def test_choosing_never_waits_for_a_gpu():
     """On the meta device, which takes the same way, whatever asks for a value fails."""
     values = torch.empty(64, 32, 3, 3, device="meta")
-    mask, _ = supermask.top(values, 100)
+    mask, _ = edge_popup.top(values, 100)
     assert mask.shape == values.shape and mask.dtype == torch.bool
     with pytest.raises(RuntimeError):
         values.sum().item()

@@ -12,13 +12,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ersparse import models, sparsify
+from ersparse.config.schema import OptimizerSettings
 from ersparse.kernels.compile import KernelsUnavailable, library
 from ersparse.lightning.callbacks import Checkpoints, FixedMask
 from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
 from ersparse.lightning.callbacks.sparse_rewiring import SparseRewiring
 from ersparse.lightning.classifier import Classifier
 from ersparse.lightning.sparse_classifier import SparseClassifier
-from ersparse.settings import Optimizer
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import digest
 
@@ -96,7 +96,7 @@ def rewired(module, rewiring, rules, optimizer):
 @pytest.mark.parametrize("name, optimizer", [("rigl", "sgd"), ("set", "adam"), ("skip", "sgd"), ("granet", "adam")])
 def test_rewired_as_with_masks(name, optimizer):
     """And all that is trained, and sent between ranks, are kept weights, normalisations and a bias."""
-    settings = Optimizer(
+    settings = OptimizerSettings(
         name=optimizer, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[], gamma=0.1
     )
     rules = RULES[name]

@@ -7,14 +7,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ersparse
+from ersparse.config.schema import OptimizerSettings
 from ersparse.lightning.callbacks import annealing
-from ersparse.lightning.search import TicketSearch
+from ersparse.lightning.edge_popup import EdgePopupClassifier
 from ersparse.methods.edge_popup import EdgePopup
 from ersparse.models import resnet20
-from ersparse.settings import Optimizer
-from ersparse.sparse import supermask
+from ersparse.sparse import edge_popup
 from ersparse.sparse.density import uniform
-from ersparse.sparse.init import draw_weights
+from ersparse.sparse.initialization import draw_weights
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import attach, masks_of
 from ersparse.sparse.source import ERSource
@@ -24,7 +24,9 @@ SEARCH = [
     "method.epochs_per_level=2", "model.width=0.25", "dataset.batch_size=128", "optimizer.lr=0.05",
     "method.min_keep=1",
 ]  # fmt: skip
-SGD = Optimizer(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[0.5], gamma=0.1)
+SGD = OptimizerSettings(
+    name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[0.5], gamma=0.1
+)
 SETTINGS = {
     "_target_": "ersparse.methods.edge_popup.EdgePopup", "name": "edge_popup", "final_sparsity": 0.9, "levels": 3,
     "epochs_per_level": 2, "schedule": "geometric", "lr_restart": True, "scores": "carry",
@@ -37,7 +39,7 @@ def search(density=0.5, **changes):
     network = resnet20(10, channels=1)
     layers = prunable_layers(network)
     source = ERSource(layers, uniform(layers, density), density, seed=0)
-    module = TicketSearch(network, 10, SGD, 2, ["test"], EdgePopup(**(SETTINGS | changes)).search(), seed=0)
+    module = EdgePopupClassifier(network, 10, SGD, 2, ["test"], EdgePopup(**(SETTINGS | changes)).search(), seed=0)
     if density < 1:
         attach(network, source.repair(source.draw())[0])
     return module, layers
@@ -94,7 +96,7 @@ def test_the_ticket_follows_the_scores():
     for name, scores, count, allowed in zip(
         module.names, module.scores, module.counts, masks_of(module.network).values(), strict=True
     ):
-        assert second[name].equal(supermask.top(supermask.rank(scores, supermask.barred(allowed), False), count)[0])
+        assert second[name].equal(edge_popup.top(edge_popup.rank(scores, edge_popup.barred(allowed), False), count)[0])
 
 
 def test_only_scores_train_unless_affine():

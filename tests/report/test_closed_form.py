@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ersparse.report import closed_form
+from ersparse.report.analysis import closed_form
 
 CASES = [((2, 3), 0.3), ((3, 2), 0.6), ((2, 2, 1, 2), 0.25), ((3, 3), 0.15), ((1, 4), 0.5), ((4, 1), 0.5)]
 

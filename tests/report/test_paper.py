@@ -5,8 +5,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from ersparse import models
-from ersparse.keys import CONF, options_of
-from ersparse.report import closed_form
+from ersparse.config.options import CONF, options_of
+from ersparse.report.analysis import closed_form
 from ersparse.report.paper import Cell, everything, paper, printed
 from ersparse.sparse import density
 from ersparse.sparse.layers import prunable_layers

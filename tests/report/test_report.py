@@ -12,10 +12,10 @@ from conftest import ROOT
 from synthetic import record, write
 
 from ersparse import cli, models
-from ersparse.report.accuracy import labels
-from ersparse.report.groups import group, varying
-from ersparse.report.runs import read_runs
+from ersparse.report.analysis.groups import group, varying
+from ersparse.report.analysis.runs import read_runs
 from ersparse.report.section import section
+from ersparse.report.tables.accuracy import labels
 from ersparse.sparse.layers import positions
 from ersparse.sweep.cost import operations
 

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from conftest import ROOT
 
-from ersparse.keys import CONF
-from ersparse.report.groups import group
-from ersparse.report.runs import read_runs
+from ersparse.config.options import CONF
+from ersparse.report.analysis.groups import group
+from ersparse.report.analysis.runs import read_runs
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "densities.json").read_text())["vgg19_100"]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from ersparse.report.stats import MANY, paired, seeds_needed, summary, welch
+from ersparse.report.analysis.stats import MANY, paired, seeds_needed, summary, welch
 
 POINTS = st.floats(0, 100).map(lambda x: round(x, 6))
 VALUES = st.lists(POINTS, min_size=2, max_size=12)

@@ -14,8 +14,8 @@ import damage
 import pytest
 from conftest import KILLED, ROOT, TINY, in_this_process, outcome, read, rows
 
-from ersparse.runs import folder as folders
-from ersparse.runs.folder import RunFolder
+from ersparse.storage import run_folder as folders
+from ersparse.storage.run_folder import RunFolder
 
 EPOCHS = [*KILLED, "trainer.max_epochs=6"]
 

@@ -8,16 +8,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ersparse.keys import CONF
+from ersparse.config.options import CONF
+from ersparse.config.schema import NotIdentity, Settings, SettingsGroup, Since, build
 from ersparse.runs.identity import identity_fields, run_hash
-from ersparse.runs.plan import plan
-from ersparse.settings import Group, NotIdentity, Settings, Since, build
+from ersparse.runs.plan import make_plan
 
 
 def planned(*words: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = OmegaConf.to_container(compose("config", list(words)), resolve=True)
-    return plan(build(Settings, config))
+    return make_plan(build(Settings, config))
 
 
 def test_the_hash_of_the_default_run_from_its_canonical_form():
@@ -125,7 +125,7 @@ def test_a_file_enters_by_content(tmp_path):
 
 
 def test_marks():
-    class Marked(Group):
+    class Marked(SettingsGroup):
         target: str
         plain: int
         where: Annotated[str, NotIdentity]

@@ -11,7 +11,7 @@ import yaml
 from conftest import KILLED, TINY, outcome, read, resumed_and_undisturbed, rows
 from safetensors.torch import load_file
 
-from ersparse.runs.folder import RunFolder
+from ersparse.storage.run_folder import RunFolder
 
 
 def test_what_a_run_leaves(launch, only_run):

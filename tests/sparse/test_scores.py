@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from ersparse.models.resnet import resnet20, resnet50, resnet110
 from ersparse.models.vgg import vgg16
 from ersparse.sparse import scores as S
-from ersparse.sparse.graph import cut, outputs_reached
+from ersparse.sparse.channel_graph import trace
 from ersparse.sparse.layers import prunable_layers
-from ersparse.sparse.trace import trace
+from ersparse.sparse.reachability import cut, outputs_reached
 
 SHAPE = (3, 32, 32)
 

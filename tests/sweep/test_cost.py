@@ -4,10 +4,10 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from ersparse.keys import CONF
+from ersparse.config.options import CONF
+from ersparse.sweep.build_jobs import jobs_of
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.cost import Cost, cost_of, in_words, kind_of, operations, timings, total
-from ersparse.sweep.jobs import jobs_of
 
 
 @pytest.fixture

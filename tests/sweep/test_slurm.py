@@ -10,21 +10,21 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from ersparse.config.options import CONF
+from ersparse.config.schema import build
+from ersparse.distributed import rendezvous as meetings
+from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.errors import UserError
-from ersparse.keys import CONF
-from ersparse.runs import meeting as meetings
-from ersparse.runs.meeting import Meeting
-from ersparse.settings import build
-from ersparse.sweep import runfile
+from ersparse.storage import run_json
+from ersparse.sweep.build_jobs import jobs_of
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
-from ersparse.sweep.jobs import jobs_of
-from ersparse.sweep.slurm.foresight import short_limits
+from ersparse.sweep.slurm.monitor import GONE, Queue
 from ersparse.sweep.slurm.node import ending
 from ersparse.sweep.slurm.options import Options
+from ersparse.sweep.slurm.preflight import short_limits
 from ersparse.sweep.slurm.queue import folder_of, latest_log, queued, tidy
 from ersparse.sweep.slurm.submit import Array, longest
-from ersparse.sweep.slurm.waiting import GONE, Queue
 
 KEYS = {
     "partition": None, "account": None, "qos": None, "time_limit": "4:00:00", "cpus_per_task": 4, "gpus": True,
@@ -204,15 +204,15 @@ def test_a_run_that_left_the_queue_has_ended(tmp_path):
 def test_a_record_is_marked_and_a_finished_one_left_alone(tmp_path):
     for state, after in (("running", "failed"), ("done", "done")):
         (tmp_path / "run.json").write_text(json.dumps({"state": state, "error": None}))
-        runfile.mark(tmp_path, "failed", "why")
-        assert runfile.read(tmp_path)["state"] == after
-    runfile.mark(tmp_path / "nowhere", "failed", "why")
+        run_json.mark_state(tmp_path, "failed", "why")
+        assert run_json.read(tmp_path)["state"] == after
+    run_json.mark_state(tmp_path / "nowhere", "failed", "why")
 
 
 def test_ranks_meet(tmp_path, monkeypatch):
     """A status is an end, a beat is life, and silence is a loss once it has lasted."""
-    first = Meeting(tmp_path, 0, 3, 0, 0)
-    others = [Meeting(tmp_path, rank, 3, 0, rank) for rank in (1, 2)]
+    first = Rendezvous(tmp_path, 0, 3, 0, 0)
+    others = [Rendezvous(tmp_path, rank, 3, 0, rank) for rank in (1, 2)]
     assert others[0].decided() is None and not first.is_over()
     first.announce({"port": 1})
     assert others[0].decided() == {"port": 1}
@@ -232,4 +232,4 @@ def test_ranks_meet(tmp_path, monkeypatch):
     first.end()
     assert others[1].is_over()
     monkeypatch.setenv(meetings.VARIABLE, others[1].environment()[meetings.VARIABLE])
-    assert Meeting.here() == others[1]
+    assert Rendezvous.here() == others[1]

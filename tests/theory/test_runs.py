@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT
 
 from ersparse import cli
+from ersparse.cli.theory import NAMES, overrides
 from ersparse.errors import UserError
 from ersparse.theory import run as theory_run
-from ersparse.theory.command import NAMES, overrides
 
 TABLES = {
     "lemma": {"dense", "masked", "sizes"},

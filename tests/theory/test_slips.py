@@ -12,10 +12,10 @@ import torch
 from scipy.special import eval_laguerre
 
 from ersparse.errors import UserError
-from ersparse.theory.chance import reached, reached_through, simulate_weak, weak_success
+from ersparse.theory.error_tolerances import A, B
 from ersparse.theory.networks import random_target, stages_of, widened
 from ersparse.theory.subset_sum import nearest
-from ersparse.theory.tolerances import A, B
+from ersparse.theory.success_probability import reached, reached_through, simulate_weak, weak_success
 from ersparse.theory.weak import weak_ticket
 from ersparse.theory.widths import (
     lower_bound,

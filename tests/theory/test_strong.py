@@ -7,10 +7,7 @@ from torch import nn
 
 from ersparse.errors import UserError
 from ersparse.sparse.mask import masks_of
-from ersparse.theory.experiments.strong import uniform_target
-from ersparse.theory.networks import largest_difference, random_target, stages_of, without_dead_ends
-from ersparse.theory.strong import NotReached, copy_inputs, random_source, strong_ticket
-from ersparse.theory.tolerances import (
+from ersparse.theory.error_tolerances import (
     LINEAR,
     Shape,
     shape_of,
@@ -21,6 +18,9 @@ from ersparse.theory.tolerances import (
     tolerances,
     tolerances_printed,
 )
+from ersparse.theory.experiments.strong import uniform_target
+from ersparse.theory.networks import largest_difference, random_target, stages_of, without_dead_ends
+from ersparse.theory.strong import NotReached, copy_inputs, random_source, strong_ticket
 
 EPSILON = 0.01
 

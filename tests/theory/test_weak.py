@@ -7,7 +7,7 @@ from torch import nn
 
 from ersparse.errors import UserError
 from ersparse.sparse.mask import masks_of
-from ersparse.theory.extra_layer import with_extra_layer
+from ersparse.theory.input_copy_layer import with_extra_layer
 from ersparse.theory.networks import largest_difference, needed_weights, random_target, stages_of, widened
 from ersparse.theory.weak import NoRepresentative, represent, weak_ticket
 from ersparse.theory.widths import weak_copies

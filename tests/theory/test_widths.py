@@ -8,7 +8,7 @@ import pytest
 
 from ersparse.errors import UserError
 from ersparse.theory import widths
-from ersparse.theory.chance import reached, reached_through, weak_success
+from ersparse.theory.success_probability import reached, reached_through, weak_success
 
 
 def dense(sizes):

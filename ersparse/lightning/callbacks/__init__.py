@@ -1,12 +1,12 @@
 """Thin callbacks: each decides when, and calls one thing of the core to do it."""
 
-from ersparse.lightning.callbacks.changes import MaskChanges
+from ersparse.lightning.callbacks.mask_statistics import MaskStatistics
 from ersparse.lightning.callbacks.masks import ERInit, FixedMask, FlowRepair, SparseInit
-from ersparse.lightning.callbacks.progress import EpochBar
-from ersparse.lightning.callbacks.ranks import InStep
-from ersparse.lightning.callbacks.records import Checkpoints, History, Recorder
+from ersparse.lightning.callbacks.metrics import Checkpoints, MetricsHistory, ProgressRecorder
+from ersparse.lightning.callbacks.progress_bar import EpochProgressBar
+from ersparse.lightning.callbacks.rank_consistency import RankConsistency
 
 __all__ = [
-    "Checkpoints", "ERInit", "EpochBar", "FixedMask", "FlowRepair", "History", "InStep", "MaskChanges", "Recorder",
-    "SparseInit",
+    "Checkpoints", "ERInit", "EpochProgressBar", "FixedMask", "FlowRepair", "MaskStatistics", "MetricsHistory",
+    "ProgressRecorder", "RankConsistency", "SparseInit",
 ]  # fmt: skip

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytorch_lightning as pl
 import torch
 
-from ersparse.lightning.search import TicketSearch
-from ersparse.sparse.init import random_scores
+from ersparse.lightning.edge_popup import EdgePopupClassifier
+from ersparse.sparse.initialization import random_scores
 
 
 class SparsityAnnealing(pl.Callback):
@@ -25,22 +25,22 @@ class SparsityAnnealing(pl.Callback):
         self.epochs, self.density_of, self.scores, self.seed = epochs, density_of, scores, seed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, TicketSearch)
+        assert isinstance(pl_module, EdgePopupClassifier)
         level, into = divmod(trainer.current_epoch, self.epochs)
         pl_module.set_density(self.density_of(level + 1))
         if self.scores == "reset" and level and not into:
             self._reset(trainer, pl_module, level)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, TicketSearch)
+        assert isinstance(pl_module, EdgePopupClassifier)
         kept = sum(pl_module.counts) / sum(layer.size for layer in pl_module.layers)
         pl_module.log("ticket/sparsity", 1 - kept)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, TicketSearch)
+        assert isinstance(pl_module, EdgePopupClassifier)
         pl_module.set_density(self.density_of(trainer.current_epoch // self.epochs))  # also where all epochs were done
 
-    def _reset(self, trainer: pl.Trainer, module: TicketSearch, level: int) -> None:
+    def _reset(self, trainer: pl.Trainer, module: EdgePopupClassifier, level: int) -> None:
         with torch.no_grad():
             for layer, scores in zip(module.layers, module.scores, strict=True):
                 scores.copy_(random_scores(layer, module.search.score_init, self.seed + level))

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ersparse.sparse import mask
-from ersparse.sparse.flow import Counts
-from ersparse.sparse.init import scaled_weight
+from ersparse.sparse.flow_repair import Counts
+from ersparse.sparse.initialization import scaled_weight
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.source import Source
 

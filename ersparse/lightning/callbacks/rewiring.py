@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ersparse.lightning.callbacks.masks import network_of
-from ersparse.sparse import rewire
+from ersparse.sparse import rewiring
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks, attach, density_of, generator, masks_of
 
@@ -25,7 +25,7 @@ States = MutableMapping[Tensor, Any]  # what an optimizer remembers of each para
 
 @dataclass(frozen=True)
 class Rules:
-    """How a network is rewired; `ersparse.methods.rewire` says what each key means."""
+    """How a network is rewired; `ersparse.methods.rewiring` says what each key means."""
 
     delta_t: int
     drop_fraction: float
@@ -45,7 +45,7 @@ class Rules:
 
 
 class Rewiring(pl.Callback):
-    """Decides when; `ersparse.sparse.rewire` decides which weights.
+    """Decides when; `ersparse.sparse.rewiring` decides which weights.
 
     Everything follows from the step and the state of the network, so a resume is exact. Dense gradients are those of
     the backward pass of that very step, as the optimizer sees them: accumulated, and averaged over ranks. They are
@@ -116,7 +116,7 @@ class Rewiring(pl.Callback):
             return False
         before = {name: mask.clone() for name, mask in masks_of(network).items()}
         self._update(step, network, states)
-        changes = {name: rewire.difference(before[name], mask) for name, mask in masks_of(network).items()}
+        changes = {name: rewiring.difference(before[name], mask) for name, mask in masks_of(network).items()}
         for listener in self.listeners:
             listener(step, network, changes)
         return True
@@ -132,45 +132,45 @@ class Rewiring(pl.Callback):
         rules, masks = self.rules, masks_of(network)
         assert rules.final_density is not None and self.start_density is not None
         part = step / self.pruned_by
-        density = rewire.density_at(self.start_density, rules.final_density, part, rules.schedule)
+        density = rewiring.density_at(self.start_density, rules.final_density, part, rules.schedule)
         count = round(density * sum(mask.numel() for mask in masks.values()))
-        keep = {name: rewire.magnitude(network.get_parameter(name)) for name in masks}
-        for name, change in rewire.pruned_globally(masks, keep, count).items():
+        keep = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
+        for name, change in rewiring.pruned_globally(masks, keep, count).items():
             self._apply(change, name, masks[name], network, states, step)
 
     def _rewire(self, step: int, network: nn.Module, states: States) -> None:
         rules, masks = self.rules, masks_of(network)
-        share = rewire.fraction(rules.drop_fraction, rules.final_fraction, step / self.last_rewiring, rules.decay)
-        drop = {name: rewire.magnitude(network.get_parameter(name)) for name in masks}
+        share = rewiring.fraction(rules.drop_fraction, rules.final_fraction, step / self.last_rewiring, rules.decay)
+        drop = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
         for name, count in self._counts(masks, drop, share).items():
             if count:
-                change = rewire.update(masks[name], drop[name], self._grow(step, name, network), count, rules.regrow)
+                change = rewiring.update(masks[name], drop[name], self._grow(step, name, network), count, rules.regrow)
                 if rules.keep_flow:
                     random = generator(self.seed, name, "flow", str(step))
-                    change = rewire.with_flow(change, masks[name], self.layers[name], random)
+                    change = rewiring.with_flow(change, masks[name], self.layers[name], random)
                 self._apply(change, name, masks[name], network, states, step)
 
     def _counts(self, masks: Masks, drop: dict[str, Tensor], share: float) -> dict[str, int]:
         if self.rules.scope == "global":
-            return rewire.exchanged_globally(masks, drop, share, self.rules.regrow)
+            return rewiring.exchanged_globally(masks, drop, share, self.rules.regrow)
         return {
-            name: rewire.exchanged(int(mask.sum()), mask.numel(), share, self.rules.regrow)
+            name: rewiring.exchanged(int(mask.sum()), mask.numel(), share, self.rules.regrow)
             for name, mask in masks.items()
         }
 
     def _grow(self, step: int, name: str, network: nn.Module) -> Tensor:
         weight = network.get_parameter(name)
         if self.rules.grow == "random":
-            return rewire.random_scores(tuple(weight.shape), self.seed, name, step).to(weight.device)
+            return rewiring.random_scores(tuple(weight.shape), self.seed, name, step).to(weight.device)
         assert weight.grad is not None
-        return rewire.magnitude(weight.grad)
+        return rewiring.magnitude(weight.grad)
 
     def _apply(
-        self, change: rewire.Change, name: str, mask: Tensor, network: nn.Module, states: States, step: int
+        self, change: rewiring.Change, name: str, mask: Tensor, network: nn.Module, states: States, step: int
     ) -> None:
         weight, values = network.get_parameter(name), None
         if self.rules.grown_value == "random":
             drawn = generator(self.seed, name, "grown", str(step)).standard_normal(tuple(weight.shape))
             values = torch.from_numpy(drawn * (2 / self.layers[name].fan_in) ** 0.5)
         forget = self.rules.grown_state == "zero"
-        rewire.apply(change, mask, weight, states.get(weight, {}), values, forget)
+        rewiring.apply(change, mask, weight, states.get(weight, {}), values, forget)

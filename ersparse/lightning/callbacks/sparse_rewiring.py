@@ -8,9 +8,9 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import nn
 
+from ersparse.distributed.collectives import average
 from ersparse.kernels.network import dense, kept
 from ersparse.lightning.callbacks.rewiring import Rewiring, States
-from ersparse.lightning.ranks import average
 from ersparse.lightning.sparse_classifier import SparseClassifier, changed
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from submitit.core.utils import DelayedSubmission
 
-from ersparse.runs.meeting import LOST, Meeting
-from ersparse.sweep import runfile
-from ersparse.sweep.process import COMMAND
+from ersparse.distributed.rendezvous import LOST, Rendezvous
+from ersparse.storage import run_json
+from ersparse.sweep.local.process import COMMAND
 from ersparse.sweep.slurm.node import (
     NOTIFY,
     PAUSE,
@@ -72,7 +72,7 @@ class Attempt:
         return DelayedSubmission(self)
 
 
-def meeting_of(outer: Mapping[str, str]) -> Meeting | None:
+def meeting_of(outer: Mapping[str, str]) -> Rendezvous | None:
     """Where the tasks of this attempt meet, if there are several."""
     size = int(outer.get("SLURM_NTASKS", 1))
     if size == 1:
@@ -81,13 +81,13 @@ def meeting_of(outer: Mapping[str, str]) -> Meeting | None:
     folder = Path(outer["SUBMITIT_FOLDER"]) / f"ranks-{outer['SLURM_JOB_ID']}-{job}-{restarts(outer)}"
     folder.mkdir(exist_ok=True)
     rank, local, node = (int(outer[f"SLURM_{name}"]) for name in ("PROCID", "LOCALID", "NODEID"))
-    return Meeting(folder, rank, size, local, node)
+    return Rendezvous(folder, rank, size, local, node)
 
 
 class Leader:
     """The first task of an attempt, and its only one where the run has one rank."""
 
-    def __init__(self, attempt: Attempt, meeting: Meeting | None, told: threading.Event, requeue: Any) -> None:
+    def __init__(self, attempt: Attempt, meeting: Rendezvous | None, told: threading.Event, requeue: Any) -> None:
         self.attempt, self.meeting, self.told, self.requeue = attempt, meeting, told, requeue
 
     def lead(self) -> None:
@@ -128,7 +128,7 @@ class Leader:
         stop_after_epoch(process, self.attempt.folder, left - NOTICE)
         return process.wait(), reason
 
-    def _look_for_the_fallen(self, meeting: Meeting) -> tuple[int, int | None] | None:
+    def _look_for_the_fallen(self, meeting: Rendezvous) -> tuple[int, int | None] | None:
         """Another rank's end is what this one's may follow from."""
         until = time.monotonic() + LOST + 5
         while not (fallen := meeting.fallen()) and time.monotonic() < until:
@@ -149,7 +149,7 @@ class Leader:
         if status < 0 and not fallen:
             return f"died ({signal.Signals(-status).name})"
         stopped = status == INTERRUPTED or (
-            status and (runfile.read(self.attempt.folder) or {}).get("state") == "preempted"
+            status and (run_json.read(self.attempt.folder) or {}).get("state") == "preempted"
         )
         return "stopped from outside" if stopped else ""
 
@@ -159,14 +159,14 @@ class Leader:
         print(f"{reason}; requeued {count} times before", flush=True)
         if count >= most:
             line = f"{reason}, requeued {count} times before (hydra.launcher.requeues={most})"
-            runfile.mark(self.attempt.folder, "failed", line)
+            run_json.mark_state(self.attempt.folder, "failed", line)
             self._give_up(1)
-        runfile.mark(self.attempt.folder, "preempted", reason)
+        run_json.mark_state(self.attempt.folder, "preempted", reason)
         try:
             self.requeue(NOTIFY, None)
         except subprocess.SubprocessError as error:
             if job_is_running():  # else SLURM has put it back meanwhile
-                runfile.mark(self.attempt.folder, "failed", f"{reason}, and SLURM does not requeue it: {error}")
+                run_json.mark_state(self.attempt.folder, "failed", f"{reason}, and SLURM does not requeue it: {error}")
             self._give_up(1)
 
     def _give_up(self, status: int) -> None:

@@ -10,13 +10,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ersparse.errors import UserError
-from ersparse.sweep import runfile
-from ersparse.sweep.launcher import OwnLauncher
+from ersparse.storage import run_json
+from ersparse.sweep.local.launcher import OwnLauncher
 
 if TYPE_CHECKING:
     from ersparse.sweep.job import Job
+    from ersparse.sweep.slurm.monitor import Queue
     from ersparse.sweep.slurm.submit import Array
-    from ersparse.sweep.slurm.waiting import Queue
 
 
 class SlurmLauncher(OwnLauncher):
@@ -30,7 +30,7 @@ class SlurmLauncher(OwnLauncher):
         self.extra: list[str] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from ersparse.settings import build
+        from ersparse.config.schema import build
         from ersparse.sweep.slurm.options import Options
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -39,16 +39,16 @@ class SlurmLauncher(OwnLauncher):
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Returns the exit status: 0, 1 where a job failed, 130 where the waiting was stopped."""
+        from ersparse.sweep.progress_table import ProgressTable
+        from ersparse.sweep.slurm.monitor import Queue
         from ersparse.sweep.slurm.queue import tidy
-        from ersparse.sweep.slurm.waiting import Queue
-        from ersparse.sweep.table import Screen
 
         queue = Queue(jobs)
         new = self._submit(queue)
         if not self.options.wait:
             print(f"{new} of {len(jobs)} jobs submitted; python -m ersparse status {jobs[0].root} tells the rest")
             return 0
-        with Screen(queue) as screen:
+        with ProgressTable(queue) as screen:
             try:
                 status = queue.wait(screen.update)
             except KeyboardInterrupt:
@@ -61,8 +61,8 @@ class SlurmLauncher(OwnLauncher):
 
     def _submit(self, queue: Queue) -> int:
         """Sends what is to be done and not yet in the queue; returns how many that are."""
+        from ersparse.sweep.slurm.monitor import places_of
         from ersparse.sweep.slurm.submit import one_at_a_time
-        from ersparse.sweep.slurm.waiting import places_of
 
         for task in queue.tasks:
             task.skip_if_done()
@@ -80,7 +80,7 @@ class SlurmLauncher(OwnLauncher):
         from ersparse.runs.run import load_arrays
 
         for job in jobs:
-            if runfile.in_use(job.folder):
+            if run_json.in_use(job.folder):
                 raise UserError(f"{job.folder}: in use by another process on this machine; wait for it, or stop it")
         self._checked(jobs, sweep)
         seen = set()
@@ -93,7 +93,7 @@ class SlurmLauncher(OwnLauncher):
 
     def _checked(self, jobs: Sequence[Job], sweep: str) -> list[Array]:
         """What would be submitted, once SLURM has looked at it."""
-        from ersparse.sweep.slurm.foresight import refuse_two_in_one, short_limits
+        from ersparse.sweep.slurm.preflight import refuse_two_in_one, short_limits
 
         refuse_two_in_one(jobs)
         arrays = self._arrays(jobs, sweep)
@@ -110,8 +110,8 @@ class SlurmLauncher(OwnLauncher):
 
     def dry_run(self, jobs: Sequence[Job]) -> None:
         """Prints the jobs and the scripts; submits nothing."""
-        from ersparse.sweep.dry import list_jobs
-        from ersparse.sweep.slurm.waiting import Queue
+        from ersparse.sweep.dry_run import list_jobs
+        from ersparse.sweep.slurm.monitor import Queue
 
         queue = Queue(jobs)
         for task in queue.tasks:

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from ersparse.runs.meeting import BEAT, Meeting
-from ersparse.runs.provenance import SLURM
-from ersparse.sweep.family import PARENT
-from ersparse.sweep.slots import without_ranks
-from ersparse.sweep.tasks import SWEEP
+from ersparse.distributed.parent_death import PARENT
+from ersparse.distributed.rendezvous import BEAT, Rendezvous
+from ersparse.storage.provenance import SLURM
+from ersparse.sweep.job_state import SWEEP
+from ersparse.sweep.local.slots import without_ranks
 
 NOTIFY = signal.SIGUSR2  # what SLURM sends before it stops a job
-RANK = "from ersparse.runs.rank import main; main()"
+RANK = "from ersparse.runs.rank_main import main; main()"
 PAUSE = 0.2  # seconds between two looks
 EARLY = 90.0  # seconds: SLURM may tell a minute before it was asked to
 GRACE = 20.0  # seconds for a process that was asked to stop
@@ -109,7 +109,7 @@ def _checkpoints(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoints").glob("*.ckpt")}
 
 
-def follow(meeting: Meeting, around: Mapping[str, str]) -> None:
+def follow(meeting: Rendezvous, around: Mapping[str, str]) -> None:
     """A task that is not the first: trains as that decides, and never ends by itself.
 
     It waits for the end of the meeting, or to be killed: a task that ends first would have SLURM end the others.

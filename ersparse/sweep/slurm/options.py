@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from ersparse.settings import Count, Group, In
+from ersparse.config.schema import Count, In, SettingsGroup
 
 CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
 NOTICE = 30  # seconds of `signal_before` that are left for stopping
@@ -25,7 +25,7 @@ def seconds(value: Any) -> Any:
     return value
 
 
-class Options(Group):
+class Options(SettingsGroup):
     """The keys of conf/hydra/launcher/slurm.yaml, which says what each is for."""
 
     partition: str | None

@@ -22,7 +22,7 @@ NO_REASON = ("None", "")
 
 
 @dataclass(frozen=True)
-class Place:
+class QueueEntry:
     """A job in the queue.
 
     Attributes:
@@ -58,7 +58,7 @@ def submissions(root: Path) -> Iterator[tuple[Path, list[Path]]]:
         yield path.parent, [root / name for name in json.loads(path.read_bytes())]
 
 
-def queued(root: Path) -> dict[Path, Place]:
+def queued(root: Path) -> dict[Path, QueueEntry]:
     """By run folder, the jobs in the queue.
 
     Raises:
@@ -73,7 +73,7 @@ def queued(root: Path) -> dict[Path, Place]:
             number = int(index) if index.isdecimal() else 0
             job = f"{job}_{index}" if index.isdecimal() else job
             reason = "" if reason in NO_REASON else reason
-            found[names[number]] = Place(job, state.lower(), reason, nodes, folder / f"{job}_0_log.out")
+            found[names[number]] = QueueEntry(job, state.lower(), reason, nodes, folder / f"{job}_0_log.out")
     return found
 
 

@@ -15,14 +15,14 @@ from typing import Any
 from filelock import FileLock
 from submitit.slurm.slurm import SlurmExecutor
 
+from ersparse.config.options import LAUNCH, PACKAGE
 from ersparse.errors import UserError
-from ersparse.files import write_json
-from ersparse.keys import HERE, LAUNCH
+from ersparse.storage.atomic import write_json
 from ersparse.sweep.job import Job
+from ersparse.sweep.progress_table import clock
 from ersparse.sweep.slurm.attempt import Attempt
 from ersparse.sweep.slurm.options import Options, seconds
 from ersparse.sweep.slurm.queue import PREFIX, asked, folder_of
-from ersparse.sweep.table import clock
 
 KEYS = (  # what SLURM's refusals are about
     ("account", "account"),
@@ -196,4 +196,4 @@ def undisturbed() -> Iterator[None]:
 
 def _paths() -> list[str]:
     """Nodes find the package where it is not installed, but lies beside launch.py."""
-    return [f'export PYTHONPATH="{HERE.parent}:$PYTHONPATH"'] if LAUNCH.is_file() else []
+    return [f'export PYTHONPATH="{PACKAGE.parent}:$PYTHONPATH"'] if LAUNCH.is_file() else []

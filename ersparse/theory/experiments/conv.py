@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ersparse.theory.experiments import Cell, Options, Result, copies
+from ersparse.theory.experiments import Cell, Options, Result, width_search
 from ersparse.theory.experiments.weak import built_metrics, built_rows
-from ersparse.theory.extra_layer import with_extra_layer
+from ersparse.theory.input_copy_layer import with_extra_layer
 from ersparse.theory.networks import largest_difference, needed_weights, random_target, stages_of
 from ersparse.theory.plots import new_figure, plain_ticks, save, style
 from ersparse.theory.tables import write_table
@@ -31,8 +31,8 @@ def cells(options: Options) -> list[Cell]:
     for kernel in (1, 3, 5):
         target = {"widths": [channels] * 3, "kernel": kernel**2}
         for p in map(float, densities):
-            found.append(copies.bound_cell(target, p, 1.0, delta, trials))
-            found.append(copies.bound_cell(target, p, p, delta, trials))
+            found.append(width_search.bound_cell(target, p, 1.0, delta, trials))
+            found.append(width_search.bound_cell(target, p, p, delta, trials))
             if p < 1:
                 found.append({"kind": "width", **target, "p": p, "p0": 1.0, "delta": delta, "trials": trials})
     tickets = options.choose(1, 5, 20)
@@ -46,7 +46,7 @@ def cells(options: Options) -> list[Cell]:
 
 
 def measure(cell: Cell, random: np.random.Generator) -> Result:
-    return _build(cell, random) if cell["kind"] == "built" else copies.measure(cell, random)
+    return _build(cell, random) if cell["kind"] == "built" else width_search.measure(cell, random)
 
 
 def _build(cell: Cell, random: np.random.Generator) -> Result:
@@ -73,7 +73,7 @@ def _build(cell: Cell, random: np.random.Generator) -> Result:
 def report(options: Options, results: list[tuple[Cell, Result]], folder: Path) -> dict[str, float]:
     """bound.*, widths.*, built.* and conv.png."""
     kinds = {kind: [pair for pair in results if pair[0]["kind"] == kind] for kind in ("bound", "width", "built")}
-    bound, widths = copies.bound_rows(kinds["bound"]), copies.width_rows(kinds["width"])
+    bound, widths = width_search.bound_rows(kinds["bound"]), width_search.width_rows(kinds["width"])
     built = built_rows(kinds["built"])
     for name, rows in (("bound", bound), ("widths", widths), ("built", built)):
         write_table(folder, name, rows)
@@ -102,7 +102,7 @@ def _plot(options: Options, widths: list[dict[str, Any]], built: list[dict[str, 
     names = [f"{k}×{k}\nstride {s}\n{'padded' if padded else 'valid'}" for k, s, padded in cases]
     left.set_xticks(range(len(cases)), names, fontsize=6)
     left.set(yscale="log", ylabel="max |f_T - f_S| over images in [-1, 1]", title="Tickets built, in float64")
-    copies.plot_widths(right, widths, lambda row: f"{int(row['kernel'] ** 0.5)}×{int(row['kernel'] ** 0.5)}")
+    width_search.plot_widths(right, widths, lambda row: f"{int(row['kernel'] ** 0.5)}×{int(row['kernel'] ** 0.5)}")
     right.set_title(f"Copies for success {1 - options.delta:g}, two layers, p_0 = 1")
     plain_ticks(right.xaxis)
     left.legend(fontsize=8, loc="center left")

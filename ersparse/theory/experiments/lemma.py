@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from ersparse.errors import UserError
-from ersparse.theory.chance import wilson
 from ersparse.theory.experiments import Cell, Options, Result
 from ersparse.theory.plots import COLORS, new_figure, plain_ticks, points, save, style
 from ersparse.theory.subset_sum import nearest
+from ersparse.theory.success_probability import wilson
 from ersparse.theory.tables import write_table
 from ersparse.theory.widths import factor, subset_sum_size, subset_sum_size_printed
 

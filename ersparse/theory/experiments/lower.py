@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ersparse.theory.chance import reached_through, wilson
 from ersparse.theory.experiments import Cell, Options, Result
 from ersparse.theory.plots import COLORS, new_figure, plain_ticks, points, save, style
+from ersparse.theory.success_probability import reached_through, wilson
 from ersparse.theory.tables import write_table
 from ersparse.theory.widths import factor, lower_bound, lower_bound_of_the_proof
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ersparse.theory.chance import wilson
+from ersparse.theory.error_tolerances import Shape, shape_of, strong_copies, strong_copies_printed, tolerances
 from ersparse.theory.experiments import Cell, Options, Result
 from ersparse.theory.networks import chain, largest_difference, stages_of
 from ersparse.theory.plots import new_figure, points, save, style
 from ersparse.theory.strong import NotReached, strong_ticket
+from ersparse.theory.success_probability import wilson
 from ersparse.theory.tables import write_table
-from ersparse.theory.tolerances import Shape, shape_of, strong_copies, strong_copies_printed, tolerances
 from ersparse.theory.widths import factor
 
 SAMPLES = 4096  # inputs in the box, beside its corners

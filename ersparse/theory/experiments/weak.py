@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ersparse.theory.experiments import Cell, Options, Result, copies
+from ersparse.theory.experiments import Cell, Options, Result, width_search
 from ersparse.theory.networks import largest_difference, needed_weights, random_target, stages_of
 from ersparse.theory.tables import write_table
 from ersparse.theory.weak import NoRepresentative, weak_ticket
@@ -25,13 +25,13 @@ def cells(options: Options) -> list[Cell]:
     for depth in options.choose([2], [1, 2, 5], [1, 2, 4, 6]):
         target = {"widths": [width] * (depth + 1), "kernel": 1}
         for p in map(float, densities):
-            found.append(copies.bound_cell(target, p, 1.0, delta, trials))
+            found.append(width_search.bound_cell(target, p, 1.0, delta, trials))
             if p < 1:
                 found.append({"kind": "width", **target, "p": p, "p0": 1.0, "delta": delta, "trials": trials})
             if depth == 2:
-                found.append(copies.bound_cell(target, p, p, delta, trials))
+                found.append(width_search.bound_cell(target, p, p, delta, trials))
             if depth == 2 and p < 1:
-                found.append(copies.curve_cell(target, p, delta, trials, options.choose(4, 8, 12)))
+                found.append(width_search.curve_cell(target, p, delta, trials, options.choose(4, 8, 12)))
     for p in map(float, densities):
         found += [_built_cell(p, p0, options) for p0 in sorted({p, 1.0})]
     return found
@@ -44,7 +44,7 @@ def _built_cell(p: float, p0: float, options: Options) -> Cell:
 
 
 def measure(cell: Cell, random: np.random.Generator) -> Result:
-    return _build(cell, random) if cell["kind"] == "built" else copies.measure(cell, random)
+    return _build(cell, random) if cell["kind"] == "built" else width_search.measure(cell, random)
 
 
 def _build(cell: Cell, random: np.random.Generator) -> Result:
@@ -77,8 +77,8 @@ def report(options: Options, results: list[tuple[Cell, Result]], folder: Path) -
     kinds = {
         kind: [pair for pair in results if pair[0]["kind"] == kind] for kind in ("curve", "bound", "width", "built")
     }
-    success, bound = copies.curve_rows(kinds["curve"]), copies.bound_rows(kinds["bound"])
-    widths, built = copies.width_rows(kinds["width"]), built_rows(kinds["built"])
+    success, bound = width_search.curve_rows(kinds["curve"]), width_search.bound_rows(kinds["bound"])
+    widths, built = width_search.width_rows(kinds["width"]), built_rows(kinds["built"])
     for name, rows in (("success", success), ("bound", bound), ("widths", widths), ("built", built)):
         write_table(folder, name, rows)
     _plot(options, success, widths, folder / "weak.png")
@@ -119,12 +119,12 @@ def built_metrics(built: list[dict[str, Any]]) -> dict[str, float]:
 def _plot(options: Options, success: list[dict[str, Any]], widths: list[dict[str, Any]], path: Path) -> None:
     def left(axes: Any) -> None:
         bounds = {row["p"]: row["bound_multiple"] for row in widths if len(row["widths"].split()) == 3}
-        copies.plot_success(axes, success, bounds)
+        width_search.plot_success(axes, success, bounds)
         axes.set_title(f"Two layers of {success[0]['widths'].split()[0]}, univariate blocks given (p_0 = 1)")
 
     def right(axes: Any) -> None:
-        copies.plot_widths(axes, widths, lambda row: f"depth {len(row['widths'].split()) - 1}")
+        width_search.plot_widths(axes, widths, lambda row: f"depth {len(row['widths'].split()) - 1}")
         axes.set_title(f"Copies for success {1 - options.delta:g}")
 
     if success and widths:
-        copies.two_panels(path, left, right)
+        width_search.two_panels(path, left, right)

@@ -1,0 +1,199 @@
+"""For a notebook: any module made sparse, and runs read back. What `python launch.py` does, in single steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ersparse.config.schema import DatasetSettings, build, locate
+from ersparse.data.arrays import Arrays
+from ersparse.errors import UserError
+from ersparse.sparse import density as densities
+from ersparse.sparse import mask
+from ersparse.sparse.channel_graph import GraphError, trace
+from ersparse.sparse.flow_repair import FlowError
+from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
+from ersparse.sparse.mask import Masks
+from ersparse.sparse.reachability import ChannelOp
+from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource
+from ersparse.sparse.summary import describe_masks
+from ersparse.storage.run_folder import RunFolder, network_masks, read_network
+
+Rule = Callable[..., list[float]]
+NO_RULES = ("DensityError", "expected_density", "fill", "from_file")  # of ersparse.sparse.density
+
+
+class Sparsified(NamedTuple):
+    """What `sparsify` did.
+
+    Attributes:
+        masks: parameter name -> boolean tensor; the very buffers of the module.
+        record: "sparsity", "layers" and "mask_sha256", as in run.json.
+    """
+
+    masks: Masks
+    record: dict[str, Any]
+
+
+def sparsify(
+    module: nn.Module,
+    density: str | Rule | Mapping[str, float] = "balanced",
+    level: float = 0.9,
+    *,
+    budget: int | None = None,
+    flow: str = "move",
+    sampling: str = "bernoulli",
+    seed: int = 0,
+    **options: Any,
+) -> Sparsified:
+    """Makes `module` an Erdős–Rényi network: draws and repairs masks, attaches them, and zeroes what they remove.
+
+    The masks stay through training with `keep_masks`, or with the Lightning callback `FixedMask`.
+
+    Args:
+        module: any module with convolutions or linear layers, grouped ones included, on any device.
+        density: a rule by its name ("erk", ...), a function (layers, density, **options) -> densities, or the
+            densities themselves by parameter name.
+        level: the sparsity asked for, in [0, 1).
+        budget: in place of `level`: how many weights stay.
+        flow: what happens to channels without an edge: "none", "add", "move", "resample" or "released". All but
+            "none" need a module whose flow can be followed (torch.fx).
+        sampling: "bernoulli" or "exact".
+        seed: of the masks, which follow from it and the layers' names alone.
+        options: of the rule, such as floor=1.
+
+    Raises:
+        UserError: one line; the module is then as it was.
+    """
+    layers = _layers(module)
+    _one_of("flow", flow, REPAIRS)
+    _one_of("sampling", sampling, SAMPLERS)
+    if (flow, sampling) == ("resample", "exact"):
+        raise UserError("sampling=exact: must be bernoulli with flow=resample, which conditions independent draws")
+    try:
+        nominal, by_layer = _densities(layers, density, level, budget, options)
+        source = ERSource(layers, by_layer, nominal, seed, sampling, flow)
+        source.drawing_densities()
+    except (densities.DensityError, FlowError) as error:
+        raise UserError(f"density={_name(density)}: {error}") from None
+    steps = _steps(module, flow)
+    masks, counts = source.repair(source.draw())
+    record = describe_masks(layers, by_layer, nominal, masks, counts, steps)
+    mask.attach(module, masks)
+    mask.enforce(module)
+    return Sparsified(mask.masks_of(module), record)
+
+
+def load(run: str | Path) -> nn.Module:
+    """The network of a finished run, with its weights and masks, on the CPU and in eval mode.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    record = RunFolder(Path(run)).read()
+    if record and record.get("state") == "done" and not record.get("metrics"):
+        raise UserError(f"{run}: has no network, it was only drawn; must be the folder of a run that trained")
+    state, _ = read_network(Path(run), str(run))
+    if record is None:
+        raise UserError(f"{run}: has no run.json that can be read; must be the folder of a finished run")
+    model, dataset = record["config"]["model"], record["config"]["dataset"]
+    network = locate(model["_target_"])(dataset["num_classes"], channels=dataset["channels"], width=model["width"])
+    assert isinstance(network, nn.Module)
+    network.load_state_dict({name: tensor for name, tensor in state.items() if tensor.dtype != torch.bool})
+    mask.attach(network, network_masks(state))
+    mask.enforce(network)
+    return network.eval()
+
+
+def load_images(run: str | Path) -> Arrays:
+    """The images that a run was trained and tested with, in its size, as uint8.
+
+    Raises:
+        UserError: the folder holds no run, or the images are not where they were.
+    """
+    from ersparse.runs.run import images_of
+
+    record = RunFolder(Path(run)).read()
+    if record is None or "dataset" not in record.get("config", {}):
+        raise UserError(f"{run}: has no run.json that can be read; must be the folder of a run")
+    return images_of(build(DatasetSettings, record["config"]["dataset"], "dataset."))
+
+
+def _layers(module: nn.Module) -> list[Layer]:
+    holders, where = prunable_modules(module), f"module={type(module).__name__}"
+    if not holders:
+        raise UserError(f"{where}: has no prunable weights, that is, no convolution or linear layer")
+    for name, holder in holders.items():
+        if not isinstance(holder.weight, nn.Parameter):  # torch.nn.utils.prune names its masks as we do
+            raise UserError(f"{where}: {name} is computed from other tensors, must be a parameter")
+        if hasattr(holder, mask.BUFFER):
+            raise UserError(f"{where}: is sparse already ({name} has a mask)")
+        if isinstance(holder.weight, nn.UninitializedParameter):
+            raise UserError(f"{where}: {name} has no shape yet; pass a batch through the module first")
+    return prunable_layers(module)
+
+
+def _densities(
+    layers: list[Layer], density: str | Rule | Mapping[str, float], level: float, budget: int | None, options: Any
+) -> tuple[float, list[float]]:
+    """The global density asked for, and each layer's."""
+    if not (isinstance(level, (int, float)) and 0 <= level < 1):
+        raise UserError(f"level={level}: must lie in [0, 1)")
+    total = sum(layer.size for layer in layers)
+    if budget is not None and not (isinstance(budget, int) and len(layers) <= budget <= total):
+        raise UserError(f"budget={budget}: must lie in [{len(layers)}, {total}], from one weight a layer to all")
+    rule: Rule = _rule(density) if isinstance(density, str) else density  # type: ignore[assignment]
+    if isinstance(density, Mapping):
+        rule = partial(densities.from_file, file=density)
+    takes = list(inspect.signature(rule).parameters)[1:]
+    if unknown := sorted(set(options) - set(takes)):
+        raise UserError(f"{unknown[0]}={options[unknown[0]]}: density={_name(density)} has no such option")
+    if "density" not in takes:  # it brings its own
+        by_layer = _checked(layers, rule(layers, **options))
+        return densities.expected_density(layers, by_layer), by_layer
+    nominal = 1 - level if budget is None else budget / total
+    return nominal, _checked(layers, rule(layers, nominal, **options))
+
+
+def _checked(layers: list[Layer], by_layer: list[float]) -> list[float]:
+    if len(by_layer) != len(layers):
+        raise densities.DensityError(f"gives {len(by_layer)} densities, there are {len(layers)} layers")
+    for layer, density in zip(layers, by_layer, strict=True):
+        if not 0 <= density <= 1:
+            raise densities.DensityError(f"layer {layer.name}: density {density}, must lie in [0, 1]")
+    return by_layer
+
+
+def _rule(name: str) -> Rule:
+    """The function of ersparse.sparse.density that has this name."""
+    own = {
+        key: value for key, value in vars(densities).items() if getattr(value, "__module__", "") == densities.__name__
+    }
+    rules = {key: own[key] for key in own if key[0] != "_" and key not in NO_RULES}
+    _one_of("density", name, rules)
+    rule: Rule = rules[name]
+    return rule
+
+
+def _steps(module: nn.Module, flow: str) -> list[ChannelOp] | None:
+    try:
+        return trace(module)
+    except GraphError as error:
+        if flow != "none":
+            raise UserError(f"flow={flow}: {error}") from None
+        return None
+
+
+def _one_of(key: str, value: str, allowed: Mapping[str, Any]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}")
+
+
+def _name(density: str | Rule | Mapping[str, float]) -> str:
+    return density if isinstance(density, str) else getattr(density, "__name__", "the densities given")

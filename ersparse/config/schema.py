@@ -1,0 +1,283 @@
+"""What a run may be told: every key of conf/ with its type and its range. Imports no torch.
+
+A setting marked `NotIdentity` decides where or how a run happens, never what comes out of it, and stays out of the
+run's hash (`ersparse.runs.identity`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from ersparse.errors import UserError
+
+NotIdentity = Field(json_schema_extra={"identity": False})
+
+
+def Since(default: Any) -> Any:
+    """Marks a key that was added after runs had been hashed: at its default it stays out of the hash."""
+    return Field(json_schema_extra={"since": default})
+
+
+def In(interval: str) -> WrapValidator:
+    """A number inside `interval`, written as in mathematics: "[0, 1)". NaN lies in none."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            number = handler(value)
+        except ValidationError:
+            number = math.nan
+        above = number > low or (interval[0] == "[" and number == low)
+        below = number < high or (interval[-1] == "]" and number == high)
+        if not (above and below):
+            raise PydanticCustomError("interval", "must lie in {interval}", {"interval": interval})
+        return number
+
+    return WrapValidator(check)
+
+
+Fraction = Annotated[float, In("[0, 1)")]
+Positive = Annotated[float, In("(0, inf)")]
+NonNegative = Annotated[float, In("[0, inf)")]
+Count = Annotated[int, In("[1, inf)")]
+Seed = Annotated[int, In("[0, 9223372036854775807]")]
+
+
+class SettingsGroup(BaseModel):
+    """A frozen set of keys; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+G = TypeVar("G", bound=SettingsGroup)
+
+
+class TargetedSettings(SettingsGroup):
+    """A group whose option names the function or class that does the work, as `package.module.name`."""
+
+    target: str = Field(alias="_target_")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # a part of the run folder's name
+
+    def resolve(self) -> Any:
+        return locate(self.target)
+
+
+class ModelSettings(TargetedSettings):
+    width: Annotated[float, In("(0, 64]")]
+    init: Literal["default", "layer", "neuron"]
+    init_from: str | None
+    sync_batchnorm: Annotated[bool, NotIdentity]
+
+
+class DatasetSettings(TargetedSettings):
+    root: Annotated[str, NotIdentity]
+    download: Annotated[bool, NotIdentity]
+    augment: bool
+    validation: Fraction
+    num_classes: Annotated[int, In("[2, inf)")]
+    images: Annotated[tuple[Count, Count] | None, Field(strict=False), NotIdentity] = None  # training, test: for costs
+    channels: Count
+    image_size: Count
+    batch_size: Annotated[int, In("[2, inf)")]
+    epochs: Annotated[int, In("[1, inf)"), NotIdentity]  # only the default of trainer.max_epochs
+    mean: list[float]
+    std: list[Positive]
+    crop_padding: Annotated[int, In("[0, inf)")]
+    padding_mode: Literal["zero", "reflect"]
+    flip: bool
+
+    @model_validator(mode="after")
+    def per_channel(self) -> DatasetSettings:
+        for key in ("mean", "std"):
+            if len(getattr(self, key)) != self.channels:
+                raise UserError(
+                    f"dataset.{key}={getattr(self, key)}: must have one number for each of "
+                    f"dataset.channels={self.channels}"
+                )
+        if self.padding_mode == "reflect" and self.crop_padding >= self.image_size:
+            raise UserError(
+                f"dataset.crop_padding={self.crop_padding}: reflection needs less than "
+                f"dataset.image_size={self.image_size}"
+            )
+        return self
+
+
+class OptimizerSettings(SettingsGroup):
+    name: Literal["sgd", "adam"]
+    lr: Positive
+    momentum: Fraction
+    weight_decay: NonNegative
+    nesterov: bool
+    milestones: list[Annotated[float, In("(0, 1)")]]
+    gamma: Annotated[float, In("(0, 1]")]
+
+    @model_validator(mode="after")
+    def nesterov_needs_momentum(self) -> OptimizerSettings:
+        if self.nesterov and self.momentum == 0:
+            raise UserError("optimizer.nesterov=true: needs optimizer.momentum above 0")
+        return self
+
+
+class SourceRunSettings(SettingsGroup):
+    """The recipe of a run whose densities are taken. `method` stays a mapping, as in `Settings`."""
+
+    method: dict[str, Any]
+    optimizer: OptimizerSettings
+    batch_size: Annotated[int, In("[2, inf)")]
+
+
+class SparsitySettings(TargetedSettings):
+    level: Fraction
+    budget: Count | None
+    sampling: Literal["bernoulli", "exact"]
+    flow: Literal["none", "add", "move", "resample", "released"]
+    floor: NonNegative
+    first_dense: bool
+    redistribute: Literal["exact", "none"]
+    file: str | None
+    keep_mask: bool
+    images: Count
+    images_per_class: Count
+    temperature: Positive
+    fresh_classifier: Annotated[bool, Since(False)]
+    rounds: Count
+    score_dtype: Literal["float32", "float64"]
+    make: Annotated[bool, NotIdentity]
+    allow_collapse: Annotated[bool, NotIdentity]
+    control: Literal["none", "shuffle", "reinit", "invert"]
+    run: SourceRunSettings | None = None
+
+    @model_validator(mode="after")
+    def compatible(self) -> SparsitySettings:
+        if self.flow == "resample" and self.sampling == "exact":
+            raise UserError(
+                "sparsity.sampling=exact: must be bernoulli with sparsity.flow=resample, "
+                "which conditions independent draws"
+            )
+        if self.name == "file" and self.file is None:
+            raise UserError(
+                "sparsity.file=null: must name a file of layer densities or a run folder with sparsity=file"
+            )
+        return self
+
+
+class TrainerSettings(SettingsGroup):
+    max_epochs: Count
+    accelerator: Annotated[Literal["auto", "cpu", "gpu"], NotIdentity]
+    devices: Annotated[int, In("[1, inf)"), NotIdentity]
+    num_nodes: Annotated[int, In("[1, inf)"), NotIdentity]
+    precision: Annotated[Literal["auto", "32-true", "bf16-mixed", "16-mixed"], NotIdentity]
+    execution: Annotated[Literal["auto", "masked", "compiled", "sparse"], NotIdentity]
+    detect_anomaly: Annotated[bool, NotIdentity]
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.num_nodes
+
+
+class LoggerSettings(SettingsGroup):
+    name: Literal["csv", "tensorboard", "wandb"]
+    project: str | None = None
+    entity: str | None = None
+    mode: Literal["offline", "online"] = "offline"
+
+
+class ScaleSettings(SettingsGroup):
+    name: Literal["full", "short", "smoke"]
+    epochs: Annotated[float, In("(0, 1]")]
+
+
+class SeedSettings(SettingsGroup):
+    mask: Seed | None
+    init: Seed | None
+    data: Seed | None
+
+
+class PathSettings(SettingsGroup):
+    root: str
+    cache: str
+
+
+class Settings(SettingsGroup):
+    """One run, complete and checked. `method` stays a mapping here: `ersparse.methods` builds it."""
+
+    model: ModelSettings
+    dataset: DatasetSettings
+    sparsity: SparsitySettings
+    method: dict[str, Any]
+    trainer: TrainerSettings
+    logger: Annotated[LoggerSettings, NotIdentity]
+    optimizer: OptimizerSettings
+    scale: ScaleSettings
+    variant: Literal["paper", "code"]
+    experiment: Annotated[str | None, NotIdentity]
+    seed: Annotated[Seed, NotIdentity]
+    seeds: SeedSettings
+    paths: Annotated[PathSettings, NotIdentity]
+    fresh: Annotated[bool, NotIdentity]
+    dry_run: Annotated[bool, NotIdentity]
+
+    def seed_of(self, what: Literal["mask", "init", "data"]) -> int:
+        """The seed of one kind of random choice: its own if it is set, else the run's."""
+        own: int | None = getattr(self.seeds, what)
+        return self.seed if own is None else own
+
+    def epochs(self) -> int:
+        """Epochs of a plain training run, at this scale; never less than one."""
+        return max(1, round(self.trainer.max_epochs * self.scale.epochs))
+
+
+def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
+    """Checks `values` against `group`.
+
+    Raises:
+        UserError: one line with the first offending key, its value, and what is allowed.
+    """
+    try:
+        return group.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        words = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+        key = prefix + ".".join(words)
+        raise UserError(_explain(key, first)) from None
+
+
+def _explain(key: str, error: Any) -> str:
+    value = error["input"]
+    if error["type"] == "missing":
+        return f"{key}: is missing; conf/ gives it in the option of its group"
+    if error["type"] == "extra_forbidden":
+        return f"{key}={_shown(value)}: no such key"
+    if error["type"] == "literal_error":
+        allowed = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        return f"{key}={_shown(value)}: must be one of {allowed}"
+    if error["type"] == "value_error":  # a UserError raised by a validator across keys
+        return str(error["ctx"]["error"])
+    return f"{key}={_shown(value)}: {error['msg'].replace('Input should be', 'must be')}"
+
+
+def _shown(value: Any) -> str:
+    """As YAML and the command line write it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def locate(target: str) -> Any:
+    """The object that `package.module.name` names. The one place where a config names code.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"_target_={target}: cannot be imported ({error})") from None

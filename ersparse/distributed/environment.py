@@ -1,0 +1,49 @@
+"""Lightning's view of ranks that another process started."""
+
+from __future__ import annotations
+
+from lightning_fabric.plugins import ClusterEnvironment
+
+
+class RankEnvironment(ClusterEnvironment):
+    """Ranks that rank 0 started (`ersparse.distributed.launcher`), or a cluster on several nodes."""
+
+    def __init__(self, rank: int, size: int, address: str, port: int, local: int | None = None, node: int = 0) -> None:
+        """`address` and `port` of the first rank; `local`, the number on its `node`, is `rank` unless given."""
+        super().__init__()
+        self.rank, self.size, self.address, self.port = rank, size, address, port
+        self.local, self.node = rank if local is None else local, node
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return self.address
+
+    @property
+    def main_port(self) -> int:
+        return self.port
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.size
+
+    def set_world_size(self, size: int) -> None:
+        assert size == self.size, f"{self.size} ranks were started, the Trainer wants {size}"
+
+    def global_rank(self) -> int:
+        return self.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        assert rank == self.rank, f"this is rank {self.rank}, the Trainer takes it for {rank}"
+
+    def local_rank(self) -> int:
+        return self.local
+
+    def node_rank(self) -> int:
+        return self.node

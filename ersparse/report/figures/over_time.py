@@ -1,0 +1,69 @@
+"""Pictures with epochs on the horizontal axis: learning curves, rewiring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ersparse.report.analysis.groups import Group
+from ersparse.report.figures.style import MANY, legend, look, panels
+from ersparse.report.tables.overview import where
+
+Curves = Mapping[str, Mapping[str, np.ndarray]]  # hash -> metric -> [seeds, epochs]
+LEARNING = {"test/acc": "test accuracy, %"}
+REWIRING = {"rewire/overlap": "still there of the source, %", "rewire/explored": "ever active, %"}
+
+
+def learning(groups: Sequence[Group], curves: Curves, names: Mapping[str, str]) -> Figure | None:
+    """Test accuracy over epochs: the seeds' mean, and from the least to the most."""
+    return _over_time(groups, curves, names, LEARNING)
+
+
+def rewiring(groups: Sequence[Group], curves: Curves, names: Mapping[str, str]) -> Figure | None:
+    """What is left of the source's mask, and how many weights were ever active."""
+    return _over_time(groups, curves, names, REWIRING)
+
+
+def _over_time(
+    groups: Sequence[Group], curves: Curves, names: Mapping[str, str], metrics: Mapping[str, str]
+) -> Figure | None:
+    """A panel for each sparsity and metric, the sparsest first.
+
+    Where lines are too many to be told apart, those of one density and method look alike, and have no bands.
+    """
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in sorted(groups, key=lambda group: (-group.final, -group.level)):
+        for metric in metrics:
+            if metric in curves.get(group.hash, {}):
+                title = f"{group.model}, {group.dataset}, sparsity {where(group.level, group.final)}"
+                found.setdefault((title, metric), []).append(group)
+    if not found:
+        return None
+    if crowded := max(map(len, found.values())) > MANY:
+        names = {group.hash: f"{group.sparsity}, {group.method}" for group in groups}
+    variants = list(dict.fromkeys(_variant(group, names) for members in found.values() for group in members))
+    figure, places = panels(len(found))
+    for axes, ((title, metric), members) in zip(places, found.items(), strict=False):
+        for group in members:
+            style = look(group.sparsity, variants.index(_variant(group, names))) | {"label": names[group.hash]}
+            _line(axes, 100 * curves[group.hash][metric], style, banded=not crowded)
+        axes.set(title=title, xlabel="epoch", ylabel=metrics[metric])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(figure, places)
+    return figure
+
+
+def _variant(group: Group, names: Mapping[str, str]) -> str:
+    return names[group.hash].removeprefix(group.sparsity)
+
+
+def _line(axes: Axes, values: np.ndarray, style: dict[str, Any], banded: bool) -> None:
+    epoch = np.arange(1, values.shape[1] + 1)
+    axes.plot(epoch, values.mean(0), **style | {"marker": "", "linewidth": 1.4 if banded else 0.8})
+    if banded:
+        axes.fill_between(epoch, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0)

@@ -1,0 +1,1 @@
+"""Source networks: where the masks of a run come from."""

@@ -1,0 +1,69 @@
+"""What a sparse network is, in plain values: the part of run.json that masks decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ersparse.sparse.density import expected_density
+from ersparse.sparse.flow_repair import Counts
+from ersparse.sparse.layers import Layer
+from ersparse.sparse.mask import density_of, digest
+from ersparse.sparse.reachability import ChannelOp, effective_density
+
+
+def describe_masks(
+    layers: list[Layer],
+    densities: Sequence[float],
+    nominal: float,
+    masks: Mapping[str, Tensor],
+    counts: Mapping[str, Counts],
+    steps: list[ChannelOp] | None,
+) -> dict[str, Any]:
+    """Sparsities of the whole, a row for each layer, and the hash of the masks.
+
+    Args:
+        densities: asked for each layer, before drawing and repair.
+        nominal: the global density asked for.
+        masks: as they are now, on any device; empty for a dense network.
+        counts: what drawing and repair counted, by layer; a layer that is missing was kept whole.
+        steps: the channel graph; without one the effective sparsity is None.
+    """
+    masks = {name: mask.cpu() for name, mask in masks.items()}
+    effective = effective_density(masks, layers, steps) if masks and steps else None
+    return {
+        "sparsity": {
+            "nominal": _sparsity(nominal),
+            "expected": _sparsity(expected_density(layers, densities)),
+            "realised": _sparsity(density_of(masks)),
+            "effective": _sparsity(effective) if masks else 0.0,
+        },
+        "layers": [
+            {
+                "name": layer.name,
+                "shape": list(layer.shape),
+                "size": layer.size,
+                "density": density,
+                **_counts(counts.get(layer.name, Counts(layer.size))),
+                "nonzero": int(masks[layer.name].sum()) if masks else layer.size,
+            }
+            for layer, density in zip(layers, densities, strict=True)
+        ],
+        "mask_sha256": digest(masks) if masks else None,
+    }
+
+
+def _sparsity(density: float | None) -> float | None:
+    """1 - density, without the last bits that the subtraction invents."""
+    return None if density is None else round(1 - density, 12)
+
+
+def _counts(counts: Counts) -> dict[str, Any]:
+    return {
+        "drawn": counts.drawn,
+        "zero_degree": {"in": counts.zero_in, "out": counts.zero_out},
+        "edges_added": {"in": counts.added_in, "out": counts.added_out},
+        "edges_moved": {"in": counts.moved_in, "out": counts.moved_out},
+    }

@@ -1,0 +1,1 @@
+"""Sweeps on this machine: slots, processes, the pool of jobs."""

@@ -1,0 +1,45 @@
+"""Types and ranges of keys."""
+
+import math
+from typing import Annotated
+
+import pytest
+
+from ersparse.config.schema import In, SeedSettings, SettingsGroup, build, locate
+from ersparse.errors import UserError
+
+
+class Some(SettingsGroup):
+    half_open: Annotated[float, In("[0, 1)")]
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 0.5, 1 - 1e-16])
+def test_inside(value):
+    assert build(Some, {"half_open": value}).half_open == value
+
+
+@pytest.mark.parametrize("value", [1, -1e-9, math.nan, math.inf, "abc", None, [0.5], True])
+def test_outside(value):
+    with pytest.raises(UserError, match=r"^g\.half_open=.*: must lie in \[0, 1\)$"):
+        build(Some, {"half_open": value}, "g.")
+
+
+def test_missing_and_unknown():
+    with pytest.raises(UserError, match="^half_open: is missing"):
+        build(Some, {})
+    with pytest.raises(UserError, match="^other=3: no such key"):
+        build(Some, {"half_open": 0.5, "other": 3})
+
+
+def test_a_seed_is_a_whole_number():
+    assert build(SeedSettings, {"mask": 3, "init": None, "data": 0}).mask == 3
+    for wrong in (1.5, -1, "x", True):
+        with pytest.raises(UserError, match="mask=.* must lie in"):
+            build(SeedSettings, {"mask": wrong, "init": None, "data": None})
+
+
+def test_locate():
+    assert locate("math.pi") == math.pi
+    for wrong in ("nowhere.at.all", "math.nothing", "plain"):
+        with pytest.raises(UserError, match="cannot be imported"):
+            locate(wrong)

@@ -1,0 +1,186 @@
+"""Several ranks are one run: the same masks, the same training, and nobody left behind."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import KILLED, ROOT, outcome, read, rows
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+
+HERE = {"env": {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/runs")])}}
+PLAIN = ["model._target_=plain.plain", "model.name=plain", "optimizer.lr=0.02"]
+EXACT = ["trainer.precision=32-true", "trainer.max_epochs=2", "dataset.batch_size=128"]
+
+
+def trained(process, root, *words):
+    run = process(f"paths.root={root}", *words, **HERE)
+    printed, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, printed
+    (record,) = root.rglob("run.json")
+    return record.parent
+
+
+def test_two_ranks_train_and_rewire_the_network_that_one_does(process, launch, only_run, monkeypatch, tmp_path):
+    """On the same global batches, the last of 13 images: weights within what adding in another order changes. And by
+    the gradient of all images, though the ranks have different ones: at every update the same weights go and come."""
+    words = [*PLAIN, *EXACT, "dataset.validation=0.1"]
+    words += ["method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]
+    two = trained(process, tmp_path / "two", *words, "trainer.devices=2")
+    monkeypatch.syspath_prepend(ROOT / "tests/runs")
+    status, printed = launch(*words)
+    assert status == 0, printed
+    one = only_run()
+    assert read(one)["hash"] == read(two)["hash"]
+    assert read(one)["mask_sha256"] == read(two)["mask_sha256"] != read(one)["source_mask_sha256"]
+    assert (one / "rewiring.csv").read_text() == (two / "rewiring.csv").read_text()
+    a, b = load_file(one / "network.safetensors"), load_file(two / "network.safetensors")
+    assert a.keys() == b.keys() and any(name.endswith("_mask") for name in a)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    for first, second in zip(rows(one), rows(two), strict=True):
+        assert first.keys() == second.keys() >= {"val/acc", "train/acc"}
+        for figure in ("train/loss", "test/loss", "val/loss"):
+            assert float(first[figure]) == pytest.approx(float(second[figure]), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]])
+def test_two_ranks_of_sparse_execution(process, tmp_path, words):
+    """Train and rewire what two ranks do with masks."""
+    words = [*PLAIN, *EXACT, *words, "trainer.devices=2"]
+    masked = trained(process, tmp_path / "masked", *words)
+    sparse = trained(process, tmp_path / "sparse", *words, "trainer.execution=sparse")
+    assert read(sparse)["config"]["trainer"]["execution"] == "sparse"
+    a, b = load_file(masked / "network.safetensors"), load_file(sparse / "network.safetensors")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
+def test_normalisation_over_all_ranks(process, tmp_path):
+    """One epoch with the statistics of all images; rounding grows with every step, so the bound is loose."""
+    words = ["model.sync_batchnorm=true", "model.width=0.25", "optimizer.lr=0.01", *EXACT, "trainer.max_epochs=1"]
+    one = trained(process, tmp_path / "one", *words)
+    two = trained(process, tmp_path / "two", *words, "trainer.devices=2", "trainer.precision=bf16-mixed")
+    assert read(one)["hash"] == read(two)["hash"]
+    assert read(one)["mask_sha256"] == read(two)["mask_sha256"] is not None
+    assert float(rows(one)[0]["train/loss"]) == pytest.approx(float(rows(two)[0]["train/loss"]), rel=2e-3)
+
+
+def ranks_of(run):
+    """Process numbers of the ranks that `run` has started."""
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(run.pid)], capture_output=True, text=True
+    ).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if "ersparse.runs.rank_main" in line]
+
+
+def gone(pid, within=15.0):
+    until = time.time() + within
+    while time.time() < until:
+        try:
+            if "Z" in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]:
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.slow
+def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
+    """SIGKILL at random moments of the training, every other one on the second rank; ERSPARSE_KILLS=20 for more."""
+    kills = int(os.environ.get("ERSPARSE_KILLS", "2"))
+    words = [f"trainer.max_epochs={6 * kills}", "trainer.devices=2"]
+    undisturbed = trained(process, tmp_path / "undisturbed", *KILLED, *words)
+    training = read(undisturbed)["timing"]["fit_s"]
+    for number in range(kills):
+        run = process(*KILLED, *words, f"paths.root={tmp_path}/killed")
+        while not ranks_of(run) and run.poll() is None:
+            time.sleep(0.01)
+        (second,) = ranks_of(run)
+        done = len(list(tmp_path.glob("killed/runs/*/s0/checkpoints/*.ckpt")))
+        while number % 4 < 2 and len(list(tmp_path.glob("killed/runs/*/s0/checkpoints/*.ckpt"))) == done < 2:
+            time.sleep(0.01)  # the other half are killed while they start
+        time.sleep(random.uniform(0, 0.25) * training / kills)
+        assert run.poll() is None, "it was to be killed while it worked"
+        os.kill(run.pid if number % 2 else second, signal.SIGKILL)
+        printed, _ = run.communicate(timeout=60)
+        assert gone(second) and gone(run.pid)
+        if number % 2 == 0:
+            assert run.returncode == 1 and "rank 1 of 2 died (SIGKILL); the same command goes on" in printed
+            (record,) = (tmp_path / "killed").rglob("run.json")
+            assert (read(record.parent)["state"], read(record.parent)["error"]) == (
+                "failed", "rank 1 of 2 died (SIGKILL)",
+            )  # fmt: skip
+    assert outcome(trained(process, tmp_path / "killed", *KILLED, *words)) == outcome(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_terminated_run_takes_its_ranks_along(process, tmp_path):
+    run = process(*KILLED, "trainer.devices=2", "trainer.max_epochs=500", f"paths.root={tmp_path}/stopped")
+    while not list(tmp_path.glob("stopped/runs/*/s0/checkpoints/epoch00002*")) and run.poll() is None:
+        time.sleep(0.01)
+    (second,) = ranks_of(run)
+    run.terminate()
+    printed, _ = run.communicate(timeout=60)
+    assert run.returncode == 130 and "interrupted; the same command goes on" in printed and "Traceback" not in printed
+    assert gone(second)
+    (record,) = (tmp_path / "stopped").rglob("run.json")
+    assert read(record.parent)["state"] == "preempted"
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_makes_nobody_deaf(process, tmp_path):
+    """The first rank waits for one that was stopped; Ctrl-C still ends both."""
+    run = process(*KILLED, "trainer.devices=2", "trainer.max_epochs=500", f"paths.root={tmp_path}/stopped")
+    while not list(tmp_path.glob("stopped/runs/*/s0/checkpoints/epoch00001*")) and run.poll() is None:
+        time.sleep(0.01)
+    (second,) = ranks_of(run)
+    os.kill(second, signal.SIGSTOP)
+    time.sleep(1)
+    run.send_signal(signal.SIGINT)
+    printed, _ = run.communicate(timeout=60)
+    assert run.returncode == 130 and "interrupted; the same command goes on" in printed and gone(second)
+    (record,) = (tmp_path / "stopped").rglob("run.json")
+    assert read(record.parent)["state"] == "preempted"
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_is_no_reason_to_try_again(process, tmp_path):
+    (tmp_path / "failing.py").write_text(
+        "import os\nfrom plain import plain as good\n"
+        "def plain(*a, **k):\n"
+        "    assert 'ERSPARSE_RANK' not in os.environ, 'out of memory, say'\n"
+        "    return good(*a, **k)\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests/runs"), str(tmp_path)])
+    words = ["model._target_=failing.plain", "model.name=plain", "trainer.devices=2", "trainer.max_epochs=1"]
+    run = process(*words, env={"PYTHONPATH": path})
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 1 and "out of memory, say" in printed and "the same command goes on" not in printed
+    (record,) = (tmp_path / "outputs").rglob("run.json")
+    assert read(record.parent)["error"] == "RankFailed: rank 1 of 2 failed (status 1), as printed above"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["trainer.devices=2", "dataset.validation=0.001"], "trainer.devices=2: must be at most 1 with"),
+        (["trainer.devices=64"], "trainer.devices=64: must lie in [1, "),
+        (
+            ["trainer.devices=2", "dataset.batch_size=2"],
+            "trainer.devices=2: must be at most 1 with dataset.batch_size=2",
+        ),
+    ],
+)
+def test_more_ranks_than_can_be(launch, tmp_path, words, message):
+    status, printed = launch("trainer.accelerator=cpu", *words)
+    assert status == 2 and message in printed and printed.count("\n") == 1 and not list(tmp_path.iterdir())

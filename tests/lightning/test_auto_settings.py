@@ -1,0 +1,71 @@
+"""What `auto` resolves to, and the layout that is safe."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from ersparse import models
+from ersparse.config.schema import TrainerSettings
+from ersparse.errors import UserError
+from ersparse.lightning import auto_settings
+
+AUTO = TrainerSettings(
+    max_epochs=1, accelerator="auto", devices=1, num_nodes=1, precision="auto", execution="auto", detect_anomaly=False
+)
+NARROW = """
+import torch
+from ersparse import models
+from ersparse.lightning.classifier import Classifier
+from ersparse.config.schema import Optimizer
+settings = Optimizer(
+    name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, nesterov=False, milestones=[0.5], gamma=0.1
+)
+for channels in (1, 3):
+    module = Classifier(models.resnet20(10, channels=channels, width=0.25), 10, settings, 1, ["test"])
+    for count in [256, 157, 64, 29, 360, 128] * 4:
+        module(torch.randn(count, 16, 16, channels).permute(0, 3, 1, 2)).sum().backward()
+"""
+
+
+def test_narrow_strided_shortcuts_keep_out_of_channels_last():
+    for name in models.__all__:
+        assert auto_settings.memory_format(getattr(models, name)(10)) == torch.channels_last
+    assert auto_settings.memory_format(models.resnet20(10, width=0.25)) == torch.contiguous_format
+
+
+@pytest.mark.slow
+def test_a_narrow_network_does_not_corrupt_memory():
+    """glibc checks its heap; in channels-last this process died nine times out of ten on AVX-512."""
+    environment = os.environ | {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}
+    subprocess.run([sys.executable, "-c", NARROW], check=True, env=environment, cwd=ROOT, timeout=300)
+
+
+@pytest.mark.parametrize("native, expected", [(True, "bf16-mixed"), (False, "32-true")])
+def test_precision_follows_the_processor(monkeypatch, native, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(auto_settings, "_cpu_has_bfloat16", lambda: native)
+    assert auto_settings.resolve(AUTO) == {"accelerator": "cpu", "precision": expected, "execution": "masked"}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0) if native else (7, 0))
+    assert auto_settings.resolve(AUTO) == {"accelerator": "gpu", "precision": expected, "execution": "masked"}
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    with pytest.raises(UserError, match="trainer.execution=compiled: needs a C"):
+        auto_settings.resolve(AUTO.model_copy(update={"execution": "compiled"}))
+
+
+def test_devices_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="trainer.accelerator=gpu: there is no GPU here"):
+        auto_settings.resolve(AUTO.model_copy(update={"accelerator": "gpu"}))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    with pytest.raises(UserError, match=r"trainer.devices=3: must lie in \[1, 2\], this machine has 2 GPUs"):
+        auto_settings.resolve(AUTO.model_copy(update={"devices": 3}))

@@ -1,0 +1,225 @@
+"""Reachability against automatic differentiation: a weight is on a path where it moves the output."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ersparse import models
+from ersparse.sparse import reachability as G
+from ersparse.sparse.channel_graph import GraphError, trace
+from ersparse.sparse.layers import prunable_layers, prunable_modules
+from ersparse.sparse.mask import attach, density_of, enforce
+
+
+def linearised(network: nn.Module) -> nn.Module:
+    """Without biases, normalisation and maxima: a positive linear function of the input for positive weights."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+            elif isinstance(child, nn.MaxPool2d):
+                setattr(module, name, nn.AvgPool2d(2))
+    return network.double()
+
+
+@pytest.mark.parametrize("name", models.__all__)
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.3])
+def test_agrees_with_gradients(name, density):
+    """Whole kernels are kept or removed, and no map is a single pixel, so that positions play no part."""
+    network = linearised(getattr(models, name)(5, channels=2, width=0.25))
+    layers = prunable_layers(network)
+    random = torch.Generator().manual_seed(int(density * 100))
+    masks = {
+        layer.name: (torch.rand(layer.shape[:2] + (1,) * (len(layer.shape) - 2), generator=random) < density).expand(
+            layer.shape
+        )
+        for layer in layers
+    }
+    steps = trace(network)
+    with torch.no_grad():
+        for module in prunable_modules(network).values():
+            module.weight.fill_(1 / module.weight[0].numel())
+    attach(network, masks)
+    enforce(network)
+    network(torch.ones(1, 2, 32, 32).double()).sum().backward()
+    live = G.on_paths(masks, layers, steps)
+    for layer, module in zip(layers, prunable_modules(network).values(), strict=True):
+        assert live[layer.name].equal((module.weight.grad != 0) & masks[layer.name]), layer.name
+    assert G.effective_density(masks, layers, steps) == density_of(live)
+
+
+def test_worked_by_hand():
+    """Two inputs, three hidden, one output. Hidden 0 has no input, hidden 2 no output: only 1 -> 0 counts."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    masks = {
+        "1.weight": torch.tensor([[0, 0], [0, 1], [1, 0]]).bool(),
+        "3.weight": torch.tensor([[1, 1, 0]]).bool(),
+    }
+    layers = prunable_layers(network)
+    live = G.on_paths(masks, layers, trace(network))
+    assert live["1.weight"].int().tolist() == [[0, 0], [0, 1], [0, 0]]
+    assert live["3.weight"].int().tolist() == [[0, 1, 0]]
+    assert G.effective_density(masks, layers, trace(network)) == 2 / 9
+
+
+def test_a_shortcut_carries_what_the_block_does_not():
+    network = models.resnet20(10)
+    layers = prunable_layers(network)
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    masks["stages.0.0.conv1.weight"][:] = False
+    live = G.on_paths(masks, layers, trace(network))
+    assert not live["stages.0.0.conv2.weight"].any(), "nothing reaches it"
+    assert live["stages.0.1.conv1.weight"].all(), "the identity goes past"
+
+
+def test_grouped_and_flattened():
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, groups=2, padding=1), nn.Linear(4 * 9, 1)
+
+        def forward(self, x):
+            return self.b(F.relu(self.a(x)).flatten(1))
+
+    network = Grouped()
+    layers = prunable_layers(network)
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    masks["a.weight"][2:] = False  # the second group is cut
+    live = G.on_paths(masks, layers, trace(network))
+    assert live["b.weight"].reshape(4, 9).any(1).tolist() == [True, True, False, False]
+    masks["b.weight"][:, :9] = False  # and channel 0 is not read
+    live = G.on_paths(masks, layers, trace(network))
+    assert live["a.weight"].flatten(1).any(1).tolist() == [False, True, False, False]
+
+
+def test_concatenated_and_used_twice():
+    """One layer twice, its results side by side; a part of them is not read."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.shared, self.last = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(6, 1)
+
+        def forward(self, x):
+            a = self.shared(self.first(x))
+            return self.last(torch.cat((a, self.shared(F.gelu(a))), dim=1))
+
+    network = Twice()
+    layers = prunable_layers(network)
+    masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
+    masks["shared.weight"] = torch.eye(3).bool()
+    masks["last.weight"] = torch.tensor([[1, 0, 0, 0, 1, 0]]).bool()  # channel 0 of the first, 1 of the second
+    masks["first.weight"][1] = False
+    live = G.on_paths(masks, layers, trace(network))
+    assert live["last.weight"].int().tolist() == [[1, 0, 0, 0, 0, 0]], "nothing comes through channel 1"
+    assert live["shared.weight"].int().tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    assert live["first.weight"].any(1).tolist() == [True, False, False]
+
+
+def network_of(forward, **modules):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, module in modules.items():
+                setattr(self, name, module)
+
+        def forward(self, x):
+            return forward(self, x)
+
+    return Network()
+
+
+def conv(n_in, n_out, kernel=1, **options):
+    return nn.Conv2d(n_in, n_out, kernel, bias=False, **options)
+
+
+def linear(n_in, n_out):
+    return nn.Linear(n_in, n_out, bias=False)
+
+
+FOLLOWED = {
+    "flatten": network_of(lambda s, x: s.f(F.relu(s.a(x)).flatten(1)), a=conv(3, 8), f=linear(128, 5)),
+    "view": network_of(lambda s, x: s.f(s.a(x).view(x.size(0), -1)), a=conv(3, 8), f=linear(128, 5)),
+    "reshape": network_of(lambda s, x: s.f(s.a(x).reshape((x.shape[0], -1))), a=conv(3, 8), f=linear(128, 5)),
+    "view of a number": network_of(lambda s, x: s.f(s.a(x).view(-1, 128)), a=conv(3, 8), f=linear(128, 5)),
+    "nn.Flatten": nn.Sequential(conv(3, 8), nn.AvgPool2d(2), nn.Flatten(), linear(32, 5), nn.LogSoftmax(1)),
+    "mean": network_of(lambda s, x: s.f(s.a(x).mean((2, 3))), a=conv(3, 8), f=linear(8, 5)),
+    "mean of the last": network_of(lambda s, x: s.f(s.a(x).mean(dim=[-2, -1])), a=conv(3, 8), f=linear(8, 5)),
+    "cat": network_of(lambda s, x: s.b(torch.cat([s.a(x), s.c(x)], 1)), a=conv(3, 4), c=conv(3, 2), b=conv(6, 4)),
+    "cat twice": network_of(lambda s, x: s.b(torch.cat([s.a(x)] * 2, dim=1)), a=conv(3, 4), b=conv(8, 6)),
+    "cat itself": network_of(lambda s, x: (lambda h: s.b(torch.cat([h, h], 1)))(s.a(x)), a=conv(3, 4), b=conv(8, 6)),
+    "cat of features": network_of(
+        lambda s, x: (lambda h: s.g(torch.cat((s.f(h), s.e(h)), 1)))(x.flatten(1)),
+        f=linear(48, 4), e=linear(48, 3), g=linear(7, 5),
+    ),
+    "sum with itself": network_of(lambda s, x: (lambda h: s.b(h + h * 0.5))(s.a(x)), a=conv(3, 4), b=conv(4, 6)),
+    "used twice": network_of(lambda s, x: s.b(s.a(s.a(x))), a=conv(3, 3), b=conv(3, 6)),
+    "grouped": nn.Sequential(conv(3, 8), conv(8, 12, groups=4), nn.PReLU(), conv(12, 12, groups=12), conv(12, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_is_followed_agrees_with_gradients(name, seed):
+    """Kept weights whose gradient is not zero, in a network without biases, with positive weights and inputs."""
+    network = FOLLOWED[name].double()
+    if name == "nn.Flatten":
+        network[-1] = nn.Identity()  # a softmax has no positive gradient
+    layers, random = prunable_layers(network), torch.Generator().manual_seed(seed)
+    masks = {layer.name: torch.rand(layer.shape, generator=random) < 0.3 for layer in layers}
+    attach(network, masks)
+    with torch.no_grad():
+        for module in prunable_modules(network).values():
+            module.weight.copy_(torch.rand(module.weight.shape, generator=random) + 0.5)
+    enforce(network)
+    network.zero_grad()
+    out = network(torch.rand(2, 3, 4, 4, generator=random).double() + 0.1)
+    (out * torch.rand(out.shape, generator=random)).sum().backward()
+    live = G.on_paths(masks, layers, trace(network))
+    for layer, module in zip(layers, prunable_modules(network).values(), strict=True):
+        assert live[layer.name].equal((module.weight.grad != 0) & masks[layer.name]), layer.name
+
+
+class Optional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.extra, self.b = conv(3, 4), conv(3, 4), conv(4, 5)
+
+    def forward(self, x, more=None, double=False):
+        h = self.a(x)
+        if more is not None:
+            h = h + self.extra(more)
+        return self.b(h + h if double else h)
+
+
+def test_arguments_keep_their_defaults():
+    assert [step.layer for step in trace(Optional())] == ["", "a.weight", "b.weight", ""]
+
+
+@pytest.mark.parametrize(
+    "network, said",
+    [
+        (network_of(lambda s, x: s.a(x) * s.b(x), a=linear(2, 2), b=linear(2, 2)), "mul"),
+        (network_of(lambda s, x: s.b(torch.cat([x, s.a(x)], 1)), a=conv(3, 3), b=conv(6, 4)), "cat of the input"),
+        (network_of(lambda s, x: s.b(torch.cat([s.a(x)] * 2, 2)), a=conv(3, 4), b=conv(4, 6)), "cat"),
+        (network_of(lambda s, x: s.b(s.a(x).mean(1, keepdim=True)), a=conv(3, 4), b=conv(1, 8)), "mean of an image"),
+        (network_of(lambda s, x: s.f(s.a(x).mean(1)), a=conv(3, 4), f=linear(4, 5)), "mean of an image"),
+        (network_of(lambda s, x: s.f(s.a(x).mean(2)), a=conv(3, 4), f=linear(4, 5)), "mean of an image"),
+        (network_of(lambda s, x: s.c(s.a(x) + s.b(x)), a=conv(3, 8), b=conv(3, 1), c=conv(8, 4)), "add of an image"),
+        (network_of(lambda s, x: s.f(s.a(x)), a=conv(3, 4), f=linear(4, 5)), r"f \(Linear on an image of 4 channels\)"),
+        (network_of(lambda s, x: s.f(s.a(x).flatten(2)), a=conv(3, 4), f=linear(16, 5)), "flatten of an image"),
+        (network_of(lambda s, x: s.f(torch.flatten(s.a(x))), a=conv(3, 4), f=linear(64, 5)), "flatten of an image"),
+        (network_of(lambda s, x: s.g(s.f(x).flatten(1)), f=linear(5, 4), g=linear(24, 3)), "flatten of features"),
+        (network_of(lambda s, x: s.g(s.p(s.f(x))), f=linear(5, 8), p=nn.AvgPool1d(2), g=linear(4, 3)), "p of features"),
+        (network_of(lambda s, x: s.f(s.a(x).view(-1, 4)), a=conv(3, 8), f=linear(4, 5)), "view of an image"),
+        (network_of(lambda s, x: s.f(s.a(x).view(2, -1, 4)), a=conv(3, 8), f=linear(4, 5)), "view of an image"),
+        (network_of(lambda s, x: s.b(s.a(x).permute(0, 2, 1, 3)), a=conv(3, 8), b=conv(8, 5)), "permute"),
+        (network_of(lambda s, x: F.linear(x, s.f.weight), f=linear(4, 5)), "f.weight"),
+        (network_of(lambda s, x: s.f(x) if x.sum() > 0 else x, f=linear(4, 5)), "cannot be traced"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_followed_is_named(network, said):
+    """Each of these would get a wrong number if it were taken for something like it."""
+    with pytest.raises(GraphError, match=f"{said}.*flow=none does without"):
+        trace(network)

@@ -1,0 +1,79 @@
+"""Checkpoints that are damaged in every way, and what is used instead."""
+
+import logging
+
+import damage
+import pytest
+import torch
+
+from ersparse.storage.checkpoints import CheckpointFiles
+
+
+@pytest.fixture
+def files(tmp_path):
+    files = CheckpointFiles(tmp_path / "checkpoints", "hash/0")
+    for epoch in (1, 2, 3):
+        files.write({"epoch": epoch, "weights": torch.arange(1000.0)}, files.intended(epoch))
+    return files
+
+
+def newest(files):
+    return sorted(files.folder.glob("*.ckpt"))[-1]
+
+
+def test_the_last_two_are_kept(files):
+    assert [path.name[:10] for path in sorted(files.folder.iterdir())] == ["epoch00002", "epoch00003"]
+    epoch, path = files.latest()
+    assert epoch == 3 and torch.load(path, weights_only=True)["epoch"] == 3
+
+
+@pytest.mark.parametrize("spoil", damage.ALL.values(), ids=damage.ALL)
+def test_a_damaged_one_is_named_and_the_one_before_used(files, spoil, caplog):
+    spoil(newest(files))
+    with caplog.at_level(logging.WARNING):
+        epoch, path = files.latest()
+    assert epoch == 2 and torch.load(path, weights_only=True)["epoch"] == 2
+    reason = (
+        "is from a newer ersparse (format 2, this one reads 1)" if spoil is damage.newer else "is damaged or another"
+    )
+    assert reason in caplog.text and "epoch00003" in caplog.text
+
+
+def test_what_the_disk_makes_of_it_is_checked(files, monkeypatch):
+    """A disk that loses a bit: the new checkpoint does not push out the old ones."""
+    from ersparse.storage import checkpoints
+
+    def lossy(path, data):
+        path.write_bytes(bytes(data)[:-1] + b"x")
+
+    monkeypatch.setattr(checkpoints, "write_bytes", lossy)
+    with pytest.raises(OSError, match="reads back differently"):
+        files.write({"epoch": 4}, files.intended(4))
+    assert files.latest()[0] == 3
+
+
+def test_damaged_ones_do_not_push_out_new_ones(files):
+    for path in files.folder.glob("*.ckpt"):
+        damage.zero(path)
+    assert files.latest() is None
+    files.write({"epoch": 1}, files.intended(1))
+    assert files.latest()[0] == 1
+
+
+def test_epochs_are_numbers(files):
+    for epoch in (99_999, 100_000):
+        files.write({"epoch": epoch}, files.intended(epoch))
+    assert files.latest()[0] == 100_000
+
+
+def test_none_left(files):
+    for path in files.folder.glob("*.ckpt"):
+        damage.truncate(path)
+    assert files.latest() is None
+
+
+def test_what_was_left_half_written_is_no_checkpoint(files):
+    (files.folder / ".epoch00004-0123456789abcdef.ckpt.partial").write_bytes(b"half")
+    assert files.latest()[0] == 3
+    files.keep(1)
+    assert [path.name[:10] for path in files.folder.iterdir()] == ["epoch00003"]

@@ -1,0 +1,297 @@
+"""ersparse in a notebook: any module, and runs read back."""
+
+import ast
+import re
+import warnings
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torchvision
+from conftest import ROOT, TINY, read
+from damage import flip_a_bit
+from torch import nn
+from torch.nn.utils import prune
+from torch.utils.data import DataLoader
+
+import ersparse
+from ersparse.cli.export import main as export
+from ersparse.errors import UserError
+from ersparse.sparse.channel_graph import trace
+from ersparse.sparse.flow_repair import zero_degrees
+from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.reachability import effective_density
+
+
+class Small(nn.Module):
+    """A user's own: a grouped and a depthwise convolution, a concatenation, the tutorials' way of flattening."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=4)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.out = nn.Linear(20 * 16, 5)
+
+    def forward(self, x):
+        a = torch.relu(self.a(x))
+        b = self.depthwise(torch.relu(self.grouped(a)))
+        return self.out(nn.functional.avg_pool2d(torch.cat([a, b], 1), 2).view(x.size(0), -1))
+
+
+NETWORKS = {
+    # at 32 its last maps are one pixel: eight numbers to normalise over, and a loss that jumps
+    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=5), 64),
+    "resnet50": (lambda: torchvision.models.resnet50(num_classes=5), 32),
+    "small": (Small, 8),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("density", ["erk", "balanced", "uniform"])
+def test_densities_are_exact_and_flow_holds(name, density):
+    network = NETWORKS[name][0]()
+    masks, record = ersparse.sparsify(network, density, 0.8, sampling="exact", seed=3)
+    layers = {layer.name: layer for layer in prunable_layers(network)}
+    assert set(masks) == set(layers) and record["sparsity"]["expected"] == pytest.approx(0.8, abs=1e-9)
+    for row in record["layers"]:
+        layer, mask = layers[row["name"]], masks[row["name"]]
+        assert row["drawn"] == round(row["density"] * layer.size)
+        assert int(mask.sum()) == row["nonzero"] == max(row["drawn"], layer.n_out, layer.n_in)
+        assert zero_degrees(mask, layer) == (0, 0)
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert record["sparsity"]["realised"] == pytest.approx(
+        1 - kept / sum(layer.size for layer in layers.values()), abs=1e-12
+    )
+    effective = effective_density(masks, list(layers.values()), trace(network))
+    assert effective == pytest.approx(1 - record["sparsity"]["effective"])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_trains_and_removed_weights_stay_zero(name):
+    build, side = NETWORKS[name]
+    torch.manual_seed(0)
+    network = build()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # its noise is larger than what six steps gain
+    masks, _ = ersparse.sparsify(network, "erk", 0.8)
+    before = {key: p.detach().clone() for key, p in network.named_parameters()}
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
+    handle = ersparse.keep_masks(network, optimizer)
+    x, y = torch.randn(8, 3, side, side), torch.arange(8) % 5
+    losses = []
+    for _ in range(6):
+        loss = nn.functional.cross_entropy(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        for key, mask in masks.items():
+            assert network.get_parameter(key)[~mask].eq(0).all()
+    assert losses[-1] < losses[0]
+    for key, mask in masks.items():
+        assert (network.get_parameter(key) != before[key])[mask].any(), key
+    handle.remove()
+    optimizer.step()  # its momentum moves everything now: without the handle this test's look would fail
+    assert any(network.get_parameter(key)[~mask].ne(0).any() for key, mask in masks.items())
+
+
+def test_the_lightning_callback_keeps_them_in_any_module():
+    class Theirs(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.body = Small()
+
+        def training_step(self, batch, index):
+            return self.body(batch).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 0.01)
+
+    module = Theirs()
+    masks, _ = ersparse.sparsify(module.body, "uniform", 0.7)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", enable_model_summary=False, callbacks=[ersparse.FixedMask()], **options
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, DataLoader(torch.randn(8, 3, 8, 8), 4))
+    assert all(module.body.get_parameter(key)[~mask].eq(0).all() for key, mask in masks.items())
+
+
+def test_masks_are_those_of_a_run(launch, only_run):
+    from ersparse.models import resnet20
+
+    launch("method=draw", "sparsity=erk", "sparsity.level=0.95", "seed=7")
+    _, record = ersparse.sparsify(resnet20(10, channels=1), "erk", 0.95, seed=7)
+    assert record["mask_sha256"] == read(only_run())["mask_sha256"]
+    found = read(only_run())
+    for layer in found["layers"]:
+        layer.pop("positions")  # of an image's size, which a module does not tell
+    assert record["layers"] == found["layers"] and record["sparsity"] == found["sparsity"]
+
+
+def test_other_ways_to_give_a_density():
+    _, record = ersparse.sparsify(Small(), {layer.name: 0.5 for layer in prunable_layers(Small())}, sampling="exact")
+    assert record["sparsity"]["nominal"] == 0.5
+    _, record = ersparse.sparsify(Small(), "balanced", budget=900, sampling="exact", flow="none")
+    assert sum(row["nonzero"] for row in record["layers"]) == pytest.approx(900, abs=2)
+    _, record = ersparse.sparsify(Small(), lambda layers, density: [density] * len(layers), 0.5)
+    assert record["sparsity"]["expected"] == 0.5
+
+
+def test_a_shared_weight_counts_once():
+    tied = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    tied[2].weight = tied[0].weight
+    masks, record = ersparse.sparsify(tied, "uniform", 0.5, sampling="exact")
+    assert list(masks) == ["0.weight"] and record["layers"][0]["nonzero"] == 18
+    assert record["sparsity"]["effective"] == pytest.approx(0.5)
+
+
+def test_the_callback_keeps_masks_wherever_they_are():
+    """Also in a part of a module that has another part called `network`."""
+
+    class Theirs(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def training_step(self, batch, index):
+            return self.head(self.network(batch)).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+    module = Theirs()
+    masks, _ = ersparse.sparsify(module.head, "uniform", 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pl.Trainer(
+            max_epochs=2, accelerator="cpu", enable_model_summary=False, callbacks=[ersparse.FixedMask()], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False,
+        ).fit(module, DataLoader(torch.randn(8, 6), 4))  # fmt: skip
+    assert module.head.weight[~masks["weight"]].eq(0).all()
+
+
+class Product(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.a(x) * self.b(x)
+
+
+def masked():
+    network = nn.Linear(4, 4)
+    ersparse.sparsify(network, "uniform", 0.5)
+    return network
+
+
+def pruned():
+    return prune.random_unstructured(nn.Linear(4, 4), "weight", 0.5)
+
+
+@pytest.mark.parametrize(
+    "module, options, message",
+    [
+        (nn.BatchNorm2d, {"num_features": 3}, "module=BatchNorm2d: has no prunable weights"),
+        (masked, {}, "module=Linear: is sparse already (weight has a mask)"),
+        (pruned, {}, "module=Linear: weight is computed from other tensors"),
+        (lambda: nn.LazyLinear(3), {}, "weight has no shape yet"),
+        (Small, {"level": 1.2}, "level=1.2: must lie in [0, 1)"),
+        (Small, {"level": float("nan")}, "level=nan: must lie in [0, 1)"),
+        (Small, {"budget": 3}, "budget=3: must lie in [4, "),
+        (Small, {"density": "snap"}, "density=snap: must be one of dense, uniform, er, erk, balanced, pyramidal"),
+        (Small, {"density": {"a.weight": 0.5}}, "layer grouped.weight: density missing"),
+        (Small, {"level": "0.9"}, "level=0.9: must lie in [0, 1)"),
+        (Small, {"density": "dense", "level": 5.0}, "level=5.0: must lie in [0, 1)"),
+        (Small, {"density": lambda layers, density: [1.7] * 4}, "layer a.weight: density 1.7, must lie in [0, 1]"),
+        (Small, {"density": lambda layers, density: [0.5] * 3}, "gives 3 densities, there are 4 layers"),
+        (Small, {"flow": "resample", "sampling": "exact"}, "sampling=exact: must be bernoulli with flow=resample"),
+        (Small, {"flow": "ad"}, "flow=ad: must be one of none, add, move, resample, released"),
+        (Small, {"sampling": "sobol"}, "sampling=sobol: must be one of bernoulli, exact"),
+        (Small, {"flor": 1}, "flor=1: density=balanced has no such option"),
+        (Small, {"floor": 1e9}, "cannot be spread"),
+        (Product, {}, "flow=move: the flow through mul cannot be followed; flow=none does without"),
+    ],
+)
+def test_what_cannot_be_made_sparse(module, options, message):
+    network = module(**options) if module is nn.BatchNorm2d else module()
+    options = {} if module is nn.BatchNorm2d else options
+    items = network.state_dict().items()
+    before = {key: value.clone() for key, value in items if not isinstance(value, nn.UninitializedParameter)}
+    with pytest.raises(UserError) as error:
+        ersparse.sparsify(network, **options)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    after = network.state_dict()
+    assert all(after[key].equal(value) for key, value in before.items())
+
+
+def test_what_cannot_be_followed_does_without():
+    _, record = ersparse.sparsify(Product(), "uniform", 0.5, flow="none")
+    assert record["sparsity"]["effective"] is None and record["sparsity"]["expected"] == 0.5
+
+
+def test_a_run_is_read_back(launch, only_run):
+    launch(*TINY, "sparsity=erk")
+    network = ersparse.load(only_run())
+    record = read(only_run())
+    assert not network.training
+    from ersparse.data import digits
+    from ersparse.data.batches import Batches, ImageTable
+
+    data, config = digits.load(None, True).resized(16), record["config"]["dataset"]
+    table = ImageTable.of(data.x_test, data.y_test, config["mean"], config["std"], torch.device("cpu"))
+    autocast = torch.autocast("cpu", torch.bfloat16, record["config"]["trainer"]["precision"] == "bf16-mixed")
+    with torch.no_grad(), autocast:
+        right = sum(
+            int((network(x.contiguous()).argmax(1) == y).sum()) for x, y in Batches(table, torch.arange(360), 500)
+        )
+    assert right / 360 == pytest.approx(record["metrics"]["test/acc"], abs=1.5 / 360)
+    with pytest.raises(UserError, match="is sparse already"):
+        ersparse.sparsify(network)
+    assert export([str(only_run())]) == 0
+    names = {"run": only_run(), "ersparse": ersparse}
+    exec(compile(example_with("load_sparse"), "README.md", "exec"), names)  # what stands there is what runs
+    assert names["accuracy"] == pytest.approx(record["metrics"]["test/acc"], abs=1.5 / 360)
+
+
+def example_with(word):
+    """The Python of the README in which the word stands."""
+    (found,) = [b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if word in b]
+    return found
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (flip_a_bit, "network.safetensors is not what the run wrote; remove it and issue `"),
+        (lambda path: path.write_bytes(path.read_bytes()[:500]), "network.safetensors is damaged"),
+        (lambda path: path.unlink(), "has no network.safetensors"),
+    ],
+)
+def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, finished, damage, message):
+    path = finished / "network.safetensors"
+    whole = path.read_bytes()
+    damage(path)
+    with pytest.raises(UserError) as error:
+        ersparse.load(finished)
+    assert message in str(error.value)
+    path.unlink(missing_ok=True)
+    status, printed = launch(*TINY)
+    assert status == 0 and "resuming after epoch 1" in printed and path.read_bytes() == whole
+
+
+def test_not_a_run(tmp_path):
+    with pytest.raises(UserError, match="must be the folder of a finished run"):
+        ersparse.load(tmp_path)
+
+
+def test_the_example_of_the_readme(capsys):
+    """What stands there is what runs."""
+    exec(compile(example_with("sparsify"), "README.md", "exec"), {})
+    printed = ast.literal_eval(capsys.readouterr().out)
+    assert printed["nominal"] == 0.9 and printed["realised"] == pytest.approx(0.9, abs=0.002)
