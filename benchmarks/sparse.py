@@ -39,6 +39,7 @@ from ersparse.export.benchmark import table
 from ersparse.export.folded import fold
 from ersparse.export.sparse_file import Images, write
 from ersparse.kernels.buffers import Number
+from ersparse.kernels.cost_model import predicted_speedup
 from ersparse.kernels.network import SparseNetwork
 from ersparse.sparse.layers import positions, prunable_layers
 from ersparse.sparse.mask import masks_of

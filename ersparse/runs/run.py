@@ -196,7 +196,7 @@ def _train(
     found: tuple[int, Path] | None,
     console: Any,
 ) -> None:
-    from ersparse.distributed.collectives import RankEnvironment  # Lightning takes seconds to import
+    from ersparse.distributed.environment import RankEnvironment  # Lightning takes seconds to import
     from ersparse.runs.train import train
 
     resume = found[1] if found else None
