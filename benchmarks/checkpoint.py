@@ -12,15 +12,15 @@ import torch
 from benchmarks.hardware_limits import writing
 from benchmarks.interleaved import Figure, in_turns, ratio
 from benchmarks.networks import settings_of
-from ersparse.runs.plan import make_plan
+from ersparse.runs.network import build_network
+from ersparse.runs.planner import make_plan
 from ersparse.sparse.mask import attach
 from ersparse.storage.checkpoints import CheckpointFiles
 
 
 def figures(asked: Namespace) -> Iterator[Figure]:
     planned = make_plan(settings_of(["model=resnet18", "dataset=cifar10", "sparsity=erk"]))
-    assert planned.source
-    network = planned.network()
+    network = build_network(planned.settings, planned.init_from)
     attach(network, planned.source.draw())
     momentum = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
     content = {"state_dict": network.state_dict(), "momentum": momentum}

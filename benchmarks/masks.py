@@ -10,7 +10,7 @@ import torch
 from benchmarks.hardware_limits import DEVICE, bandwidth, random_numbers
 from benchmarks.interleaved import Figure, in_turns, ratio
 from benchmarks.networks import dense, settings_of
-from ersparse.runs.plan import make_plan
+from ersparse.runs.planner import make_plan
 from ersparse.sparse.mask import attach, enforce, masked_weights
 
 MODELS = ["resnet50", "resnet110"]

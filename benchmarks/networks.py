@@ -15,7 +15,8 @@ from benchmarks.hardware_limits import DEVICE
 from ersparse.config.options import CONF
 from ersparse.config.schema import Settings, build
 from ersparse.lightning.auto_settings import memory_format, resolve
-from ersparse.runs.plan import make_plan
+from ersparse.runs.network import build_network
+from ersparse.runs.planner import make_plan
 
 
 def composed(words: Sequence[str]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def settings_of(words: Sequence[str]) -> Settings:
 
 def dense(settings: Settings) -> nn.Module:
     """The network, in the layout that ersparse chooses, on the device."""
-    network = make_plan(settings).network()
+    network = build_network(settings, make_plan(settings).init_from)
     return network.to(DEVICE, memory_format=memory_format(network)).train()  # type: ignore[call-overload,no-any-return]
 
 

@@ -11,7 +11,7 @@ from benchmarks.hardware_limits import DEVICE, bandwidth
 from benchmarks.interleaved import Figure, in_turns, ratio
 from benchmarks.networks import dense, plain_step, settings_of
 from ersparse.lightning.callbacks.rewiring import Rewiring
-from ersparse.runs.plan import make_plan
+from ersparse.runs.planner import make_plan
 from ersparse.sparse.mask import attach, enforce, masks_of
 
 
@@ -36,7 +36,6 @@ def figures(asked: Namespace) -> Iterator[Figure]:
 def _of_model(model: str, rounds: int) -> Iterator[Figure]:
     settings = settings_of([f"model={model}", "dataset=cifar10", "sparsity=erk", "method=rigl"])
     planned = make_plan(settings)
-    assert planned.source
     network = dense(settings)
     attach(network, planned.source.draw())
     enforce(network)

@@ -24,7 +24,8 @@ from benchmarks.interleaved import Figure, Player, Turn, players_in_turns, ratio
 from benchmarks.networks import bfloat16, composed, settings_of
 from ersparse.config.schema import Settings
 from ersparse.data.batches import Batches
-from ersparse.runs.plan import make_plan
+from ersparse.runs.network import positions_of
+from ersparse.runs.planner import make_plan
 
 MODELS = ["resnet20", "resnet18", "vgg16", "resnet110"]
 STEPS = 10 if DEVICE.type == "cuda" else 1  # of a turn: a GPU works ahead of its host
@@ -100,7 +101,8 @@ def _figures(
 ) -> Iterator[Figure]:
     planned = make_plan(settings)
     weights = sum(layer.size for layer in planned.layers)
-    operations = 6.0 * BATCH * sum(layer.size * planned.positions[layer.name] for layer in planned.layers)
+    positions = positions_of(planned.settings)
+    operations = 6.0 * BATCH * sum(layer.size * positions[layer.name] for layer in planned.layers)
     rate = arithmetic(torch.bfloat16 if bfloat16(settings) else torch.float32)
     bare, dense = seconds["bare"], seconds["dense"]
     ordinary = {name: _without_updates(found) for name, found in seconds.items()}

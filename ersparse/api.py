@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ersparse.config.schema import DatasetSettings, build, locate
+from ersparse.config.schema import DatasetSettings, build
 from ersparse.data.arrays import Arrays
+from ersparse.data.load import load_arrays
 from ersparse.errors import UserError
+from ersparse.models.build import NetworkSpec
 from ersparse.sparse import density as densities
 from ersparse.sparse import mask
 from ersparse.sparse.channel_graph import GraphError, trace
@@ -103,8 +105,7 @@ def load(run: str | Path) -> nn.Module:
     if record is None:
         raise UserError(f"{run}: has no run.json that can be read; must be the folder of a finished run")
     model, dataset = record["config"]["model"], record["config"]["dataset"]
-    network = locate(model["_target_"])(dataset["num_classes"], channels=dataset["channels"], width=model["width"])
-    assert isinstance(network, nn.Module)
+    network = NetworkSpec(model["_target_"], dataset["num_classes"], dataset["channels"], model["width"]).build()
     network.load_state_dict({name: tensor for name, tensor in state.items() if tensor.dtype != torch.bool})
     mask.attach(network, network_masks(state))
     mask.enforce(network)
@@ -117,12 +118,10 @@ def load_images(run: str | Path) -> Arrays:
     Raises:
         UserError: the folder holds no run, or the images are not where they were.
     """
-    from ersparse.runs.run import images_of
-
     record = RunFolder(Path(run)).read()
     if record is None or "dataset" not in record.get("config", {}):
         raise UserError(f"{run}: has no run.json that can be read; must be the folder of a run")
-    return images_of(build(DatasetSettings, record["config"]["dataset"], "dataset."))
+    return load_arrays(build(DatasetSettings, record["config"]["dataset"], "dataset."))
 
 
 def _layers(module: nn.Module) -> list[Layer]:

@@ -10,12 +10,13 @@ from hydra.errors import HydraException
 
 from ersparse.config.options import CONF, values_of
 from ersparse.config.schema import Settings, build
+from ersparse.data.load import load_arrays
 from ersparse.errors import UserError
 from ersparse.report.figures import flow
 from ersparse.report.figures.density import plot_densities
-from ersparse.runs.plan import Plan, make_plan
-from ersparse.runs.run import load_arrays
-from ersparse.sources.select import provide
+from ersparse.runs.plan import Plan
+from ersparse.runs.planner import make_plan
+from ersparse.runs.run import resolve_source
 
 LEVELS = "0.5,0.8,0.9,0.95,0.98,0.99,0.995,0.999"
 
@@ -48,10 +49,7 @@ def _densities(options: list[str], words: dict[str, str], out: Path) -> None:
     """The layer densities of each option."""
     plans = [_planned({**words, "sparsity": option}) for option in options]
     layers, settings = plans[0].layers, plans[0].settings
-    found = {
-        name: planned.source.densities if planned.source else [1.0] * len(layers)
-        for name, planned in zip(options, plans, strict=True)
-    }
+    found = {name: planned.source.densities for name, planned in zip(options, plans, strict=True)}
     print(f"{'layer':36}{'size':>11}" + "".join(f"{name:>12}" for name in found))
     for number, layer in enumerate(layers):
         print(f"{layer.name:36}{layer.size:>11,}" + "".join(f"{values[number]:>12.5g}" for values in found.values()))
@@ -87,4 +85,4 @@ def _planned(words: Mapping[str, str]) -> Plan:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", [f"{key}={value}" for key, value in words.items()])
     settings = build(Settings, values_of(config))
-    return provide(make_plan(settings), lambda: load_arrays(settings))
+    return resolve_source(make_plan(settings), lambda: load_arrays(settings.dataset))

@@ -1,12 +1,11 @@
 """What a run may be told: every key of conf/ with its type and its range. Imports no torch.
 
 A setting marked `NotIdentity` decides where or how a run happens, never what comes out of it, and stays out of the
-run's hash (`ersparse.runs.identity`).
+run's hash (`identity_fields`).
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 from pydantic_core import PydanticCustomError
 
 from ersparse.errors import UserError
+from ersparse.locate import locate
 
 NotIdentity = Field(json_schema_extra={"identity": False})
 
@@ -234,6 +234,21 @@ class Settings(SettingsGroup):
         return max(1, round(self.trainer.max_epochs * self.scale.epochs))
 
 
+def identity_fields(group: BaseModel) -> dict[str, Any]:
+    """Return the fields of a group that decide results; the name stands for `_target_`, which may move with the code.
+
+    Fields marked `NotIdentity`, and fields marked `Since` that have their default, are left out.
+    """
+    found = {}
+    for key, field in type(group).model_fields.items():
+        marks = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        value = getattr(group, key)
+        later = "since" in marks and value == marks["since"]
+        if key != "target" and marks.get("identity", True) and not later:
+            found[key] = value
+    return found
+
+
 def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
     """Checks `values` against `group`.
 
@@ -268,16 +283,3 @@ def _shown(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def locate(target: str) -> Any:
-    """The object that `package.module.name` names. The one place where a config names code.
-
-    Raises:
-        UserError: it cannot be imported.
-    """
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"_target_={target}: cannot be imported ({error})") from None

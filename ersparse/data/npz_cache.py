@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import zipfile
 import zlib
@@ -12,13 +11,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ersparse.data.arrays import Arrays
 from ersparse.errors import UserError
-
-log = logging.getLogger(__name__)
+from ersparse.storage.locks import exclusive
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 LARGE = 1 << 28  # bytes from which an array is mapped: what several runs of a machine read then lies there once
@@ -30,21 +27,14 @@ def make_once(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, lock = path.with_suffix(".partial.npz"), FileLock(path.with_name(f".{path.stem}.lock"))
-    before = _stamp(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info(f"waiting for another process that makes {path}")
-        lock.acquire()
-    try:
-        if _stamp(path) == before:
-            np.savez(partial, allow_pickle=False, **make())
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-        lock.release()
+    partial, before = path.with_suffix(".partial.npz"), _stamp(path)
+    with exclusive(path.with_name(f".{path.stem}.lock"), product=path):
+        try:
+            if _stamp(path) == before:
+                np.savez(partial, allow_pickle=False, **make())
+                partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _stamp(path: Path) -> int | None:

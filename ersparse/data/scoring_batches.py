@@ -8,7 +8,7 @@ from torch import Tensor
 from ersparse.config.schema import DatasetSettings
 from ersparse.data.arrays import Arrays
 from ersparse.data.batches import Augmentation, ImageTable, split
-from ersparse.sparse.mask import generator
+from ersparse.sparse.rng import generator
 from ersparse.sparse.scores import Batches
 
 LARGEST = 256  # images of a batch: what second derivatives of a resnet50 leave room for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,24 +12,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ersparse.config import schema
+from ersparse.config.edge_popup_search import EdgePopupSearch
 from ersparse.lightning.classifier import Classifier
 from ersparse.sparse import edge_popup
 from ersparse.sparse.initialization import random_scores
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import Masks, masks_of
-
-
-@dataclass(frozen=True)
-class Search:
-    """How tickets are looked for; `ersparse.methods.edge_popup` says what each key means."""
-
-    levels: int
-    lr_restart: bool
-    score_init: str
-    affine: bool
-    signed: bool
-    scope: str
-    min_keep: int
+from ersparse.sparse.topk import topk_mask
 
 
 class EdgePopupClassifier(Classifier):
@@ -51,7 +39,7 @@ class EdgePopupClassifier(Classifier):
         optimizer: schema.OptimizerSettings,
         epochs: int,
         eval_names: list[str],
-        search: Search,
+        search: EdgePopupSearch,
         seed: int,
     ) -> None:
         super().__init__(network, num_classes, optimizer, epochs, eval_names)
@@ -142,16 +130,16 @@ class EdgePopupClassifier(Classifier):
             return self._choose_globally(list(values))
         tickets = []
         for number, (value, count) in enumerate(zip(values, self.counts, strict=True)):
-            ticket, self.near[number] = edge_popup.top(value, count, self.near[number])
+            ticket, self.near[number] = topk_mask(value, count, self.near[number])
             tickets.append(ticket)
         return tickets
 
     def _choose_globally(self, values: list[Tensor]) -> list[Tensor]:
         """The same total, wherever the scores are; `min_keep` of each layer come first."""
         least = self.search.min_keep
-        firsts = [edge_popup.top(value, min(least, int(value.isfinite().sum())))[0] for value in values]
+        firsts = [topk_mask(value, min(least, int(value.isfinite().sum())))[0] for value in values]
         raised = [torch.where(first, math.inf, value) for value, first in zip(values, firsts, strict=True)]
         whole = torch.cat([value.flatten() for value in raised])
-        ticket, self.near[0] = edge_popup.top(whole, sum(self.counts), self.near[0])
+        ticket, self.near[0] = topk_mask(whole, sum(self.counts), self.near[0])
         parts = torch.split(ticket, [value.numel() for value in values])
         return [part.reshape(value.shape) for part, value in zip(parts, values, strict=True)]

@@ -1,1 +1,1 @@
-"""Methods: what happens to a source network once it is drawn. One file each; its option in conf/method names it."""
+"""Methods: what happens to a source network once it has been drawn. Options of conf/method name them."""

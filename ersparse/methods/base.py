@@ -1,73 +1,117 @@
-"""What a method may decide. A new one is a subclass in a file of its own, with its keys as fields."""
+"""The interface of a method: what happens to a source network once it has been drawn.
+
+A new method is a subclass of `Method` in a file of its own, with its keys as fields, and one YAML file that names it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ersparse.config.schema import Settings, TargetedSettings, build, locate
+from torch import Tensor
+
+from ersparse.config.schema import Settings, TargetedSettings, build
 from ersparse.errors import UserError
+from ersparse.locate import locate
+from ersparse.sparse.layers import Layer
+from ersparse.sparse.reachability import ChannelOp
+from ersparse.sparse.source import Source
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
     from torch import nn
 
     from ersparse.lightning.classifier import Classifier
-    from ersparse.runs.plan import Plan
-    from ersparse.sparse.layers import Layer
-    from ersparse.sparse.source import Source
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a method knows about the run that it is part of.
+
+    Attributes:
+        settings: of the run.
+        hash: of its identity.
+        folder: its run folder.
+        layers: the prunable layers of the network.
+        steps: the channel graph of the network; None if it cannot be traced.
+        source: the source network.
+        init_from: weights (and masks) to start from; None if they are drawn.
+        epochs: the length of the run.
+    """
+
+    settings: Settings
+    hash: str
+    folder: Path
+    layers: list[Layer]
+    steps: list[ChannelOp] | None
+    source: Source
+    init_from: dict[str, Tensor] | None
+    epochs: int
+
+    @property
+    def nominal(self) -> float:
+        """The global density asked for."""
+        return self.source.nominal
 
 
 class Method(TargetedSettings):
-    """Settings of a method, and what it adds to a training run.
+    """The keys of a method, and what it adds to a training run.
 
     Attributes:
-        executions: what `trainer.execution` may be.
-        sparse_at_will: whether sparse execution records all that masked execution does, so that `auto` may take it.
-        trains: False stops after the source network is recorded; no data is read, and Lightning is not imported.
+        executions: the values that `trainer.execution` may have.
+        sparse_by_default: whether `trainer.execution=auto` may choose sparse execution, because it records everything
+            that masked execution does.
+        trains: False ends the run once the source network is recorded; no data is read, and Lightning is not imported.
     """
 
     trains: ClassVar[bool] = True
     executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled")
-    sparse_at_will: ClassVar[bool] = False
+    sparse_by_default: ClassVar[bool] = False
 
     def epochs(self, settings: Settings) -> int:
-        """The length of a run."""
+        """Return the number of epochs of a run."""
         return settings.epochs()
 
-    def check(self, settings: Settings, layers: list[Layer], source: Source | None) -> None:
-        """What the method needs of the rest.
+    def check(self, settings: Settings, layers: list[Layer], source: Source) -> None:
+        """Check the settings of the whole run against what the method needs.
 
         Raises:
-            UserError: it is not so.
+            UserError: the method cannot run with these settings.
         """
 
-    def module(self, plan: Plan, network: nn.Module, eval_names: list[str]) -> Classifier:
-        """What is trained."""
+    def module(self, run: RunContext, network: nn.Module, eval_names: list[str]) -> Classifier:
+        """Return the LightningModule that is trained.
+
+        Args:
+            run: the run.
+            network: the network with its first weights, on the CPU; masks are attached later.
+            eval_names: names of the evaluation dataloaders, in their order.
+        """
         from ersparse.lightning.classifier import Classifier
 
-        s = plan.settings
+        s = run.settings
         if s.trainer.execution == "sparse":
             from ersparse.lightning.sparse_classifier import SparseClassifier as Classifier  # type: ignore[assignment]
-        return Classifier(network, s.dataset.num_classes, s.optimizer, plan.epochs, eval_names)
+        return Classifier(network, s.dataset.num_classes, s.optimizer, run.epochs, eval_names)
 
-    def callbacks(self, plan: Plan) -> list[pl.Callback]:
-        """Callbacks that act on the masks, after the source network has been drawn and repaired."""
+    def callbacks(self, run: RunContext) -> list[pl.Callback]:
+        """Return the callbacks that act on the masks after the source network has been drawn and repaired."""
         return []
 
 
 class Standalone(Method):
-    """A method that concerns no network and no data: it checks, names and fills a run folder by itself."""
+    """A method without network or data, which checks, names and fills a run folder by itself."""
 
     trains: ClassVar[bool] = False
 
     def run(self, settings: Settings) -> Path:
-        """Does the work, or what is left of it, and returns the run folder."""
+        """Do the work, or what is left of it, and return the run folder."""
         raise NotImplementedError
 
 
 def method_of(settings: Settings) -> Method:
-    """The method that the settings name, its keys checked.
+    """Return the method that the settings name, with its keys checked.
 
     Raises:
         UserError: a key is unknown or out of range, or `_target_` names no method.

@@ -4,6 +4,6 @@ from ersparse.methods.base import Method
 
 
 class Draw(Method):
-    """The source network, and nothing more."""
+    """Draws, repairs and records the source network, and ends there."""
 
     trains = False

@@ -1,26 +1,24 @@
-"""Training with the mask fixed: weak lottery tickets (section 3, Tables 2, 3, 7-10, 16, 18, 19)."""
+"""Training with a fixed mask: weak lottery tickets (section 3, Tables 2, 3, 7-10, 16, 18, 19)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from ersparse.methods.base import Method
+from ersparse.methods.base import Method, RunContext
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from ersparse.runs.plan import Plan
-
 
 class Fixed(Method):
-    """Every kept weight is trained; every removed one stays zero."""
+    """Trains every kept weight, and keeps every removed weight at zero."""
 
     executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
-    sparse_at_will: ClassVar[bool] = True
+    sparse_by_default: ClassVar[bool] = True
 
-    def callbacks(self, plan: Plan) -> list[pl.Callback]:
+    def callbacks(self, run: RunContext) -> list[pl.Callback]:
         from ersparse.lightning.callbacks import FixedMask
 
-        if plan.settings.trainer.execution == "sparse":
-            return []  # removed weights are not there
+        if run.settings.trainer.execution == "sparse":
+            return []  # removed weights are not stored, so nothing has to be reset to zero
         return [FixedMask()]

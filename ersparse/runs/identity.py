@@ -1,125 +1,65 @@
-"""What makes two runs the same: a hash over everything that decides the science, and nothing else.
+"""The identity of a run: a hash over everything that decides its results, and nothing else.
 
-Left out: where and how a run happens (fields marked `NotIdentity`), the seed, which names the folder, sparsity keys
-that the chosen option does not take, and keys added later that are at their default. What comes from a file enters by
-content.
+Left out are fields marked `NotIdentity` (where and how a run happens), the seed, which names the folder, sparsity keys
+that do not apply to the chosen option, and keys that were added later and have their default. Files enter by content.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-
-from ersparse.config.schema import Settings, SparsitySettings
-from ersparse.methods.base import Method
-
-DRAWING_KEYS = ("sampling", "flow")  # of every option that draws at random
-GIVEN = (
-    "layers",
-    "density",
-    "network",
-    "count",
-    "examples",
-    "shape",
-    "seed",
-    "invert",
-)  # to an option's function by a run
+from ersparse.config.schema import Settings, identity_fields
+from ersparse.config.sparsity_option import SparsityOption
 
 
-def describe(settings: Settings, method: Method, contents: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a run's settings that decides its results, as plain values.
+class FileContents(NamedTuple):
+    """Hashes of what was read from the files and runs that the settings name; None where they name none.
+
+    Attributes:
+        init_from: SHA-256 of the network file of `model.init_from`.
+        is_ticket: whether that network has masks, which then replace `sparsity.*`.
+        file: hash of the densities, or of the masks, of `sparsity.file`.
+        run: hash of the run whose densities are used.
+    """
+
+    init_from: str | None = None
+    is_ticket: bool = False
+    file: str | None = None
+    run: str | None = None
+
+
+def describe(
+    settings: Settings, option: SparsityOption, method_fields: Mapping[str, Any], epochs: int, contents: FileContents
+) -> dict[str, Any]:
+    """Return the part of a run's settings that decides its results, as plain values.
 
     Args:
-        contents: what was read from the files that the settings name: "init_from" and "file", as hashes or None; and
-            "run", the hash of the run whose densities are taken.
+        settings: of the run.
+        option: its sparsity option.
+        method_fields: the identity fields of its method.
+        epochs: the length of the run.
+        contents: hashes of the files that the settings name.
     """
-    sparsity = _sparsity(settings.sparsity) if contents.get("kind") != "ticket" else _ticket(settings.sparsity)
+    sparsity = {"name": "ticket", "control": option.settings.control} if contents.is_ticket else option.identity()
     for key in ("file", "run"):
         if key in sparsity:
-            sparsity[key] = contents[key]
+            sparsity[key] = getattr(contents, key)
     return {
-        "model": identity_fields(settings.model) | {"init_from": contents["init_from"]},
+        "model": identity_fields(settings.model) | {"init_from": contents.init_from},
         "dataset": identity_fields(settings.dataset),
         "sparsity": sparsity,
-        "method": identity_fields(method),
+        "method": dict(method_fields),
         "optimizer": identity_fields(settings.optimizer),
-        "epochs": method.epochs(settings),
+        "epochs": epochs,
         "variant": settings.variant,
         "seeds": {key: seed for key, seed in settings.seeds.model_dump().items() if seed is not None},
     }
 
 
 def run_hash(description: Mapping[str, Any]) -> str:
-    """SHA-256 of the description as canonical JSON, in hexadecimal; folders carry its first eight digits."""
+    """Return the SHA-256 of `description` as canonical JSON, in hexadecimal; folders carry its first eight digits."""
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def identity_fields(group: BaseModel) -> dict[str, Any]:
-    """The fields of a group that decide results. The name stands for `_target_`, which may move when code does."""
-    found = {}
-    for key, field in type(group).model_fields.items():
-        marks = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        value = getattr(group, key)
-        later = "since" in marks and value == marks["since"]
-        if key != "target" and marks.get("identity", True) and not later:
-            found[key] = value
-    return found
-
-
-class Arguments(NamedTuple):
-    """What the function of a sparsity option takes.
-
-    Attributes:
-        given: what a run gives it: layers and density, or a network and a number of weights.
-        keys: the `sparsity.` keys.
-    """
-
-    given: list[str]
-    keys: list[str]
-
-
-def arguments_of(sparsity: SparsitySettings) -> Arguments:
-    """From the signature of the option's function."""
-    names = inspect.signature(sparsity.resolve()).parameters
-    return Arguments([name for name in names if name in GIVEN], [name for name in names if name not in GIVEN])
-
-
-def applicable(sparsity: SparsitySettings) -> list[str]:
-    """The keys that the option takes: those of its function, and how masks come from its densities."""
-    takes = arguments_of(sparsity)
-    if sparsity.name == "dense":
-        return takes.keys
-    if not (is_earned(sparsity) or takes.keys == ["file"]):
-        return [*takes.keys, *DRAWING_KEYS]
-    control = ["control"] if sparsity.control != "none" else []
-    keys = ["run"] if sparsity.run else takes.keys
-    return [*keys, *(["keep_mask"] if sparsity.keep_mask else DRAWING_KEYS), *control]
-
-
-def is_earned(sparsity: SparsitySettings) -> bool:
-    """Whether a pruner chooses the densities, by looking at the network."""
-    return "network" in arguments_of(sparsity).given
-
-
-def takes_density(sparsity: SparsitySettings) -> bool:
-    """Whether the option is told the global density, by `level` or `budget`, rather than bringing its own."""
-    return sparsity.run is not None or bool({"density", "count"} & set(arguments_of(sparsity).given))
-
-
-def _sparsity(sparsity: SparsitySettings) -> dict[str, Any]:
-    fields = identity_fields(sparsity)
-    found = {key: fields[key] for key in ["name", *applicable(sparsity)] if key in fields}
-    if takes_density(sparsity):
-        asked = "level" if sparsity.budget is None else "budget"
-        found[asked] = getattr(sparsity, asked)
-    return found
-
-
-def _ticket(sparsity: SparsitySettings) -> dict[str, Any]:
-    return {"name": "ticket", "control": sparsity.control}

@@ -1,4 +1,4 @@
-"""A rank that is not the first: it trains as told, and writes nothing."""
+"""The program of a rank other than rank 0: it trains with the settings that rank 0 sent, and writes nothing."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ def main() -> None:
     if os.getppid() != decided["parent"]:
         sys.exit(1)
 
-    from ersparse.config.schema import Settings, TrainerSettings, build
+    from ersparse.config.schema import Settings, build
+    from ersparse.data.load import load_arrays
     from ersparse.distributed.environment import RankEnvironment
     from ersparse.distributed.launcher import share_cores
     from ersparse.runs import console as screen
-    from ersparse.runs.plan import make_plan
-    from ersparse.runs.run import load_arrays
+    from ersparse.runs.planner import make_plan
     from ersparse.runs.train import train
-    from ersparse.sources.select import provide
 
-    share_cores(decided["trainer"]["devices"])
     settings = build(Settings, decided["settings"])
-    arrays = load_arrays(settings)
-    planned = provide(make_plan(settings), lambda: arrays)
-    trainer, console = TrainerSettings(**decided["trainer"]), screen.make_console()
+    share_cores(settings.trainer.devices)
+    plan = make_plan(settings).resolved()
+    arrays, console = load_arrays(settings.dataset), screen.make_console()
     resume = Path(decided["resume"]) if decided["resume"] else None
     place = (decided[key] for key in ("rank", "size", "address", "port", "local", "node"))
     with screen.logging_to(None, console):
         if "ready" in decided:
             os.write(decided["ready"], b".")
-        train(planned, trainer, arrays, planned.checkpoints(), resume, console, None, RankEnvironment(*place))
+        train(plan, arrays, plan.checkpoints(), resume, console, None, RankEnvironment(*place))

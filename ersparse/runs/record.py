@@ -7,57 +7,95 @@ from typing import Any
 
 from torch import Tensor
 
+from ersparse.runs.network import positions_of
 from ersparse.runs.plan import Plan
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.mask import digest
 from ersparse.sparse.summary import describe_masks
 from ersparse.storage.provenance import machine, now, provenance
-from ersparse.storage.run_folder import SCHEMA, RunFolder
+from ersparse.storage.run_folder import RunFolder
+from ersparse.storage.run_json import SCHEMA
 
 
 class RunRecord:
-    """The content of run.json. Every `save` writes it whole."""
+    """The content of run.json. Every `save` writes the whole file.
 
-    def __init__(self, folder: RunFolder, plan: Plan, config: dict[str, Any], before: Mapping[str, Any] | None) -> None:
-        """`before` is what an interrupted run left: its W&B id is kept."""
-        self.folder, self.plan = folder, plan
+    Args:
+        folder: of the run.
+        run_hash: of its identity.
+        seed: of the run.
+        config: its resolved configuration.
+        epochs: how many units of progress it has: epochs of training, cells of a theory run.
+        gpu: whether it computes on a GPU.
+        before: the record that an interrupted run left, whose W&B id is kept.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        run_hash: str,
+        seed: int,
+        config: Mapping[str, Any],
+        epochs: int,
+        gpu: bool = False,
+        before: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, origin = folder, provenance()
         self.content: dict[str, Any] = {
             "schema": SCHEMA,
             "state": "running",
-            "hash": plan.hash,
-            "seed": plan.settings.seed,
-            **{key: value for key, value in provenance().items() if key in ("command", "host", "slurm")},
-            "config": config,
-            "progress": {"epoch": 0, "epochs": plan.epochs if plan.method.trains else 0},
+            "hash": run_hash,
+            "seed": seed,
+            **{key: origin[key] for key in ("command", "host", "slurm")},
+            "config": dict(config),
+            "progress": {"epoch": 0, "epochs": epochs},
             "updated": None,
             "wandb_id": (before or {}).get("wandb_id"),
-            "sparsity": {},
+            "sparsity": None,
             "layers": [],
             "mask_sha256": None,
             "source_mask_sha256": None,
             "network_sha256": None,
             "metrics": {},
             "timing": {},
-            **{key: value for key, value in provenance().items() if key in ("versions", "git")},
-            "machine": machine(gpu=plan.method.trains and config["trainer"]["accelerator"] == "gpu"),
+            **{key: origin[key] for key in ("versions", "git")},
+            "machine": machine(gpu),
             "error": None,
         }
 
     def save(self, **changes: Any) -> None:
+        """Apply `changes` to the content and write it."""
         self.content |= changes
         self.content["updated"] = now()
         self.folder.write(self.content)
 
+
+class NetworkRecord(RunRecord):
+    """The record of a run that has a network: sparsities, layers and masks are described as well.
+
+    Args:
+        folder: of the run.
+        plan: of the run, with its trainer settings resolved.
+        before: the record that an interrupted run left.
+    """
+
+    def __init__(self, folder: RunFolder, plan: Plan, before: Mapping[str, Any] | None) -> None:
+        config, trains = plan.settings.model_dump(by_alias=True), plan.method.trains
+        gpu = trains and plan.settings.trainer.accelerator == "gpu"
+        epochs = plan.epochs if trains else 0
+        super().__init__(folder, plan.hash, plan.settings.seed, config, epochs, gpu, before)
+        self.plan, self.content["sparsity"] = plan, {}
+
     def describe_source(self, masks: Mapping[str, Tensor], counts: Mapping[str, Counts]) -> None:
-        """What was drawn and repaired. Empty `masks` are a dense network."""
+        """Record the source network as drawn and repaired; empty `masks` are a dense network."""
         self.counts = counts
         self.content["source_mask_sha256"] = digest(masks) if masks else None
         self.describe_masks(masks)
 
     def describe_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """What the masks are now, wherever they lie."""
-        plan = self.plan
-        densities = plan.source.densities if plan.source else [1.0] * len(plan.layers)
+        """Record the masks as they are now, on whichever device."""
+        plan, positions = self.plan, positions_of(self.plan.settings)
+        densities = plan.source.densities
         self.content |= describe_masks(plan.layers, densities, plan.nominal, masks, self.counts, plan.steps)
         for layer in self.content["layers"]:
-            layer["positions"] = plan.positions[layer["name"]]
+            layer["positions"] = positions[layer["name"]]

@@ -1,16 +1,15 @@
-"""One training run: the Trainer, its callbacks, and the network that comes out."""
+"""One training run: the LightningModule, the callbacks, the Trainer, and the network that comes out."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
-from ersparse.config.schema import TrainerSettings
 from ersparse.data.arrays import Arrays
 from ersparse.data.datamodule import InMemory
 from ersparse.distributed.environment import RankEnvironment
@@ -27,55 +26,83 @@ from ersparse.lightning.callbacks import (
     RankConsistency,
     SparseInit,
 )
+from ersparse.lightning.callbacks.checkpoints import VerifiedCheckpointIO
+from ersparse.lightning.classifier import Classifier
 from ersparse.runs import loggers
-from ersparse.runs.checkpoint_io import VerifiedCheckpointIO
 from ersparse.runs.console import layer_table, quiet_lightning
+from ersparse.runs.network import build_network
 from ersparse.runs.plan import Plan
-from ersparse.runs.record import RunRecord
+from ersparse.runs.record import NetworkRecord
 from ersparse.sparse.mask import masks_of
+from ersparse.sparse.source import DenseSource
 from ersparse.storage.checkpoints import CheckpointFiles
 from ersparse.storage.run_folder import RunFolder
 
 
+class TrainingCallbacks(NamedTuple):
+    """The callbacks of a run, in their order, and those whose results are read afterwards."""
+
+    all: list[pl.Callback]
+    repair: FlowRepair
+    history: MetricsHistory
+    progress: ProgressRecorder
+
+
 def train(
     plan: Plan,
-    trainer_settings: TrainerSettings,
     arrays: Arrays,
-    files: CheckpointFiles,
+    checkpoints: CheckpointFiles,
     resume: Path | None,
     console: Console,
-    record: RunRecord | None,
+    record: NetworkRecord | None,
     ranks: RankEnvironment | None,
 ) -> None:
-    """Trains to the end, from `resume` if it is given.
+    """Train to the end, from the checkpoint `resume` if it is given.
 
     Args:
-        record: None on all ranks but the first, which alone writes.
-        ranks: which rank this is; None where there is one only.
+        plan: of the run, with its trainer settings resolved.
+        arrays: the data set.
+        checkpoints: of the run.
+        resume: a checkpoint of the run.
+        console: for progress.
+        record: None on all ranks but rank 0, which alone writes.
+        ranks: which rank this is; None if there is only one.
     """
     quiet_lightning()
-    plan = replace(plan, settings=plan.settings.model_copy(update={"trainer": trainer_settings}))  # no `auto` in it
-    s, folder = plan.settings, RunFolder(plan.folder)
     torch.set_float32_matmul_precision("high")
-    data = InMemory(arrays, s.dataset, s.seed_of("data"))
-    network, on_cpu = plan.network(), trainer_settings.accelerator == "cpu"
+    data = InMemory(arrays, plan.settings.dataset, plan.settings.seed_of("data"))
+    module = make_module(plan, data.eval_names)
+    callbacks = make_callbacks(plan, checkpoints, console, record)
+    trainer = make_trainer(plan, callbacks.all, checkpoints, record, ranks)
+    with loggers.finished(trainer.logger):
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        if record:
+            finish(record, module, callbacks, trainer, checkpoints)
+
+
+def make_module(plan: Plan, eval_names: list[str]) -> Classifier:
+    """Return the LightningModule of the run's method, with the network in it."""
+    settings, on_cpu = plan.settings, plan.settings.trainer.accelerator == "cpu"
+    network = build_network(settings, plan.init_from)
     if on_cpu:
         keep_freed()
-    if s.model.sync_batchnorm and on_cpu:
-        synchronise(network)
-    module = plan.method.module(plan, network, data.eval_names)
-    if trainer_settings.execution == "compiled":
+        if settings.model.sync_batchnorm:
+            synchronise(network)
+    module = plan.method.module(plan, network, eval_names)
+    if settings.trainer.execution == "compiled":
         module.compile_steps()
-    masking: list[pl.Callback] = []
-    repair = FlowRepair(plan.source) if plan.source else None
-    if plan.source and repair:
-        masking = [ERInit(plan.source), repair]
-    if s.model.init != "default":
-        masking.append(SparseInit(s.model.init, s.seed_of("init")))
+    return module
 
-    def started() -> None:
-        if record:
-            record.describe_source(masks_of(module.network), repair.counts if repair else {})
+
+def make_callbacks(
+    plan: Plan, checkpoints: CheckpointFiles, console: Console, record: NetworkRecord | None
+) -> TrainingCallbacks:
+    """Return the callbacks: masks first, then the method's, then metrics, and checkpoints last."""
+    settings, repair = plan.settings, FlowRepair(plan.source)
+
+    def started(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if record and isinstance(module, Classifier):
+            record.describe_source(masks_of(module.network), repair.counts)
             record.save()
             loggers.describe_layers(trainer.logger, record)
             if console.is_terminal:
@@ -85,29 +112,49 @@ def train(
         if record:
             record.save(progress={"epoch": epoch, "epochs": plan.epochs})
 
-    history, recorder = MetricsHistory(folder.metrics if record else None), ProgressRecorder(started, update)
-    trainer = pl.Trainer(
-        accelerator=trainer_settings.accelerator,
-        devices=trainer_settings.devices,
-        num_nodes=trainer_settings.num_nodes,
-        # masks are large, and the same everywhere: nothing but gradients has to travel
-        strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if ranks else "auto",
-        precision=trainer_settings.precision,  # type: ignore[arg-type]
-        sync_batchnorm=s.model.sync_batchnorm and not on_cpu,
-        detect_anomaly=trainer_settings.detect_anomaly,
-        max_epochs=plan.epochs,
-        logger=loggers.logger_of(plan, folder, record),
-        callbacks=[
-            *masking,
+    history = MetricsHistory(RunFolder(plan.folder).metrics if record else None)
+    progress = ProgressRecorder(started, update)
+    return TrainingCallbacks(
+        [
+            *([] if isinstance(plan.source, DenseSource) else [ERInit(plan.source), repair]),
+            *([SparseInit(settings.model.init, settings.seed_of("init"))] if settings.model.init != "default" else []),
             RankConsistency(),
             *plan.method.callbacks(plan),
-            *([MaskStatistics()] if s.logger.name != "csv" else []),
+            *([MaskStatistics()] if settings.logger.name != "csv" else []),
             EpochProgressBar(console),
             history,
-            recorder,
-            Checkpoints(files.intended),
+            progress,
+            Checkpoints(checkpoints.intended),
         ],
-        plugins=[VerifiedCheckpointIO(files), *([ranks] if ranks else [])],
+        repair,
+        history,
+        progress,
+    )
+
+
+def make_trainer(
+    plan: Plan,
+    callbacks: list[pl.Callback],
+    checkpoints: CheckpointFiles,
+    record: NetworkRecord | None,
+    ranks: RankEnvironment | None,
+) -> pl.Trainer:
+    """Return Lightning's Trainer, whose only output is what our callbacks, loggers and checkpoints write."""
+    settings, folder = plan.settings.trainer, RunFolder(plan.folder)
+    # masks are large, and the same on all ranks: nothing but gradients has to be communicated
+    ddp = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=ddp if ranks else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+        sync_batchnorm=plan.settings.model.sync_batchnorm and settings.accelerator != "cpu",
+        detect_anomaly=settings.detect_anomaly,
+        max_epochs=plan.epochs,
+        logger=loggers.logger_of(plan, folder, record),
+        callbacks=callbacks,
+        plugins=[VerifiedCheckpointIO(checkpoints), *([ranks] if ranks else [])],
         benchmark=True,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -115,12 +162,20 @@ def train(
         enable_model_summary=False,
         default_root_dir=folder.path,
     )
-    with loggers.finished(trainer.logger):
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        if record:
-            record.describe_masks(module.masks())
-            record.content["network_sha256"] = folder.write_network(module.product())
-            timing = {"fit_s": recorder.fit_s, "epochs": len(history.rows), "images_per_s": recorder.images_per_s()}
-            record.save(state="done", metrics=history.summary(), timing=timing)
-            loggers.summarise(trainer.logger, record)
-            files.keep(1)
+
+
+def finish(
+    record: NetworkRecord,
+    module: Classifier,
+    callbacks: TrainingCallbacks,
+    trainer: pl.Trainer,
+    checkpoints: CheckpointFiles,
+) -> None:
+    """Write the network, record metrics and timing with state "done", and remove all but the last checkpoint."""
+    record.describe_masks(module.masks())
+    record.content["network_sha256"] = record.folder.write_network(module.product())
+    epochs, progress = len(callbacks.history.rows), callbacks.progress
+    timing = {"fit_s": progress.fit_s, "epochs": epochs, "images_per_s": progress.images_per_s()}
+    record.save(state="done", metrics=callbacks.history.summary(), timing=timing)
+    loggers.summarise(trainer.logger, record)
+    checkpoints.keep(1)

@@ -1,1 +1,1 @@
-"""Source networks: where the masks of a run come from."""
+"""Source networks: where the masks of a run come from. Each source draws masks and repairs their flow."""

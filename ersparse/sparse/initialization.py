@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
-from ersparse.sparse.mask import generator
+from ersparse.sparse.rng import generator
 
 
 def scaled_weight(mask: Tensor, mode: str, random: np.random.Generator) -> Tensor:

@@ -23,12 +23,6 @@ BUFFER = "weight_mask"
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # of a weight of so many bytes
 
 
-def generator(seed: int, *words: str) -> np.random.Generator:
-    """A generator of its own for (seed, words), the same on every device and rank, whatever else was drawn before."""
-    digest = hashlib.sha256("/".join([str(seed), *words]).encode()).digest()
-    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
-
-
 def draw_bernoulli(layer: Layer, density: float, random: np.random.Generator) -> Tensor:
     """Each weight is kept with probability `density`, independently: the definition of an ER network (section 2).
 

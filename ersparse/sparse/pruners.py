@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from ersparse.sparse import scores as S
-from ersparse.sparse.mask import Masks, generator
+from ersparse.sparse.mask import Masks
+from ersparse.sparse.rng import generator
 
 
 class Examples(Protocol):

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ersparse.sparse import flow_repair
-from ersparse.sparse.edge_popup import top
 from ersparse.sparse.layers import Layer
-from ersparse.sparse.mask import Masks, generator
+from ersparse.sparse.mask import Masks
+from ersparse.sparse.rng import generator
+from ersparse.sparse.topk import topk_mask
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,6 @@ class Change:
     grown: Tensor
 
 
-def fraction(start: float, end: float, part: float, decay: str) -> float:
-    """The share of a layer's active weights that an update drops.
-
-    Args:
-        start, end: at the start of training, and when rewiring stops.
-        part: of the time between the two that has gone, in [0, 1].
-        decay: "constant" (`start` throughout), "linear", or "cosine", half a period: with `end` 0 it is RigL's.
-    """
-    left = {"constant": 1.0, "linear": 1 - part, "cosine": (1 + math.cos(math.pi * part)) / 2}[decay]
-    return end + (start - end) * left
-
-
 def magnitude(values: Tensor) -> Tensor:
     """|x|: of weights, the smallest are dropped; of dense gradients, removed weights included, the largest are grown.
 
@@ -57,16 +46,6 @@ def magnitude(values: Tensor) -> Tensor:
 def random_scores(shape: tuple[int, ...], seed: int, name: str, step: int) -> Tensor:
     """Uniform on [0, 1), by (seed, name, step) alone: the same on every rank and after a resume."""
     return torch.from_numpy(generator(seed, name, "grow", str(step)).random(shape))
-
-
-def density_at(start: float, end: float, part: float, schedule: str) -> float:
-    """The global density when `part` of the time for pruning has gone, in [0, 1].
-
-    Args:
-        start: realised, when pruning begins.
-        schedule: "constant" (`start`), or "cubic", end + (start - end) (1 - part)^3 (Zhu & Gupta 2018; GraNet).
-    """
-    return start if schedule == "constant" else end + (start - end) * (1 - part) ** 3
 
 
 def exchanged(active: int, size: int, share: float, regrow: bool) -> int:
@@ -84,7 +63,7 @@ def exchanged_globally(masks: Masks, drop: Mapping[str, Tensor], share: float, r
     if not open_:
         return dict.fromkeys(masks, 0)
     total = int(share * sum(int(masks[name].sum()) for name in open_))
-    chosen = torch.split(top(torch.cat(values), total)[0], [len(value) for value in values])
+    chosen = torch.split(topk_mask(torch.cat(values), total)[0], [len(value) for value in values])
     counts = dict.fromkeys(masks, 0)
     for name, part in zip(open_, chosen, strict=True):
         mask = masks[name]
@@ -108,9 +87,9 @@ def update(mask: Tensor, drop: Tensor, grow: Tensor, count: int, regrow: bool = 
         count: as `exchanged` says.
         regrow: whether a weight that is dropped may be grown back at once; it is then left as it is, value and all.
     """
-    kept, _ = top(torch.where(mask, drop, -math.inf), int(mask.sum()) - count)
+    kept, _ = topk_mask(torch.where(mask, drop, -math.inf), int(mask.sum()) - count)
     free = ~kept if regrow else ~mask
-    grown, _ = top(torch.where(free, grow, -math.inf), count)
+    grown, _ = topk_mask(torch.where(free, grow, -math.inf), count)
     return difference(mask, kept | grown)
 
 
@@ -126,7 +105,7 @@ def pruned_globally(masks: Masks, keep: Mapping[str, Tensor], count: int) -> dic
     """
     count = min(count, sum(int(mask.sum()) for mask in masks.values()))
     values = torch.cat([torch.where(mask, keep[name], -math.inf).reshape(-1) for name, mask in masks.items()])
-    parts = torch.split(top(values, count)[0], [mask.numel() for mask in masks.values()])
+    parts = torch.split(topk_mask(values, count)[0], [mask.numel() for mask in masks.values()])
     return {
         name: difference(mask, part.reshape(mask.shape))
         for (name, mask), part in zip(masks.items(), parts, strict=True)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ersparse.sparse.edge_popup import top
 from ersparse.sparse.layers import Prunable, prunable_modules
 from ersparse.sparse.mask import Masks
+from ersparse.sparse.topk import topk_mask
 
 Scores = dict[str, Tensor]
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -132,7 +132,7 @@ def largest(scores: Mapping[str, Tensor], count: int, within: Mapping[str, Tenso
     available = int((values > -torch.inf).sum())
     if not 0 <= count <= available:
         raise ScoreError(f"{count} weights cannot be kept: must lie in [0, {available}]")
-    parts = torch.split(top(values, count)[0], [score.numel() for score in scores.values()])
+    parts = torch.split(topk_mask(values, count)[0], [score.numel() for score in scores.values()])
     return {name: part.reshape(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
 
 

@@ -13,6 +13,7 @@ from ersparse.sparse import flow_repair, mask
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks
+from ersparse.sparse.rng import generator
 
 Repair = Callable[[Tensor, Layer, float, np.random.Generator], tuple[Tensor, Counts]]
 REPAIRS: dict[str, Repair] = {
@@ -28,6 +29,7 @@ class Source(Protocol):
         layers: the prunable layers.
         densities: asked for each of them, before drawing and repair.
         nominal: the global density asked for.
+        flow: how channels without an edge are repaired; "none" if they are not.
     """
 
     @property
@@ -39,14 +41,31 @@ class Source(Protocol):
     @property
     def nominal(self) -> float: ...
 
+    @property
+    def flow(self) -> str: ...
+
     def draw(self) -> Masks: ...
 
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]: ...
 
 
-def repairs(source: Source | None) -> bool:
-    """Whether channels without an edge are looked after."""
-    return getattr(source, "flow", "none") != "none"
+@dataclass(frozen=True)
+class DenseSource:
+    """A dense network: every density is 1, and there are no masks."""
+
+    layers: list[Layer]
+    nominal: float = 1.0
+    flow: str = "none"
+
+    @property
+    def densities(self) -> list[float]:
+        return [1.0] * len(self.layers)
+
+    def draw(self) -> Masks:
+        return {}
+
+    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
+        return dict(masks), {}
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,7 @@ class ERSource:
         """The masks as drawn."""
         sample = SAMPLERS[self.sampling]
         return {
-            layer.name: sample(layer, p, mask.generator(self.seed, layer.name))
+            layer.name: sample(layer, p, generator(self.seed, layer.name))
             for layer, p in zip(self.layers, self.drawing_densities(), strict=True)
         }
 
@@ -75,7 +94,7 @@ class ERSource:
         """Masks in which, unless flow="none", every channel has an edge, and the counts of each layer."""
         repaired, counts = {}, {}
         for layer, p in zip(self.layers, self.drawing_densities(), strict=True):
-            random = mask.generator(self.seed, layer.name, "repair")
+            random = generator(self.seed, layer.name, "repair")
             repaired[layer.name], counts[layer.name] = REPAIRS[self.flow](masks[layer.name], layer, p, random)
         return repaired, counts
 
@@ -104,6 +123,7 @@ class TicketSource:
     seed: int
     control: str = "none"
     asked: float | None = None
+    flow: str = "none"
 
     @property
     def densities(self) -> list[float]:
@@ -116,11 +136,11 @@ class TicketSource:
     def draw(self) -> Masks:
         if self.control != "shuffle":
             return dict(self.masks)
-        return {name: mask.shuffled(m, mask.generator(self.seed, name, "shuffle")) for name, m in self.masks.items()}
+        return {name: mask.shuffled(m, generator(self.seed, name, "shuffle")) for name, m in self.masks.items()}
 
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
         """Nothing is repaired; the counts say what a repair would have found."""
-        random = mask.generator(self.seed)
+        random = generator(self.seed)
         return dict(masks), {
             layer.name: flow_repair.none(masks[layer.name], layer, 1.0, random)[1] for layer in self.layers
         }

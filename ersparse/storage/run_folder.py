@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -23,9 +22,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ersparse.errors import UserError
+from ersparse.storage import run_json
 from ersparse.storage.atomic import write_bytes, write_json, write_text
 
-SCHEMA = 1
 LOCK = ".lock"
 BEAT = 5.0  # seconds between two signs of life
 
@@ -105,17 +104,14 @@ class RunFolder:
 
     def read(self) -> dict[str, Any] | None:
         """run.json, or None where there is none that can be read."""
-        try:
-            record = json.loads((self.path / "run.json").read_text())
-        except (OSError, ValueError):
+        record = run_json.read(self.path)
+        if record is None or "state" not in record:
             return None
-        if not isinstance(record, dict) or "state" not in record:
-            return None
-        if record.get("schema", 0) > SCHEMA:
+        if record.get("schema", 0) > run_json.SCHEMA:
             raise UserError(
-                f"{self.path}/run.json: schema {record['schema']}, must be {SCHEMA} or less; update ersparse"
+                f"{self.path}/run.json: schema {record['schema']}, must be {run_json.SCHEMA} or less; update ersparse"
             )
-        return dict(record)
+        return record
 
     def write(self, record: dict[str, Any]) -> None:
         write_json(self.path / "run.json", record)

@@ -12,6 +12,8 @@ from typing import Any
 from ersparse.storage.atomic import write_json
 from ersparse.storage.provenance import now
 
+SCHEMA = 1  # of run.json
+
 
 def read(folder: Path) -> dict[str, Any] | None:
     """run.json of a run folder; None where there is none that can be read."""

@@ -12,7 +12,8 @@ from ersparse.config.command_line import words as words_of
 from ersparse.config.schema import Settings, TrainerSettings, build
 from ersparse.errors import UserError
 from ersparse.lightning.auto_settings import resolve
-from ersparse.runs.plan import Plan, make_plan
+from ersparse.runs.plan import Plan
+from ersparse.runs.planner import make_plan
 from ersparse.sources.iterative_run import IterativeRunSource
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
@@ -39,7 +40,6 @@ def jobs_of(lists: Sequence[Sequence[str]], composer: Composer, here: bool = Tru
 
 def _job(words: Sequence[str], planned: Plan, here: bool) -> Job:
     settings, trains = planned.settings, planned.method.trains
-    densities = planned.source.densities if planned.source else [1.0] * len(planned.layers)
     gpu = trains and here and _accelerator(settings.trainer) == "gpu"
     asked = settings.trainer.execution
     return Job(
@@ -52,17 +52,19 @@ def _job(words: Sequence[str], planned: Plan, here: bool) -> Job:
         epochs=planned.epochs if trains else 0,
         fresh=settings.fresh,
         settings=settings,
-        densities={layer.name: density for layer, density in zip(planned.layers, densities, strict=True)},
+        densities={
+            layer.name: density for layer, density in zip(planned.layers, planned.source.densities, strict=True)
+        },
         execution=asked if asked != "auto" else "masked" if gpu or not here else planned.execution,
         first=_first(planned, here),
     )
 
 
 def _first(planned: Plan, here: bool) -> Job | None:
-    source = planned.source
-    if not isinstance(source, IterativeRunSource) or source.folder():
+    first, source = planned.prerequisite, planned.source
+    if first is None or (isinstance(source, IterativeRunSource) and source.finished_run()):
         return None
-    return _job(words_of(source.run.settings), source.run, here)
+    return _job(words_of(first.settings), first, here)
 
 
 def _accelerator(trainer: TrainerSettings) -> str:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ersparse.config.schema import Settings, locate
+from ersparse.config.schema import Settings
+from ersparse.locate import locate
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sweep.job import Job
 

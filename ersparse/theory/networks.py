@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ersparse.errors import UserError
 from ersparse.sparse.layers import prunable_layers
-from ersparse.sparse.mask import Masks, draw_bernoulli, generator
+from ersparse.sparse.mask import Masks, draw_bernoulli
+from ersparse.sparse.rng import generator
 
 
 @dataclass(frozen=True)

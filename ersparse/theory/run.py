@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 from rich.progress import track
 
@@ -15,10 +13,11 @@ from ersparse.config.schema import Count, In, Settings
 from ersparse.methods.base import Standalone
 from ersparse.runs import console as screen
 from ersparse.runs.identity import run_hash
-from ersparse.sparse.mask import generator
-from ersparse.storage.atomic import write_json, write_text
-from ersparse.storage.provenance import machine, now, provenance
-from ersparse.storage.run_folder import SCHEMA, RunFolder
+from ersparse.runs.lifecycle import execute
+from ersparse.runs.record import RunRecord
+from ersparse.sparse.rng import generator
+from ersparse.storage.atomic import write_json
+from ersparse.storage.run_folder import RunFolder
 from ersparse.theory.experiments import Cell, Experiment, Options, Result, experiment
 
 Open = Annotated[float, In("(0, 1)")]
@@ -45,8 +44,15 @@ class Theory(Standalone):
         elif done and done["state"] == "done" and not settings.fresh:
             console.print(f"already done: {job.folder.path}", markup=False)
         else:
-            with job.folder.acquire():
-                _work(job, console)
+            execute(
+                job.folder,
+                job.title,
+                fresh=settings.fresh,
+                is_done=lambda record: bool(record["state"] == "done"),
+                start=lambda before: RunRecord(job.folder, job.hash, settings.seed, job.config, len(job.cells)),
+                work=lambda record: _work(job, record, console),
+                resume_hint="the same command resumes after the last finished cell",
+            )
         return job.folder.path
 
 
@@ -68,35 +74,16 @@ class Job:
         }
 
 
-def _work(job: Job, console: Any) -> None:
-    folder = job.folder
-    if job.settings.fresh:
-        folder.clear()
-    if (before := folder.read()) and before["state"] == "done":
-        return
-    record = _record(job)
-    with screen.logging_to(folder.log, None):
-        screen.log.info(job.title)
-        write_text(folder.path / "config.yaml", yaml.safe_dump(job.config, sort_keys=False))
-        try:
-            _save(folder, record)
-            results = _measure(job, record, console)
-            record["metrics"] = job.experiment.report(job.options, results, folder.path)
-            _save(folder, record, state="done")
-        except (KeyboardInterrupt, SystemExit):
-            _save(folder, record, state="preempted")
-            screen.log.warning("interrupted; the same command goes on from the last finished cell")
-            raise KeyboardInterrupt from None
-        except Exception as error:
-            _save(folder, record, state="failed", error=f"{type(error).__name__}: {error}")
-            screen.log.debug(traceback.format_exc())
-            raise
-        for key, value in record["metrics"].items():
-            screen.log.info(f"{key} {value:.6g}" if value is not None else f"{key} not measured")
-        screen.log.info(f"done: {folder.path}")
+def _work(job: Job, record: RunRecord, console: Any) -> None:
+    """Measure, write tables and plots, and record the figures. An epoch of the record's progress is a cell."""
+    results = _measure(job, record, console)
+    record.save(state="done", metrics=job.experiment.report(job.options, results, job.folder.path))
+    for key, value in record.content["metrics"].items():
+        screen.log.info(f"{key} {value:.6g}" if value is not None else f"{key} not measured")
+    screen.log.info(f"done: {job.folder.path}")
 
 
-def _measure(job: Job, record: dict[str, Any], console: Any) -> list[tuple[Cell, Result]]:
+def _measure(job: Job, record: RunRecord, console: Any) -> list[tuple[Cell, Result]]:
     """Every cell's result. The generator of a cell is its own, so the order and an interruption change nothing."""
     path = job.folder.path / "cells.json"
     found: dict[str, Result] = json.loads(path.read_text()) if path.exists() else {}
@@ -106,42 +93,8 @@ def _measure(job: Job, record: dict[str, Any], console: Any) -> list[tuple[Cell,
         if key not in found:
             found[key] = job.experiment.measure(cell, generator(job.seed, "theory", key))
             write_json(path, found)
-            record["progress"] = {"epoch": len(results) + 1, "epochs": len(job.cells)}
-            _save(job.folder, record)
+            record.save(progress={"epoch": len(results) + 1, "epochs": len(job.cells)})
             screen.log.debug(f"{key}: {json.dumps(found[key])}")
         results.append((cell, json.loads(json.dumps(found[key]))))
-    record["progress"] = {"epoch": len(job.cells), "epochs": len(job.cells)}
+    record.content["progress"] = {"epoch": len(job.cells), "epochs": len(job.cells)}
     return results
-
-
-def _record(job: Job) -> dict[str, Any]:
-    """run.json: an epoch of its progress is a cell; there is no network, so no sparsity and no layers."""
-    origin = provenance()
-    return {
-        "schema": SCHEMA,
-        "state": "running",
-        "hash": job.hash,
-        "seed": job.settings.seed,
-        "command": origin["command"],
-        "host": origin["host"],
-        "config": job.config,
-        "progress": {"epoch": 0, "epochs": len(job.cells)},
-        "updated": None,
-        "wandb_id": None,
-        "sparsity": None,
-        "layers": [],
-        "mask_sha256": None,
-        "source_mask_sha256": None,
-        "metrics": {},
-        "timing": {},
-        "versions": origin["versions"],
-        "git": origin["git"],
-        "machine": machine(gpu=False),
-        "error": None,
-    }
-
-
-def _save(folder: RunFolder, record: dict[str, Any], **changes: Any) -> None:
-    record |= changes
-    record["updated"] = now()
-    folder.write(record)

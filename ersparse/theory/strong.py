@@ -18,7 +18,8 @@ from torch import nn
 
 from ersparse.errors import UserError
 from ersparse.sparse.layers import prunable_modules
-from ersparse.sparse.mask import Masks, attach, enforce, generator
+from ersparse.sparse.mask import Masks, attach, enforce
+from ersparse.sparse.rng import generator
 from ersparse.theory.error_tolerances import Shape, shape_of
 from ersparse.theory.networks import Stage, chain, draw_masks, stages_of, without_dead_ends
 from ersparse.theory.subset_sum import solve

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import pytest
 
-from ersparse.config.schema import In, SeedSettings, SettingsGroup, build, locate
+from ersparse.config.schema import In, SeedSettings, SettingsGroup, build
 from ersparse.errors import UserError
+from ersparse.locate import locate
 
 
 class Some(SettingsGroup):

@@ -167,7 +167,7 @@ def test_one_of_several_makes_it_and_the_others_wait(tmp_path, caplog):
         thread.start()
     started.wait(10)
     until = time.monotonic() + 10
-    while caplog.text.count("waiting for another process") < 2 and time.monotonic() < until:
+    while caplog.text.count("; waiting for it") < 2 and time.monotonic() < until:
         time.sleep(0.01)
     go.set()
     for thread in threads:

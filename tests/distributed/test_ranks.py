@@ -115,7 +115,7 @@ def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
         printed, _ = run.communicate(timeout=60)
         assert gone(second) and gone(run.pid)
         if number % 2 == 0:
-            assert run.returncode == 1 and "rank 1 of 2 died (SIGKILL); the same command goes on" in printed
+            assert run.returncode == 1 and "rank 1 of 2 died (SIGKILL); the same command resumes" in printed
             (record,) = (tmp_path / "killed").rglob("run.json")
             assert (read(record.parent)["state"], read(record.parent)["error"]) == (
                 "failed", "rank 1 of 2 died (SIGKILL)",
@@ -131,7 +131,7 @@ def test_a_terminated_run_takes_its_ranks_along(process, tmp_path):
     (second,) = ranks_of(run)
     run.terminate()
     printed, _ = run.communicate(timeout=60)
-    assert run.returncode == 130 and "interrupted; the same command goes on" in printed and "Traceback" not in printed
+    assert run.returncode == 130 and "interrupted; the same command resumes" in printed and "Traceback" not in printed
     assert gone(second)
     (record,) = (tmp_path / "stopped").rglob("run.json")
     assert read(record.parent)["state"] == "preempted"
@@ -148,7 +148,7 @@ def test_a_rank_that_hangs_makes_nobody_deaf(process, tmp_path):
     time.sleep(1)
     run.send_signal(signal.SIGINT)
     printed, _ = run.communicate(timeout=60)
-    assert run.returncode == 130 and "interrupted; the same command goes on" in printed and gone(second)
+    assert run.returncode == 130 and "interrupted; the same command resumes" in printed and gone(second)
     (record,) = (tmp_path / "stopped").rglob("run.json")
     assert read(record.parent)["state"] == "preempted"
 
@@ -165,7 +165,7 @@ def test_a_rank_that_fails_is_no_reason_to_try_again(process, tmp_path):
     words = ["model._target_=failing.plain", "model.name=plain", "trainer.devices=2", "trainer.max_epochs=1"]
     run = process(*words, env={"PYTHONPATH": path})
     printed, _ = run.communicate(timeout=120)
-    assert run.returncode == 1 and "out of memory, say" in printed and "the same command goes on" not in printed
+    assert run.returncode == 1 and "out of memory, say" in printed and "the same command resumes" not in printed
     (record,) = (tmp_path / "outputs").rglob("run.json")
     assert read(record.parent)["error"] == "RankFailed: rank 1 of 2 failed (status 1), as printed above"
 

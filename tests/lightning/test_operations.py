@@ -13,11 +13,12 @@ from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
 from ersparse.lightning.classifier import Classifier
 from ersparse.lightning.edge_popup import EdgePopupClassifier, Search
 from ersparse.models import resnet20
-from ersparse.sparse import edge_popup, mask
+from ersparse.sparse import mask
 from ersparse.sparse.density import uniform
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import attach
 from ersparse.sparse.source import ERSource
+from ersparse.sparse.topk import topk_mask
 
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal", "is_nonzero"}
 SORTS = {"sort", "argsort", "topk", "kthvalue", "msort", "unique", "_unique2"}
@@ -111,7 +112,7 @@ def test_edge_popup_sorts_nothing_and_makes_few_passes():
 def test_choosing_never_waits_for_a_gpu():
     """On the meta device, which takes the same way, whatever asks for a value fails."""
     values = torch.empty(64, 32, 3, 3, device="meta")
-    mask, _ = edge_popup.top(values, 100)
+    mask, _ = topk_mask(values, 100)
     assert mask.shape == values.shape and mask.dtype == torch.bool
     with pytest.raises(RuntimeError):
         values.sum().item()

@@ -18,6 +18,7 @@ from ersparse.sparse.initialization import draw_weights
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import attach, masks_of
 from ersparse.sparse.source import ERSource
+from ersparse.sparse.topk import topk_mask
 
 SEARCH = [
     "method=edge_popup", "sparsity=uniform", "sparsity.level=0.5", "method.final_sparsity=0.9", "method.levels=3",
@@ -96,7 +97,7 @@ def test_the_ticket_follows_the_scores():
     for name, scores, count, allowed in zip(
         module.names, module.scores, module.counts, masks_of(module.network).values(), strict=True
     ):
-        assert second[name].equal(edge_popup.top(edge_popup.rank(scores, edge_popup.barred(allowed), False), count)[0])
+        assert second[name].equal(topk_mask(edge_popup.rank(scores, edge_popup.barred(allowed), False), count)[0])
 
 
 def test_only_scores_train_unless_affine():

@@ -207,7 +207,7 @@ def test_killed_in_the_middle_of_a_level(process, tmp_path, rewind):
 def test_a_collapse_on_the_way_ends_the_run(launch, only_run):
     words = ["method=imp", *LEVELS, "method.levels=1", "method.final_sparsity=0.9999"]
     status, printed = launch(*words)
-    assert status == 1 and "level 1: nothing flows through what is kept, which ends at" in printed
+    assert status == 1 and "level 1: layer collapse: no path from input to output remains (cut at" in printed
     assert read(only_run())["state"] == "failed" and "sparsity.allow_collapse=true" in read(only_run())["error"]
     status, printed = launch(*words, "sparsity.allow_collapse=true")
     assert status == 0 and read(only_run())["sparsity"]["effective"] == 1.0

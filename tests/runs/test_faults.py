@@ -106,7 +106,7 @@ def test_a_full_disk(small_disk, undisturbed, launch):
     status, printed = launch(*EPOCHS, f"paths.root={small_disk}")
     (folder,) = [path.parent for path in small_disk.rglob("run.json")]
     assert status == 1 and "Traceback" not in printed
-    assert "No space left on device; the same command goes on from the last finished epoch" in printed
+    assert "No space left on device; the same command resumes after the last finished epoch" in printed
     assert read(folder)["state"] == "failed" and "No space left" in read(folder)["error"]
     assert not list(folder.rglob("*.partial"))
     done = len(rows(folder))
@@ -142,7 +142,7 @@ def test_signals_interrupt(copy, process, undisturbed, launch):
             time.sleep(pause)
         printed, _ = run.communicate(timeout=60)
         assert run.returncode == 130 and "Traceback" not in printed, printed
-    assert "interrupted; the same command goes on" in printed and read(folder)["state"] == "preempted"
+    assert "interrupted; the same command resumes" in printed and read(folder)["state"] == "preempted"
     assert launch(*EPOCHS, f"paths.root={root}")[0] == 0 and outcome(folder) == undisturbed
 
 

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ersparse.config.options import CONF
-from ersparse.config.schema import NotIdentity, Settings, SettingsGroup, Since, build
-from ersparse.runs.identity import identity_fields, run_hash
-from ersparse.runs.plan import make_plan
+from ersparse.config.schema import NotIdentity, Settings, SettingsGroup, Since, build, identity_fields
+from ersparse.runs.identity import run_hash
+from ersparse.runs.planner import make_plan
 
 
 def planned(*words: str):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from ersparse.config.command_line import words
 from ersparse.config.options import CONF
 from ersparse.config.schema import Settings, build
-from ersparse.runs.plan import make_plan
+from ersparse.runs.planner import make_plan
 
 SOURCE = ["sparsity=imp_multishot", "sparsity.level=0.8", "model.width=0.25"]
 RUN = ["levels=1", "epochs_per_level=1", "final_epochs=1"]

@@ -18,15 +18,19 @@ from ersparse.config.options import CONF
 from ersparse.config.schema import Settings, build
 from ersparse.data import digits
 from ersparse.data.scoring_batches import TrainingExamples
-from ersparse.runs.plan import make_plan
+from ersparse.runs.network import initial_network
+from ersparse.runs.planner import make_plan
 from ersparse.sources.pruner import PrunerSource
-from ersparse.sources.select import as_known
 from ersparse.sparse import pruners
 from ersparse.sparse import scores as S
 from ersparse.sparse.mask import digest
 from ersparse.sparse.source import ERSource
 
 SMALL = ["model.width=0.25", "method=draw", "sparsity.level=0.8"]
+
+
+def scored_network(plan):
+    return initial_network(plan.settings, plan.init_from)
 
 
 def planned(*words):
@@ -54,7 +58,7 @@ def kept_by(scores, count):
 def test_magnitude_by_a_sort(launch, only_run, tmp_path, control, sign):
     status, printed = launch(*SMALL, "sparsity=imp", f"sparsity.control={control}", "sparsity.allow_collapse=true")
     assert status == 0, printed
-    network = planned(*SMALL).initial()
+    network = scored_network(planned(*SMALL))
     scores = {layer["name"]: sign * network.get_parameter(layer["name"]).detach().abs().numpy()
               for layer in read(only_run())["layers"]}  # fmt: skip
     by_hand = kept_by(scores, round(0.2 * sum(score.size for score in scores.values())))
@@ -66,7 +70,7 @@ def test_snip_by_a_sort(launch, tmp_path):
     """By .backward() on the images of the data seed, in double precision."""
     launch(*SMALL, "sparsity=snip", "sparsity.images=50", "sparsity.score_dtype=float64", "seeds.data=5", "seed=2")
     p = planned(*SMALL, "seed=2")
-    network = p.initial().double().train()
+    network = scored_network(p).double().train()
     arrays = digits.load(None, True).resized(16)
     ((x, y),) = TrainingExamples(arrays, p.settings.dataset, 5).some(50)
     F.cross_entropy(network(x.double()), y).backward()
@@ -112,12 +116,12 @@ def test_snips_densities_of_tables_5_and_6_are_there(table, tmp_path):
     """
     words = [f"experiment={table}", "sparsity=snip", f"paths.cache={tmp_path}"]
     for level in (0.5, 0.8, 0.9, 0.99, 0.999):
-        p = as_known(planned(*words, f"sparsity.level={level}"))
+        p = planned(*words, f"sparsity.level={level}").resolved()
         assert isinstance(p.source, ERSource)
         counts = np.array([d * layer.size for d, layer in zip(p.source.densities, p.layers, strict=True)])
         assert counts == pytest.approx(counts.round(), abs=1e-6)
         assert counts.sum() == pytest.approx(round((1 - level) * sum(layer.size for layer in p.layers)))
-    assert isinstance(as_known(planned(*words, "sparsity.keep_mask=true")).source, PrunerSource)
+    assert isinstance(planned(*words, "sparsity.keep_mask=true").resolved().source, PrunerSource)
 
 
 def test_what_decides_the_run():
@@ -139,7 +143,7 @@ def test_the_very_mask_and_its_controls(launch, only_run, tmp_path, control):
     assert (record["mask_sha256"] == file["mask_sha256"]) == (control != "shuffle")
     assert {layer["name"]: layer["nonzero"] / layer["size"] for layer in record["layers"]} == file["densities"]
     assert record["sparsity"]["nominal"] == 0.9
-    state, first = load_file(only_run() / "network.safetensors"), planned(*words).initial().state_dict()
+    state, first = load_file(only_run() / "network.safetensors"), scored_network(planned(*words)).state_dict()
     same = all(
         state[layer["name"]].equal(first[layer["name"]] * state[layer["name"] + "_mask"]) for layer in record["layers"]
     )
@@ -194,7 +198,7 @@ def test_two_processes_compute_once_and_a_kill_leaves_nothing(process, tmp_path)
 def test_a_fresh_classifier_scores_in_place_of_the_networks_own():
     """Convolutions alone decide then, and the seed; the classifier that was drawn does not."""
     examples = TrainingExamples(digits.load(None, True).resized(16), planned().settings.dataset, 0)
-    network = planned(*SMALL).initial()
+    network = scored_network(planned(*SMALL))
     other = copy.deepcopy(network)
     other.classifier.weight.data = torch.randn_like(other.classifier.weight)
 
@@ -229,10 +233,10 @@ def test_a_collapse_is_an_error_that_names_the_cut_unless_allowed(launch, only_r
     for _ in range(2):  # also from the file
         status, printed = launch(*words)
         assert status == 2 and printed.splitlines()[-1].startswith(
-            "sparsity=imp: nothing flows through what it keeps, which ends at features."
+            "sparsity=imp: layer collapse: no path from input to output remains (cut at features."
         )
     status, printed = launch(*words, "sparsity.allow_collapse=true", "sparsity.keep_mask=true")
-    assert status == 0 and "nothing flows" in printed
+    assert status == 0 and "layer collapse" in printed
     assert read(only_run())["sparsity"]["effective"] == 1.0
 
 

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from ersparse.sparse import edge_popup as S
 from ersparse.sparse.layers import Layer
+from ersparse.sparse.schedules import annealed_density
+from ersparse.sparse.topk import topk_mask
 
 
 def by_sorting(values, count):
@@ -30,9 +32,9 @@ def test_top_is_that_of_a_stable_sort(values, data):
     """Whatever the guess is, ties and -inf included."""
     count = data.draw(st.integers(0, len(values)))
     near = data.draw(st.sampled_from([None, -1.0, 0.0, 0.5, 0.505, 3.0]))
-    mask, threshold = S.top(torch.tensor(values), count, near)
+    mask, threshold = topk_mask(torch.tensor(values), count, near)
     assert np.array_equal(mask.numpy(), by_sorting(values, count))
-    again, _ = S.top(torch.tensor(values), count, threshold)
+    again, _ = topk_mask(torch.tensor(values), count, threshold)
     assert again.equal(mask)
 
 
@@ -40,10 +42,10 @@ def test_top_is_that_of_a_stable_sort(values, data):
 def test_the_guess_changes_nothing(drift):
     random = torch.Generator().manual_seed(int(1e5 * drift))
     values = torch.rand(100_000, generator=random)
-    _, near = S.top(values, 5000)
+    _, near = topk_mask(values, 5000)
     moved = values + drift * torch.randn(len(values), generator=random)
-    mask, _ = S.top(moved, 5000, near)
-    assert np.array_equal(mask.numpy(), S.top(moved, 5000)[0].numpy())
+    mask, _ = topk_mask(moved, 5000, near)
+    assert np.array_equal(mask.numpy(), topk_mask(moved, 5000)[0].numpy())
     assert mask.sum() == 5000 and moved[mask].min() >= moved[~mask].max()
 
 
@@ -52,9 +54,9 @@ def test_few_values_are_put_in_order(monkeypatch):
     values = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     ordered, partition = [], np.partition
     monkeypatch.setattr(np, "partition", lambda some, place: ordered.append(len(some)) or partition(some, place))
-    _, threshold = S.top(values, 10_000)
+    _, threshold = topk_mask(values, 10_000)
     for near in (threshold, threshold / 2):
-        S.top(values, 10_000, near)
+        topk_mask(values, 10_000, near)
     assert ordered[0] == ordered[2] < 0.03 * len(values) and ordered[1] < 0.012 * len(values)
 
 
@@ -73,7 +75,7 @@ def test_a_sample_changes_nothing_either(shape, share):
     elif shape == "trap":
         values[::20] -= 10
     count = max(1, round(share * len(values)))
-    mask, _ = S.top(torch.from_numpy(values), count)
+    mask, _ = topk_mask(torch.from_numpy(values), count)
     order = np.argsort(-values, kind="stable")[:count]
     assert set(np.flatnonzero(mask.numpy())) == set(order)
 
@@ -83,10 +85,10 @@ def test_ties_are_broken_in_the_order_of_memory():
     values = torch.rand(4, 3, 2, 2)
     last = values.contiguous(memory_format=torch.channels_last)
     for count in (1, 7, 40):
-        assert S.top(values, count)[0].equal(S.top(last, count)[0])
-        assert S.top(last, count)[0].is_contiguous(memory_format=torch.channels_last)
+        assert topk_mask(values, count)[0].equal(topk_mask(last, count)[0])
+        assert topk_mask(last, count)[0].is_contiguous(memory_format=torch.channels_last)
     tied = torch.zeros(2, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    assert S.top(tied, 4)[0].nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 2, 0, 0]]
+    assert topk_mask(tied, 4)[0].nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 2, 0, 0]]
 
 
 def test_counts_are_of_the_dense_layer():
@@ -98,11 +100,11 @@ def test_counts_are_of_the_dense_layer():
 
 def test_annealing():
     """The geometric schedule has equal ratios, the linear one equal steps; the code's starts from 0.6 whatever p_0."""
-    geometric = [S.annealed(0.5, 0.1, t, 5, "geometric") for t in range(6)]
+    geometric = [annealed_density(0.5, 0.1, t, 5, "geometric") for t in range(6)]
     assert geometric[0] == 0.5 and geometric[-1] == pytest.approx(0.1)
     assert np.allclose(np.diff(np.log(geometric)), math.log(0.2) / 5)
-    assert np.allclose(np.diff([S.annealed(0.5, 0.1, t, 5, "linear") for t in range(6)]), -0.08)
-    code = [S.annealed(0.2, 0.1, t, 5, "code") for t in range(1, 6)]
+    assert np.allclose(np.diff([annealed_density(0.5, 0.1, t, 5, "linear") for t in range(6)]), -0.08)
+    code = [annealed_density(0.2, 0.1, t, 5, "code") for t in range(1, 6)]
     assert code[:3] == [0.2] * 3 and code[-1] == pytest.approx(0.1) and code[3] == pytest.approx(0.6 / 6 ** (4 / 5))
 
 
@@ -111,7 +113,7 @@ def example(signed, seed=0):
     scores = torch.randn(4, 3, 3, 3, generator=random, requires_grad=True)
     weight = torch.randn(4, 3, 3, 3, generator=random)
     allowed = torch.rand(weight.shape, generator=random) < 0.6
-    mask, _ = S.top(S.rank(scores, S.barred(allowed), signed), 20)
+    mask, _ = topk_mask(S.rank(scores, S.barred(allowed), signed), 20)
     return scores, weight, allowed, mask
 
 
@@ -144,7 +146,7 @@ def test_a_score_outside_the_network_changes_nothing():
     scores, weight, allowed, mask = example(False)
     with torch.no_grad():
         scores[~allowed] = 1e9
-    assert S.top(S.rank(scores, S.barred(allowed), False), 20)[0].equal(mask)
+    assert topk_mask(S.rank(scores, S.barred(allowed), False), 20)[0].equal(mask)
     S.masked(scores, weight * allowed, mask, False).sum().backward()
     assert scores.grad[~allowed].eq(0).all()
 
@@ -173,7 +175,7 @@ def test_the_best_of_all_tickets_is_found(signed):
     scores = torch.from_numpy(random.uniform(-0.1, 0.1, (1, 16))).requires_grad_()
     optimizer = torch.optim.SGD([scores], 0.1)
     for _ in range(2000):
-        mask, _ = S.top(S.rank(scores, S.barred(allowed), signed), 4)
+        mask, _ = topk_mask(S.rank(scores, S.barred(allowed), signed), 4)
         optimizer.zero_grad()
         loss(S.masked(scores, weight * allowed, mask, signed)).backward()
         optimizer.step()

@@ -14,7 +14,8 @@ from ersparse import models
 from ersparse.sparse import density as D
 from ersparse.sparse import flow_repair
 from ersparse.sparse.layers import Layer, prunable_layers
-from ersparse.sparse.mask import draw_bernoulli, generator
+from ersparse.sparse.mask import draw_bernoulli
+from ersparse.sparse.rng import generator
 from ersparse.sparse.source import ERSource
 
 ODDS = 1e-6

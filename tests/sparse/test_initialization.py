@@ -5,7 +5,8 @@ import torch
 
 from ersparse.sparse.initialization import scaled_weight
 from ersparse.sparse.layers import Layer
-from ersparse.sparse.mask import draw_exact, generator
+from ersparse.sparse.mask import draw_exact
+from ersparse.sparse.rng import generator
 
 
 def test_layer_and_neuron():

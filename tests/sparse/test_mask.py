@@ -10,6 +10,7 @@ from ersparse import models
 from ersparse.sparse import mask as M
 from ersparse.sparse.density import erk, pyramidal
 from ersparse.sparse.layers import Layer, prunable_layers
+from ersparse.sparse.rng import generator
 from ersparse.sparse.source import ERSource
 
 ODDS = 1e-6
@@ -38,7 +39,7 @@ def variance_odds(draw) -> float:
     """The odds of the variance of 500 counts, if they were binomial; (n-1) s^2 / var is nearly chi-squared."""
     layer, p, draws = Layer("l", (64, 32, 3, 3)), 0.3, 500
     start = np.random.randint(10**9)
-    counts = [int(draw(layer, p, M.generator(start + i, "l")).sum()) for i in range(draws)]
+    counts = [int(draw(layer, p, generator(start + i, "l")).sum()) for i in range(draws)]
     statistic = (draws - 1) * np.var(counts, ddof=1) / (layer.size * p * (1 - p))
     return two_sided(stats.chi2.cdf(statistic, draws - 1))
 
@@ -55,7 +56,7 @@ def test_the_variance_test_catches_exact_counts():
 def test_every_position_is_equally_likely(draw):
     """How often each of 60 weights was kept in 4000 draws at 0.25."""
     layer, draws, start = Layer("l", (5, 4, 3)), 4000, np.random.randint(10**9)
-    kept = sum(draw(layer, 0.25, M.generator(start + i)).double() for i in range(draws)).flatten().numpy()
+    kept = sum(draw(layer, 0.25, generator(start + i)).double() for i in range(draws)).flatten().numpy()
     for count in kept:
         assert binomial_odds(int(count), draws, 0.25) > ODDS / layer.size
 
@@ -63,7 +64,7 @@ def test_every_position_is_equally_likely(draw):
 @pytest.mark.parametrize("p", [0.0, 1e-4, 0.1234, 0.5, 1.0])
 def test_exact_draws_the_rounded_count(p):
     layer = Layer("l", (17, 13, 3, 3))
-    assert int(M.draw_exact(layer, p, M.generator(3)).sum()) == round(p * layer.size)
+    assert int(M.draw_exact(layer, p, generator(3)).sum()) == round(p * layer.size)
 
 
 def test_a_layer_depends_on_seed_and_name_only():
@@ -98,8 +99,8 @@ def test_enforce_leaves_exact_zeros():
 
 
 def test_shuffled_keeps_the_count():
-    before = M.draw_exact(Layer("l", (9, 8, 3)), 0.3, M.generator(0))
-    after = M.shuffled(before, M.generator(1))
+    before = M.draw_exact(Layer("l", (9, 8, 3)), 0.3, generator(0))
+    after = M.shuffled(before, generator(1))
     assert after.shape == before.shape and after.sum() == before.sum() and not after.equal(before)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ersparse.sparse import rewiring as R
+from ersparse.sparse import schedules
 from ersparse.sparse.flow_repair import move, zero_degrees
 from ersparse.sparse.layers import Layer
 
@@ -101,9 +102,11 @@ def test_counts_hold_where_training_has_diverged(regrow):
 
 
 def test_fractions():
-    assert [R.fraction(0.5, 0.0, part, "constant") for part in (0, 0.5, 1)] == [0.5, 0.5, 0.5]
-    assert [R.fraction(0.5, 0.1, part, "linear") for part in (0, 0.25, 1)] == pytest.approx([0.5, 0.4, 0.1])
-    cosine = [R.fraction(0.5, 0.005, part, "cosine") for part in (0, 1 / 3, 0.5, 1)]
+    assert [schedules.drop_fraction(0.5, 0.0, part, "constant") for part in (0, 0.5, 1)] == [0.5, 0.5, 0.5]
+    assert [schedules.drop_fraction(0.5, 0.1, part, "linear") for part in (0, 0.25, 1)] == pytest.approx(
+        [0.5, 0.4, 0.1]
+    )
+    cosine = [schedules.drop_fraction(0.5, 0.005, part, "cosine") for part in (0, 1 / 3, 0.5, 1)]
     assert cosine == pytest.approx([0.5, 0.005 + 0.495 * 0.75, 0.2525, 0.005])
 
 
@@ -205,8 +208,10 @@ def test_growing_leaves_the_output_as_it_is():
 
 def test_the_density_falls_cubically():
     """s_t = s_f + (s_i - s_f) (1 - t)^3, in sparsities, by hand at the ends and half-way."""
-    assert [R.density_at(0.5, 0.01, part, "cubic") for part in (0, 0.5, 1)] == pytest.approx([0.5, 0.07125, 0.01])
-    assert R.density_at(0.5, 0.01, 0.7, "constant") == 0.5
+    assert [schedules.pruned_density(0.5, 0.01, part, "cubic") for part in (0, 0.5, 1)] == pytest.approx(
+        [0.5, 0.07125, 0.01]
+    )
+    assert schedules.pruned_density(0.5, 0.01, 0.7, "constant") == 0.5
 
 
 def test_a_global_share_is_taken_where_the_smallest_weights_lie():

@@ -85,9 +85,9 @@ def test_what_is_not_known_is_not_invented(job):
 
 def test_the_numbers_of_images_are_true(job):
     settings = job("dataset=digits").settings
-    from ersparse.runs.run import load_arrays
+    from ersparse.data.load import load_arrays
 
-    arrays = load_arrays(settings)
+    arrays = load_arrays(settings.dataset)
     assert (len(arrays.x_train), len(arrays.x_test)) == settings.dataset.images
 
 

@@ -1,8 +1,9 @@
 """Thin callbacks: each decides when, and calls one thing of the core to do it."""
 
+from ersparse.lightning.callbacks.checkpoints import Checkpoints
 from ersparse.lightning.callbacks.mask_statistics import MaskStatistics
 from ersparse.lightning.callbacks.masks import ERInit, FixedMask, FlowRepair, SparseInit
-from ersparse.lightning.callbacks.metrics import Checkpoints, MetricsHistory, ProgressRecorder
+from ersparse.lightning.callbacks.metrics import MetricsHistory, ProgressRecorder
 from ersparse.lightning.callbacks.progress_bar import EpochProgressBar
 from ersparse.lightning.callbacks.rank_consistency import RankConsistency
 

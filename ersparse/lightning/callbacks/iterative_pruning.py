@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ersparse.errors import RunFailed
 from ersparse.lightning.iterative_pruning import IterativePruningClassifier
 from ersparse.sparse import mask
-from ersparse.sparse.edge_popup import annealed
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.reachability import ChannelOp, cut
+from ersparse.sparse.schedules import annealed_density
 from ersparse.sparse.scores import ScoreError, Scores, largest
 from ersparse.storage import density_file
 
@@ -105,7 +105,7 @@ class PruneAndRewind(pl.Callback):
         before = {name: m.cpu().clone() for name, m in mask.masks_of(module.network).items()}
         size = sum(layer.size for layer in self.layers)
         there = sum(int(m.sum()) for m in before.values())
-        count = min(there, round(annealed(self.kept, self.density * size, level, module.levels, "geometric")))
+        count = min(there, round(annealed_density(self.kept, self.density * size, level, module.levels, "geometric")))
         try:
             masks = largest(self.scores(module.network), count, before)
         except ScoreError as error:
@@ -137,9 +137,9 @@ class PruneAndRewind(pl.Callback):
         )
 
     def _collapsed(self, level: int, where: list[str]) -> None:
-        line = f"level {level}: nothing flows through what is kept, which ends at {', '.join(where)}"
+        line = f"level {level}: layer collapse: no path from input to output remains (cut at {', '.join(where)})"
         if not self.allow_collapse:
-            raise RunFailed(f"{line}; sparsity.allow_collapse=true goes on all the same")
+            raise RunFailed(f"{line}; sparsity.allow_collapse=true continues all the same")
         log.warning(line)
 
     def state_dict(self) -> dict[str, Any]:

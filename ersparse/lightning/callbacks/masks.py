@@ -10,6 +10,7 @@ from ersparse.sparse import mask
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.initialization import scaled_weight
 from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.rng import generator
 from ersparse.sparse.source import Source
 
 
@@ -31,12 +32,15 @@ class ERInit(pl.Callback):
 
 
 class FlowRepair(pl.Callback):
-    """Repairs the masks that the module holds. `counts` then says, by layer, what was found and done."""
+    """Repairs the flow of the masks that the module holds.
 
-    counts: dict[str, Counts]
+    Attributes:
+        counts: by layer, what the repair found and did; empty before `setup`.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.counts: dict[str, Counts] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         masks, self.counts = self.source.repair(mask.masks_of(network_of(pl_module)))
@@ -53,7 +57,7 @@ class SparseInit(pl.Callback):
         masks = mask.masks_of(network_of(pl_module))
         for name, module in prunable_modules(network_of(pl_module)).items():
             kept = masks.get(name, torch.ones_like(module.weight, dtype=torch.bool))
-            random = mask.generator(self.seed, name, "init")
+            random = generator(self.seed, name, "init")
             module.weight.data.copy_(scaled_weight(kept, self.mode, random))
 
 

@@ -59,14 +59,16 @@ class ProgressRecorder(pl.Callback):
     more, and without evaluation.
     """
 
-    def __init__(self, started: Callable[[], None], update: Callable[[int], None]) -> None:
+    def __init__(
+        self, started: Callable[[pl.Trainer, pl.LightningModule], None], update: Callable[[int], None]
+    ) -> None:
         self.started, self.update = started, update
         self.epochs: list[tuple[int, float]] = []  # images, seconds
         self.fit_s = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self.started()
+            self.started(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start, self.images = time.perf_counter(), 0
@@ -94,13 +96,3 @@ class ProgressRecorder(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.fit_s = state_dict["fit_s"]
-
-
-class Checkpoints(pl.callbacks.Checkpoint):
-    """A checkpoint at the end of every epoch, after everything else has seen it. How it is written is the plugin's."""
-
-    def __init__(self, path_of: Callable[[int], Path]) -> None:
-        self.path_of = path_of
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.path_of(trainer.current_epoch + 1))

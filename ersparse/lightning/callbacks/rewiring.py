@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,35 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.lightning.callbacks.masks import network_of
-from ersparse.sparse import rewiring
+from ersparse.sparse import rewiring, schedules
 from ersparse.sparse.layers import Layer
-from ersparse.sparse.mask import Masks, attach, density_of, generator, masks_of
+from ersparse.sparse.mask import Masks, attach, density_of, masks_of
+from ersparse.sparse.rng import generator
 
 log = logging.getLogger(__name__)
 
 States = MutableMapping[Tensor, Any]  # what an optimizer remembers of each parameter
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How a network is rewired; `ersparse.methods.rewiring` says what each key means."""
-
-    delta_t: int
-    drop_fraction: float
-    final_fraction: float
-    decay: str
-    t_end: float
-    grow: str
-    regrow: bool
-    scope: str
-    skip_step: bool
-    grown_value: str
-    grown_state: str
-    keep_flow: bool
-    final_density: float | None
-    schedule: str
-    prune_until: float
 
 
 class Rewiring(pl.Callback):
@@ -55,7 +35,7 @@ class Rewiring(pl.Callback):
         updates: (step, layer -> Change) of the latest update, for those who measure.
     """
 
-    def __init__(self, rules: Rules, layers: list[Layer], seed: int) -> None:
+    def __init__(self, rules: RewiringRules, layers: list[Layer], seed: int) -> None:
         self.rules, self.layers, self.seed = rules, {layer.name: layer for layer in layers}, seed
         self.start_density: float | None = None
         self.listeners: list[Any] = []
@@ -132,7 +112,7 @@ class Rewiring(pl.Callback):
         rules, masks = self.rules, masks_of(network)
         assert rules.final_density is not None and self.start_density is not None
         part = step / self.pruned_by
-        density = rewiring.density_at(self.start_density, rules.final_density, part, rules.schedule)
+        density = schedules.pruned_density(self.start_density, rules.final_density, part, rules.schedule)
         count = round(density * sum(mask.numel() for mask in masks.values()))
         keep = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
         for name, change in rewiring.pruned_globally(masks, keep, count).items():
@@ -140,7 +120,9 @@ class Rewiring(pl.Callback):
 
     def _rewire(self, step: int, network: nn.Module, states: States) -> None:
         rules, masks = self.rules, masks_of(network)
-        share = rewiring.fraction(rules.drop_fraction, rules.final_fraction, step / self.last_rewiring, rules.decay)
+        share = schedules.drop_fraction(
+            rules.drop_fraction, rules.final_fraction, step / self.last_rewiring, rules.decay
+        )
         drop = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
         for name, count in self._counts(masks, drop, share).items():
             if count:

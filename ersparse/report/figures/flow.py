@@ -42,7 +42,7 @@ class Flow:
 def measure(plan: Plan) -> Flow:
     """Draws and repairs the plan's source network."""
     layers, steps = plan.layers, plan.steps
-    assert plan.source is not None and steps is not None
+    assert steps is not None
     masks, counts = plan.source.repair(plan.source.draw())
     return Flow(
         1 - plan.nominal,

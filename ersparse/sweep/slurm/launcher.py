@@ -77,7 +77,7 @@ class SlurmLauncher(OwnLauncher):
 
     def _prepare(self, jobs: Sequence[Job], sweep: str) -> None:
         """Everything that would make a job fail on its node, and can be seen from here."""
-        from ersparse.runs.run import load_arrays
+        from ersparse.data.load import load_arrays
 
         for job in jobs:
             if run_json.in_use(job.folder):
@@ -89,7 +89,7 @@ class SlurmLauncher(OwnLauncher):
             data = job.settings.dataset
             if job.epochs and data.model_dump_json() not in seen:
                 seen.add(data.model_dump_json())
-                load_arrays(job.settings)  # here, where there is a network; the files stay
+                load_arrays(data)  # here, where there is a network; the files stay
 
     def _checked(self, jobs: Sequence[Job], sweep: str) -> list[Array]:
         """What would be submitted, once SLURM has looked at it."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from submitit.slurm.slurm import SlurmExecutor
 
 from ersparse.config.options import LAUNCH, PACKAGE
 from ersparse.errors import UserError
 from ersparse.storage.atomic import write_json
+from ersparse.storage.locks import exclusive
 from ersparse.sweep.job import Job
 from ersparse.sweep.progress_table import clock
 from ersparse.sweep.slurm.attempt import Attempt
@@ -178,8 +178,7 @@ def largest_array() -> int:
 @contextmanager
 def one_at_a_time(root: Path) -> Iterator[None]:
     """Two commands that look at the queue and submit do so one after the other."""
-    folder_of(root).mkdir(parents=True, exist_ok=True)
-    with FileLock(folder_of(root) / ".lock"):
+    with exclusive(folder_of(root) / ".lock"):
         yield
 
 

@@ -1,0 +1,72 @@
+"""The chosen sparsity option and the `sparsity.` keys that apply to it, read from its function's signature."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from ersparse.config.schema import SparsitySettings, identity_fields
+
+DRAWING_KEYS = ("sampling", "flow")  # apply to every option whose masks are drawn at random
+RUN_ARGUMENTS = frozenset({"layers", "density", "network", "count", "examples", "shape", "seed", "invert"})
+
+
+@dataclass(frozen=True)
+class SparsityOption:
+    """A sparsity option and the arguments of its function.
+
+    Attributes:
+        settings: the values of the `sparsity.` keys.
+        run_arguments: parameters that a run supplies: layers and density, or a network and a number of weights.
+        keys: parameters that are `sparsity.` keys.
+    """
+
+    settings: SparsitySettings
+    run_arguments: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: SparsitySettings) -> SparsityOption:
+        """Read the parameters of the function that `settings` names.
+
+        Raises:
+            UserError: the function cannot be imported.
+        """
+        names = inspect.signature(settings.resolve()).parameters
+        given = tuple(name for name in names if name in RUN_ARGUMENTS)
+        return cls(settings, given, tuple(name for name in names if name not in RUN_ARGUMENTS))
+
+    @property
+    def is_pruner(self) -> bool:
+        """Whether a pruner derives the densities from the network, its weights or data."""
+        return "network" in self.run_arguments
+
+    @property
+    def takes_density(self) -> bool:
+        """Whether `sparsity.level` or `sparsity.budget` sets the global density, rather than the option itself."""
+        return self.settings.run is not None or bool({"density", "count"} & set(self.run_arguments))
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the values of the function's own keys."""
+        return {key: getattr(self.settings, key) for key in self.keys}
+
+    def applicable_keys(self) -> list[str]:
+        """Return the keys that influence the masks: the function's own, and those of how masks are drawn."""
+        settings = self.settings
+        if settings.name == "dense":
+            return list(self.keys)
+        if not (self.is_pruner or self.keys == ("file",)):
+            return [*self.keys, *DRAWING_KEYS]
+        control = ["control"] if settings.control != "none" else []
+        keys = ["run"] if settings.run else list(self.keys)
+        return [*keys, *(["keep_mask"] if settings.keep_mask else DRAWING_KEYS), *control]
+
+    def identity(self) -> dict[str, Any]:
+        """Return the keys and values that enter the hash of a run."""
+        fields = identity_fields(self.settings)
+        found = {key: fields[key] for key in ["name", *self.applicable_keys()] if key in fields}
+        if self.takes_density:
+            asked = "level" if self.settings.budget is None else "budget"
+            found[asked] = getattr(self.settings, asked)
+        return found

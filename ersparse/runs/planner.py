@@ -1,0 +1,192 @@
+"""From settings to a plan: checks that need no data, layers, densities, identity and folder."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ersparse.config.command_line import command
+from ersparse.config.schema import Settings, identity_fields
+from ersparse.config.sparsity_option import SparsityOption
+from ersparse.errors import UserError
+from ersparse.kernels.cost_model import WORTHWHILE_SPEEDUP, predicted_speedup
+from ersparse.methods.base import Method, method_of
+from ersparse.runs.identity import FileContents, describe, run_hash
+from ersparse.runs.network import Architecture, architecture, positions_of, spec_of, unsupported_operation
+from ersparse.runs.plan import Plan
+from ersparse.sources.iterative_run import IterativeRunSource, prerequisite_settings
+from ersparse.sources.select import select_source
+from ersparse.sparse.channel_graph import GraphError
+from ersparse.sparse.mask import digest
+from ersparse.sparse.source import DenseSource, Source
+from ersparse.storage import density_file
+from ersparse.storage.density_file import DensityFile
+from ersparse.storage.run_folder import network_masks, read_network
+
+
+class InputFiles(NamedTuple):
+    """What was read from the files that the settings name; None where they name none.
+
+    Attributes:
+        network: weights and masks of `model.init_from`.
+        densities: of `sparsity.file`.
+        contents: hashes of both.
+    """
+
+    network: dict[str, Tensor] | None
+    densities: DensityFile | None
+    contents: FileContents
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Check everything that can be checked without data, and work out layers, densities, identity and folder.
+
+    Raises:
+        UserError: one line that names the key.
+    """
+    method, option = method_of(settings), SparsityOption.of(settings.sparsity)
+    _check_across_groups(settings)
+    built = architecture(spec_of(settings))
+    _check_image_size(settings, built.module)
+    _check_execution(settings, method)
+    files = _read_files(settings)
+    if files.network is not None:
+        _check_same_architecture(settings, built.module, files.network)
+    source, prerequisite = _select(settings, option, built, files)
+    method.check(settings, built.layers, source)
+    if isinstance(built.graph, GraphError) and source.flow != "none":
+        raise UserError(f"sparsity.flow={settings.sparsity.flow}: {built.graph}")
+    epochs = method.epochs(settings)
+    contents = files.contents if prerequisite is None else files.contents._replace(run=prerequisite.hash)
+    identity = run_hash(describe(settings, option, identity_fields(method), epochs, contents))
+    return Plan(
+        settings=settings,
+        hash=identity,
+        folder=_folder(settings, option, contents, identity),
+        layers=built.layers,
+        steps=None if isinstance(built.graph, GraphError) else built.graph,
+        source=source,
+        init_from=files.network,
+        epochs=epochs,
+        method=method,
+        execution="sparse" if _sparse_pays(settings, method, source) else "masked",
+        prerequisite=prerequisite,
+    )
+
+
+def _select(
+    settings: Settings, option: SparsityOption, built: Architecture, files: InputFiles
+) -> tuple[Source, Plan | None]:
+    """Return the source network, and the plan of the run that it takes its densities from, if it does."""
+    planned: list[Plan] = []
+
+    def plan_prerequisite(nominal: float) -> Path:
+        planned.append(make_plan(prerequisite_settings(settings, nominal)))
+        return planned[0].folder
+
+    source = select_source(
+        settings,
+        option,
+        built.layers,
+        ticket=network_masks(files.network) if files.network else {},
+        weights_hash=files.contents.init_from,
+        file=files.densities,
+        prerequisite=plan_prerequisite,
+    )
+    prerequisite = planned[0] if planned else None
+    if isinstance(source, IterativeRunSource) and prerequisite:
+        _check_prerequisite(settings, source, prerequisite)
+    return source, prerequisite
+
+
+def _check_prerequisite(settings: Settings, source: IterativeRunSource, prerequisite: Plan) -> None:
+    if not (settings.sparsity.make or settings.dry_run or source.finished_run()):
+        raise UserError(
+            f"sparsity={settings.sparsity.name}: the run that has these densities is missing; sparsity.make=true "
+            f"makes it, as does `{command(prerequisite.settings)}`"
+        )
+
+
+def _check_across_groups(settings: Settings) -> None:
+    """Check what no group can check alone."""
+    model, logger = settings.model, settings.logger.name
+    if model.init_from and model.init != "default" and settings.sparsity.control != "reinit":
+        raise UserError(f"model.init={model.init}: must be default with model.init_from, or it replaces those weights")
+    if logger != "csv" and importlib.util.find_spec(logger) is None:
+        raise UserError(f"logger={logger}: is not installed; pip install {logger}, or logger=csv")
+
+
+def _check_image_size(settings: Settings, network: nn.Module) -> None:
+    smallest = int(network.shrinks_by)  # type: ignore[arg-type]
+    if settings.dataset.image_size < smallest:
+        raise UserError(
+            f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "
+            f"must lie in [{smallest}, inf)"
+        )
+
+
+def _check_execution(settings: Settings, method: Method) -> None:
+    execution = settings.trainer.execution
+    if execution not in method.executions:
+        *most, last = method.executions
+        allowed = f"{', '.join(most)} or {last}"
+        raise UserError(f"trainer.execution={execution}: must be {allowed} with method={method.name}")
+    if execution != "sparse":
+        return
+    if settings.model.sync_batchnorm:
+        raise UserError("trainer.execution=sparse: must be auto, masked or compiled with model.sync_batchnorm=true")
+    if error := unsupported_operation(spec_of(settings)):
+        raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto, masked or compiled")
+
+
+def _sparse_pays(settings: Settings, method: Method, source: Source) -> bool:
+    """Return whether sparse execution covers the run and is predicted to be worth while."""
+    if isinstance(source, DenseSource) or not method.sparse_by_default:
+        return False
+    positions = positions_of(settings)
+    operations = [layer.size * positions[layer.name] for layer in source.layers]
+    if predicted_speedup(zip(operations, source.densities, strict=True)) < WORTHWHILE_SPEEDUP:
+        return False
+    sparse = settings.trainer.model_copy(update={"execution": "sparse"})
+    try:
+        _check_execution(settings.model_copy(update={"trainer": sparse}), method)
+    except UserError:
+        return False
+    return True
+
+
+def _read_files(settings: Settings) -> InputFiles:
+    """Read the network of `model.init_from` and the densities of `sparsity.file`."""
+    network = file = network_hash = file_hash = None
+    init_from, sparsity = settings.model.init_from, settings.sparsity
+    if init_from is not None:
+        network, network_hash = read_network(Path(init_from), f"model.init_from={init_from}")
+    if sparsity.name == "file":
+        file = density_file.read(Path(str(sparsity.file)))
+        file_hash = digest(file.masks()) if sparsity.keep_mask else file.hash
+    is_ticket = bool(network and network_masks(network))
+    return InputFiles(network, file, FileContents(network_hash, is_ticket, file_hash))
+
+
+def _check_same_architecture(settings: Settings, network: nn.Module, state: dict[str, Tensor]) -> None:
+    where, expected = f"model.init_from={settings.model.init_from}", network.state_dict()
+    theirs = {name for name, tensor in state.items() if tensor.dtype != torch.bool}
+    if extra := sorted(theirs - set(expected)):
+        raise UserError(f"{where}: has {extra[0]}, model={settings.model.name} has no such tensor")
+    for name, tensor in expected.items():
+        found = list(state[name].shape) if name in state else "missing"
+        if found != list(tensor.shape):
+            raise UserError(f"{where}: its {name} is {found}, model={settings.model.name} has {list(tensor.shape)}")
+
+
+def _folder(settings: Settings, option: SparsityOption, contents: FileContents, identity: str) -> Path:
+    """Return <root>/<experiment or runs>/<model>-<dataset>-<sparsity><level>-<method>-<hash8>/s<seed>."""
+    sparsity = settings.sparsity
+    asked = f"{sparsity.level:g}" if sparsity.budget is None else f"{sparsity.budget}w"
+    source = "ticket" if contents.is_ticket else sparsity.name + (asked if option.takes_density else "")
+    name = f"{settings.model.name}-{settings.dataset.name}-{source}-{settings.method['name']}-{identity[:8]}"
+    return Path(settings.paths.root) / (settings.experiment or "runs") / name / f"s{settings.seed}"
