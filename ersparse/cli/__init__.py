@@ -1,5 +1,6 @@
 """The command line: one file for each command."""
 
-from ersparse.cli.main import launch, main
+from ersparse.cli.commands import main
+from ersparse.cli.run import launch
 
 __all__ = ["launch", "main"]

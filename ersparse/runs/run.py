@@ -68,7 +68,7 @@ def run_plan(plan: Plan) -> Path:
         _check_batches(settings, trainer, arrays)
     with disk_errors(folder):
         plan = resolve_source(plan, lambda: arrays or load_arrays(settings.dataset))
-        _execute(plan, arrays, folder)
+        _execute(plan, trainer, arrays, folder)
     return plan.folder
 
 
@@ -102,7 +102,7 @@ def _run_prerequisite(plan: Plan, source: IterativeRunSource) -> None:
             run_plan(prerequisite)
 
 
-def _execute(plan: Plan, arrays: Arrays | None, folder: RunFolder) -> None:
+def _execute(plan: Plan, trainer: TrainerSettings, arrays: Arrays | None, folder: RunFolder) -> None:
     """Draw or train under the lock of the folder."""
     checkpoints, console = plan.checkpoints(), screen.make_console()
     resume: list[tuple[int, Path]] = []
@@ -110,7 +110,10 @@ def _execute(plan: Plan, arrays: Arrays | None, folder: RunFolder) -> None:
     def start(before: Mapping[str, Any] | None) -> NetworkRecord:
         if found := checkpoints.latest():
             resume.append(found)
-        return NetworkRecord(folder, plan.with_trainer(_resolved_trainer(plan, before if found else None)), before)
+        as_before = found and before
+        return NetworkRecord(
+            folder, plan.with_trainer(_resolved_trainer(plan, before) if as_before else trainer), before
+        )
 
     def work(record: RunRecord) -> None:
         assert isinstance(record, NetworkRecord)

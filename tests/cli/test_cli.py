@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from ersparse import cli
+from ersparse.cli.help import HELP_HEAD
 
 REFUSED = [
     (["sparsity.level=1.2"], "sparsity.level=1.2: must lie in [0, 1)"),
@@ -100,7 +101,7 @@ def test_help_teaches_without_importing_torch():
     assert max(map(len, done.stdout.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("example", re.findall(r"^  (python launch\.py.*?)(?:   |$)", cli.HELP_HEAD, re.MULTILINE))
+@pytest.mark.parametrize("example", re.findall(r"^  (python launch\.py.*?)(?:   |$)", HELP_HEAD, re.MULTILINE))
 def test_the_examples_of_help_are_commands(launch, tmp_path, example):
     _, _, *words = shlex.split(example)
     status, printed = launch("dry_run=true", *words)

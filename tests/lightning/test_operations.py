@@ -8,10 +8,12 @@ import torch
 from fitting import SGD, batches, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ersparse.config.edge_popup_search import EdgePopupSearch
+from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.lightning.callbacks import ERInit, FixedMask, FlowRepair
-from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
+from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.lightning.classifier import Classifier
-from ersparse.lightning.edge_popup import EdgePopupClassifier, Search
+from ersparse.lightning.edge_popup import EdgePopupClassifier
 from ersparse.models import resnet20
 from ersparse.sparse import mask
 from ersparse.sparse.density import uniform
@@ -22,9 +24,9 @@ from ersparse.sparse.topk import topk_mask
 
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "equal", "is_nonzero"}
 SORTS = {"sort", "argsort", "topk", "kthvalue", "msort", "unique", "_unique2"}
-RULES = Rules(
+RULES = RewiringRules(
     delta_t=100, drop_fraction=0.3, final_fraction=0.0, decay="cosine", t_end=0.75, grow="gradient", regrow=True,
-    scope="layer", skip_step=True, grown_value="zero", grown_state="zero", keep_flow=False, final_density=None,
+    scope="layer", skip_step=True, grown_value="zero", grown_state="zero", keep_flow=False, final_sparsity=None,
     schedule="cubic", prune_until=0.5,
 )  # fmt: skip
 
@@ -92,7 +94,7 @@ def test_edge_popup_sorts_nothing_and_makes_few_passes():
     layers = prunable_layers(network)
     attach(network, ERSource(layers, uniform(layers, 0.5), 0.5, seed=0).draw())
     module = EdgePopupClassifier(
-        network, 10, SGD, 1, ["test"], Search(1, False, "kaiming_uniform", False, False, "layer", 0), 0
+        network, 10, SGD, 1, ["test"], EdgePopupSearch(1, False, "kaiming_uniform", False, False, "layer", 0), 0
     )
     module.set_density(0.1)
     module.train()

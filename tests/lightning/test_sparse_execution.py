@@ -1,7 +1,6 @@
 """trainer.execution=sparse beside masked: the same network, checkpoints that either goes on from, what it refuses."""
 
 import errno
-from dataclasses import replace
 
 import pytest
 import pytorch_lightning as pl
@@ -12,10 +11,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ersparse import models, sparsify
+from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.config.schema import OptimizerSettings
 from ersparse.kernels.compile import KernelsUnavailable, library
 from ersparse.lightning.callbacks import Checkpoints, FixedMask
-from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
+from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.lightning.callbacks.sparse_rewiring import SparseRewiring
 from ersparse.lightning.classifier import Classifier
 from ersparse.lightning.sparse_classifier import SparseClassifier
@@ -59,16 +59,16 @@ def test_it_learns_what_masked_execution_learns(launch, only_run):
     assert [record["config"]["trainer"]["execution"] for record in (before, after)] == ["masked", "sparse"]
 
 
-RIGL = Rules(
+RIGL = RewiringRules(
     delta_t=3, drop_fraction=0.3, final_fraction=0.0, decay="cosine", t_end=1.0, grow="gradient", regrow=True,
-    scope="layer", skip_step=False, grown_value="zero", grown_state="zero", keep_flow=False, final_density=None,
+    scope="layer", skip_step=False, grown_value="zero", grown_state="zero", keep_flow=False, final_sparsity=None,
     schedule="cubic", prune_until=1.0,
 )  # fmt: skip
 RULES = {
     "rigl": RIGL,
-    "set": replace(RIGL, grow="random", grown_value="random"),
-    "skip": replace(RIGL, skip_step=True, scope="global", regrow=False),
-    "granet": replace(RIGL, final_density=0.05),
+    "set": RIGL.model_copy(update={"grow": "random", "grown_value": "random"}),
+    "skip": RIGL.model_copy(update={"skip_step": True, "scope": "global", "regrow": False}),
+    "granet": RIGL.model_copy(update={"final_sparsity": 0.95}),
 }
 
 

@@ -40,7 +40,7 @@ def search(density=0.5, **changes):
     network = resnet20(10, channels=1)
     layers = prunable_layers(network)
     source = ERSource(layers, uniform(layers, density), density, seed=0)
-    module = EdgePopupClassifier(network, 10, SGD, 2, ["test"], EdgePopup(**(SETTINGS | changes)).search(), seed=0)
+    module = EdgePopupClassifier(network, 10, SGD, 2, ["test"], EdgePopup(**(SETTINGS | changes)), seed=0)
     if density < 1:
         attach(network, source.repair(source.draw())[0])
     return module, layers

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import pytorch_lightning as pl
@@ -15,17 +14,18 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from ersparse import cli
+from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.lightning.callbacks.masks import FixedMask
-from ersparse.lightning.callbacks.rewiring import Rewiring, Rules
+from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.models import resnet20
 from ersparse.sparse import rewiring
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import attach, enforce, masks_of
 
 RIGL = ["method=rigl", "sparsity=erk", "method.delta_t=5", "method.t_end=1"]
-RULES = Rules(
+RULES = RewiringRules(
     delta_t=3, drop_fraction=0.5, final_fraction=0.0, decay="constant", t_end=1.0, grow="gradient", regrow=True,
-    scope="layer", skip_step=False, grown_value="zero", grown_state="zero", keep_flow=False, final_density=None,
+    scope="layer", skip_step=False, grown_value="zero", grown_state="zero", keep_flow=False, final_sparsity=None,
     schedule="cubic", prune_until=1.0,
 )  # fmt: skip
 
@@ -162,7 +162,7 @@ def test_one_update_of_two_layers_by_hand(optimizer_of, memory, regrow, active, 
     state = {
         weight: {key: value.clone() for key, value in optimizer.state[weight].items()} for weight in (first, second)
     }
-    rewiring = Rewiring(replace(RULES, regrow=regrow), prunable_layers(network), seed=0)
+    rewiring = Rewiring(RULES.model_copy(update={"regrow": regrow}), prunable_layers(network), seed=0)
     rewiring.last_rewiring = 10
     rewiring._rewire(3, network, optimizer.state)
     masks = masks_of(network)
@@ -220,8 +220,10 @@ def test_accumulated_batches_are_one_step():
 def test_a_skipped_step_moves_no_weight(skip):
     """Two steps, the first an update: biases, which nothing rewires, have made one step, or two."""
     start = Toy().network[0].bias.detach()
-    toy, at = fitted(replace(RULES, skip_step=skip, delta_t=1), steps=2)  # the second is the end, no update any more
-    plain, never = fitted(replace(RULES, delta_t=99), steps=2)
+    toy, at = fitted(
+        RULES.model_copy(update={"skip_step": skip, "delta_t": 1}), steps=2
+    )  # the second is the end, no update any more
+    plain, never = fitted(RULES.model_copy(update={"delta_t": 99}), steps=2)
     assert at == [1] and never == []
     way, both = toy.network[0].bias.detach() - start, plain.network[0].bias.detach() - start
     assert way.norm() > 0 and (way.norm() < 0.75 * both.norm()) == skip

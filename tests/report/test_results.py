@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 from conftest import ROOT
 
-from ersparse.config.options import CONF
 from ersparse.report.analysis.groups import group
 from ersparse.report.analysis.runs import read_runs
+from ersparse.sources.pruner import SHIPPED
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "densities.json").read_text())["vgg19_100"]
 
@@ -25,7 +25,7 @@ def known(run):
     """Layer densities by another route: those of the golden file; snip's, of the file that comes with the program."""
     name, level = run.config["sparsity"]["name"], f"{run.config['sparsity']['level']:g}"
     if name == "snip":
-        (file,) = (CONF / "densities").glob(f"{run.config['model']['name']}-cifar100-snip{level}-*.json")
+        (file,) = SHIPPED.glob(f"{run.config['model']['name']}-cifar100-snip{level}-*.json")
         return list(json.loads(file.read_text())["densities"].values())
     return GOLDEN["density"][level]["balanced_cap" if name == "balanced" else name]
 

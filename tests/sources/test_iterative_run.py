@@ -25,7 +25,7 @@ def settings_of(*given):
 def test_made_once_for_all_that_need_it(launch, tmp_path):
     for seed in (1, 2):
         status, printed = launch(*SHORT, "sparsity.make=true", f"seeds.mask={seed}")
-        assert status == 0 and ("first the run" in printed) == (seed == 1), printed
+        assert status == 0 and ("prerequisite, the run" in printed) == (seed == 1), printed
     (made,) = (tmp_path / "cache").rglob("run.json")
     kept = {layer["name"]: layer["nonzero"] / layer["size"] for layer in read(made.parent)["layers"]}
     drawn = [read(path.parent) for path in (tmp_path / "outputs").rglob("run.json")]

@@ -1,0 +1,70 @@
+"""The `ersparse` command, which has one subcommand for each file of this package. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from ersparse.cli.run import launch, refuse
+from ersparse.config.options import explain
+from ersparse.errors import UserError
+
+COMMANDS = """\
+ersparse run [group=option ...] [key=value ...]
+    draw, train and record a sparse network: python launch.py from anywhere (--help for more)
+ersparse density [group=option ...] [key=value ...] [sparsity=erk,balanced,...] [out=densities.png]
+    layer densities of one or more options, printed and plotted
+ersparse density --flow [sparsity.level=0.9,0.99,...] ...
+    channels without an edge and kept weights on a path over sparsities, with and without repair
+ersparse status [folder] [--watch] [--json]
+    how every run below a folder stands (outputs, unless given)
+ersparse retry <folder> [--run] [--slots N]
+    the commands of the runs that are not done, printed or run
+ersparse report [folder]
+    the runs below a folder (outputs, unless given) as tables and plots beside the paper's numbers
+ersparse rewiring <run folder> [out=rewiring.png]
+    what rewiring did to each layer over a run, plotted
+ersparse export <run folder> [--format sparse|onnx] [--out FILE] [--benchmark]
+    the finished run's network as a file for prediction; with its speed and size beside the dense network's
+ersparse theory lemma|weak|conv|strong|lower [scale=smoke|short|full] [p=0.1,0.5] [delta=0.05] [epsilon=0.01] [seed=N]
+    the paper's lemma and theorems, computed and measured, in a run folder"""
+
+
+def main() -> int:
+    """Run the subcommand in `sys.argv`, and return the exit status."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print(COMMANDS)
+        return 0
+    if name not in SUBCOMMANDS:
+        return refuse(f"ersparse {name}: no such command; must be one of {', '.join(SUBCOMMANDS)}")
+    del sys.argv[1]
+    if name != "run" and {"-h", "--help"} & set(sys.argv[1:]):
+        print(COMMANDS)
+        return 0
+    try:
+        return SUBCOMMANDS[name]()
+    except UserError as error:
+        return refuse(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        return refuse(explain(error))
+
+
+def _subcommand(name: str) -> Callable[[], int]:
+    """Return a function that imports `ersparse.cli.<name>` and calls its `main` with the arguments that are left."""
+
+    def run() -> int:
+        command: Callable[[Sequence[str]], int] = import_module(f"ersparse.cli.{name}").main
+        return command(sys.argv[1:])
+
+    return run
+
+
+SUBCOMMANDS: dict[str, Callable[[], int]] = {
+    "run": launch,
+    **{name: _subcommand(name) for name in ("density", "status", "retry", "report", "rewiring", "export", "theory")},
+}

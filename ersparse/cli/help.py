@@ -1,0 +1,61 @@
+"""The text of `launch.py --help`, made from the files of conf/. Imports no torch."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import hydra
+from omegaconf import OmegaConf
+
+from ersparse.config.options import CONF, options_of
+
+HELP_HEAD = """\
+ersparse: draw a sparse Erdős–Rényi network, repair its flow, train it, and leave a run folder that explains itself.
+
+Examples
+  python launch.py                                          digits, resnet20, balanced at 0.9, in about a minute
+  python launch.py model=vgg16 dataset=cifar10 sparsity=erk sparsity.level=0.99 seed=1
+  python launch.py method=draw model=vgg19 dataset=cifar100 sparsity=pyramidal sparsity.level=0.999
+  python launch.py model=resnet18 sparsity.budget=100000 dry_run=true      says what would run, and creates nothing
+
+Sweeps (-m): every job is checked before the first starts; the same command again goes on where it was
+  python launch.py -m sparsity=er,erk seed=0,1,2                            a grid: every combination
+  python launch.py -m "model,dataset=[vgg16,cifar10],[vgg19,cifar100]"      keys that take their values together
+  python launch.py -m seed=0,1 sparsity=er,erk or sparsity=dense            a union: the rest as in the first grid
+  python launch.py -m seed=0,1 hydra.launcher.slots=1 dry_run=true          what would run, and what it would cost
+
+Groups and their options (group=option)"""
+HELP_FOOT = """
+Launcher of sweeps (hydra.launcher.key=value)
+  slots (null: one for each GPU, or core), jobs_per_gpu (1), time_limit (null; seconds for each job)
+
+The same command again resumes: finished runs are skipped, interrupted ones go on. README.md explains the keys;
+--hydra-help lists Hydra's own flags."""
+
+
+def help_text() -> str:
+    """Groups with their options, each with the first line of its file, then the keys of the default run."""
+    lines = [HELP_HEAD]
+    for group in sorted(path.name for path in CONF.iterdir() if path.is_dir() and options_of(path.name)):
+        lines.append(f"  {group}")
+        for option in options_of(group):
+            text = (CONF / group / f"{option}.yaml").read_text().splitlines()
+            comment = next((line[2:] for line in text if line.startswith("# ") and "@package" not in line), "")
+            lines.append(f"    {option:14}{comment}")
+    lines.append("\nKeys and their defaults (key=value)")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(hydra.compose("config"), resolve=False)
+    assert isinstance(config, dict)
+    for key, value in sorted(config.items(), key=lambda item: isinstance(item[1], dict)):
+        if not isinstance(value, dict):
+            lines.append(f"  {key} ({_plain(value)})")
+            continue
+        pairs = [f"{name} ({_plain(item)})" for name, item in value.items() if name not in ("_target_", "name")]
+        if pairs:
+            lines += textwrap.wrap(f"{key}. {', '.join(pairs)}", 112, initial_indent="  ", subsequent_indent="      ")
+    return "\n".join([*lines, HELP_FOOT])
+
+
+def _plain(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

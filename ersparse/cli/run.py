@@ -1,0 +1,70 @@
+"""`python launch.py` and `ersparse run`: Hydra composes, `ersparse.run` runs, an error becomes one line and a status.
+
+Exit status 0: done. 1: failed. 2: bad input. 130: interrupted, and can be resumed. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # read at import; Hydra then passes errors on to `explain`
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ersparse.cli.help import help_text
+from ersparse.config.options import CONF, explain, values_of
+from ersparse.distributed.parent_death import tie_to_parent
+from ersparse.errors import RunFailed, UserError
+from ersparse.sweep.override_syntax import for_hydra
+from ersparse.sweep.sweeper import refuse_ranks
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _task(config: DictConfig) -> None:
+    """Exits here where it can: Hydra announces every exception that passes through it."""
+    try:
+        values = values_of(config)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            refuse_ranks(HydraConfig.get().launcher["_target_"], config.trainer.devices)
+        from ersparse import run
+
+        run(values)
+    except UserError as error:
+        sys.exit(refuse(str(error)))
+    except RunFailed as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only end in a traceback
+        sys.exit(130)
+
+
+def launch() -> int:
+    """Runs the command line in sys.argv, and returns the exit status."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text())
+        return 0
+    tie_to_parent()
+    sys.argv[1:] = for_hydra(sys.argv[1:])
+    try:
+        _task()
+    except UserError as error:
+        return refuse(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        return refuse(explain(error))
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def refuse(line: str) -> int:
+    """Print one line about bad input, and return its exit status, 2."""
+    print(line, file=sys.stderr)
+    return 2
