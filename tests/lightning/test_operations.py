@@ -93,9 +93,10 @@ def test_edge_popup_sorts_nothing_and_makes_few_passes():
     network = resnet20(10, channels=1)
     layers = prunable_layers(network)
     attach(network, ERSource(layers, uniform(layers, 0.5), 0.5, seed=0).draw())
-    module = EdgePopupClassifier(
-        network, 10, SGD, 1, ["test"], EdgePopupSearch(1, False, "kaiming_uniform", False, False, "layer", 0), 0
+    search = EdgePopupSearch(
+        levels=1, lr_restart=False, score_init="kaiming_uniform", affine=False, signed=False, scope="layer", min_keep=0
     )
+    module = EdgePopupClassifier(network, 10, SGD, 1, ["test"], search, 0)
     module.set_density(0.1)
     module.train()
     x, y = next(iter(batches(64)))
