@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ersparse.config.schema import DatasetSettings, build
+from ersparse.config.options import options_of, with_defaults
+from ersparse.config.schema import DatasetSettings, ModelSettings, build
 from ersparse.data.arrays import Arrays
 from ersparse.data.load import load_arrays
 from ersparse.errors import UserError
+from ersparse.locate import locate
 from ersparse.models.build import NetworkSpec
 from ersparse.sparse import density as densities
 from ersparse.sparse import mask
@@ -23,12 +25,11 @@ from ersparse.sparse.flow_repair import FlowError
 from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.reachability import ChannelOp
-from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource
+from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource, Repair
 from ersparse.sparse.summary import describe_masks
 from ersparse.storage.run_folder import RunFolder, network_masks, read_network
 
-Rule = Callable[..., list[float]]
-NO_RULES = ("DensityError", "expected_density", "fill", "from_file")  # of ersparse.sparse.density
+DensityFunction = Callable[..., list[float]]
 
 
 class Sparsified(NamedTuple):
@@ -45,11 +46,11 @@ class Sparsified(NamedTuple):
 
 def sparsify(
     module: nn.Module,
-    density: str | Rule | Mapping[str, float] = "balanced",
+    density: str | DensityFunction | Mapping[str, float] = "balanced",
     level: float = 0.9,
     *,
     budget: int | None = None,
-    flow: str = "move",
+    flow: str | Repair = "move",
     sampling: str = "bernoulli",
     seed: int = 0,
     **options: Any,
@@ -64,8 +65,8 @@ def sparsify(
             densities themselves by parameter name.
         level: the sparsity asked for, in [0, 1).
         budget: in place of `level`: how many weights stay.
-        flow: what happens to channels without an edge: "none", "add", "move", "resample" or "released". All but
-            "none" need a module whose flow can be followed (torch.fx).
+        flow: what happens to channels without an edge: "none", "add", "move", "resample" or "released", or a function
+            (mask, layer, density, generator) -> (mask, counts). All but "none" need a module that torch.fx can trace.
         sampling: "bernoulli" or "exact".
         seed: of the masks, which follow from it and the layers' names alone.
         options: of the rule, such as floor=1.
@@ -74,7 +75,8 @@ def sparsify(
         UserError: one line; the module is then as it was.
     """
     layers = _layers(module)
-    _one_of("flow", flow, REPAIRS)
+    if isinstance(flow, str):
+        _one_of("flow", flow, REPAIRS)
     _one_of("sampling", sampling, SAMPLERS)
     if (flow, sampling) == ("resample", "exact"):
         raise UserError("sampling=exact: must be bernoulli with flow=resample, which conditions independent draws")
@@ -105,7 +107,8 @@ def load(run: str | Path) -> nn.Module:
     if record is None:
         raise UserError(f"{run}: has no run.json that can be read; must be the folder of a finished run")
     model, dataset = record["config"]["model"], record["config"]["dataset"]
-    network = NetworkSpec(model["_target_"], dataset["num_classes"], dataset["channels"], model["width"]).build()
+    own = tuple((key, value) for key, value in model.items() if key not in {"_target_", *ModelSettings.model_fields})
+    network = NetworkSpec(model["_target_"], dataset["num_classes"], dataset["channels"], model["width"], own).build()
     network.load_state_dict({name: tensor for name, tensor in state.items() if tensor.dtype != torch.bool})
     mask.attach(network, network_masks(state))
     mask.enforce(network)
@@ -139,7 +142,11 @@ def _layers(module: nn.Module) -> list[Layer]:
 
 
 def _densities(
-    layers: list[Layer], density: str | Rule | Mapping[str, float], level: float, budget: int | None, options: Any
+    layers: list[Layer],
+    density: str | DensityFunction | Mapping[str, float],
+    level: float,
+    budget: int | None,
+    options: Any,
 ) -> tuple[float, list[float]]:
     """The global density asked for, and each layer's."""
     if not (isinstance(level, (int, float)) and 0 <= level < 1):
@@ -147,7 +154,7 @@ def _densities(
     total = sum(layer.size for layer in layers)
     if budget is not None and not (isinstance(budget, int) and len(layers) <= budget <= total):
         raise UserError(f"budget={budget}: must lie in [{len(layers)}, {total}], from one weight a layer to all")
-    rule: Rule = _rule(density) if isinstance(density, str) else density  # type: ignore[assignment]
+    rule: DensityFunction = _density_function(density) if isinstance(density, str) else density  # type: ignore[assignment]
     if isinstance(density, Mapping):
         rule = partial(densities.from_file, file=density)
     takes = list(inspect.signature(rule).parameters)[1:]
@@ -169,18 +176,22 @@ def _checked(layers: list[Layer], by_layer: list[float]) -> list[float]:
     return by_layer
 
 
-def _rule(name: str) -> Rule:
-    """The function of ersparse.sparse.density that has this name."""
-    own = {
-        key: value for key, value in vars(densities).items() if getattr(value, "__module__", "") == densities.__name__
-    }
-    rules = {key: own[key] for key in own if key[0] != "_" and key not in NO_RULES}
-    _one_of("density", name, rules)
-    rule: Rule = rules[name]
-    return rule
+def _density_function(name: str) -> DensityFunction:
+    """Return the function that the option `name` of conf/sparsity names, if it computes densities from layers alone."""
+    if name not in options_of("sparsity") or not (function := _computes_densities(name)):
+        allowed = [option for option in options_of("sparsity") if _computes_densities(option)]
+        raise UserError(f"density={name}: must be one of {', '.join(allowed)}")
+    return function
 
 
-def _steps(module: nn.Module, flow: str) -> list[ChannelOp] | None:
+def _computes_densities(option: str) -> DensityFunction | None:
+    function: DensityFunction = locate(with_defaults("sparsity", option)["_target_"])
+    parameters = inspect.signature(function).parameters
+    needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
+    return function if "layers" in needed <= {"layers", "density"} else None
+
+
+def _steps(module: nn.Module, flow: str | Repair) -> list[ChannelOp] | None:
     try:
         return trace(module)
     except GraphError as error:
@@ -194,5 +205,5 @@ def _one_of(key: str, value: str, allowed: Mapping[str, Any]) -> None:
         raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}")
 
 
-def _name(density: str | Rule | Mapping[str, float]) -> str:
+def _name(density: str | DensityFunction | Mapping[str, float]) -> str:
     return density if isinstance(density, str) else getattr(density, "__name__", "the densities given")

@@ -204,7 +204,7 @@ def pruned():
         (Small, {"level": 1.2}, "level=1.2: must lie in [0, 1)"),
         (Small, {"level": float("nan")}, "level=nan: must lie in [0, 1)"),
         (Small, {"budget": 3}, "budget=3: must lie in [4, "),
-        (Small, {"density": "snap"}, "density=snap: must be one of dense, uniform, er, erk, balanced, pyramidal"),
+        (Small, {"density": "snap"}, "density=snap: must be one of balanced, dense, er, erk, pyramidal, uniform"),
         (Small, {"density": {"a.weight": 0.5}}, "layer grouped.weight: density missing"),
         (Small, {"level": "0.9"}, "level=0.9: must lie in [0, 1)"),
         (Small, {"density": "dense", "level": 5.0}, "level=5.0: must lie in [0, 1)"),

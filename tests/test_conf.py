@@ -51,7 +51,7 @@ def test_runs(launch, only_run, tiny_data, few_digits, group, option):
         words = [word for word in words if "max_epochs" not in word] + ["scale=smoke"]
     if option == "theory":
         words.append("method.name=lower")
-    if "multishot" in option:
+    if option.endswith(("_multishot", "_iterative")):
         words += ["sparsity.make=true", "scale=smoke"]
     if (group, option) == ("sparsity", "file"):
         launch("method=draw", "sparsity=erk", "model.width=0.25", f"paths.root={tiny_data}/source")
@@ -96,7 +96,7 @@ def test_every_sparsity_draws_at_the_density_it_names(launch, only_run, few_digi
     if sparsity == "file":
         launch(*words, "sparsity=erk", f"paths.root={tmp_path}/source")
         words.append(f"sparsity.file={next((tmp_path / 'source').rglob('run.json')).parent}")
-    if "multishot" in sparsity:
+    if sparsity.endswith(("_multishot", "_iterative")):
         words += ["sparsity.make=true", "scale=smoke"]
     status, printed = launch(*words, f"sparsity={sparsity}")
     assert status == 0, printed

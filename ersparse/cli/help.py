@@ -8,7 +8,9 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from ersparse.config.options import CONF, options_of
+from ersparse.config.options import CONF, groups, option_file, options_of
+
+HIDDEN = ("_target_", "name", "defaults")
 
 HELP_HEAD = """\
 ersparse: draw a sparse Erdős–Rényi network, repair its flow, train it, and leave a run folder that explains itself.
@@ -35,15 +37,31 @@ The same command again resumes: finished runs are skipped, interrupted ones go o
 
 
 def help_text() -> str:
-    """Groups with their options, each with the first line of its file, then the keys of the default run."""
+    """Return the groups with their options, each with the first line of its file, and the keys of the default run."""
     lines = [HELP_HEAD]
-    for group in sorted(path.name for path in CONF.iterdir() if path.is_dir() and options_of(path.name)):
-        lines.append(f"  {group}")
-        for option in options_of(group):
-            text = (CONF / group / f"{option}.yaml").read_text().splitlines()
-            comment = next((line[2:] for line in text if line.startswith("# ") and "@package" not in line), "")
-            lines.append(f"    {option:14}{comment}")
-    lines.append("\nKeys and their defaults (key=value)")
+    for group in groups():
+        options = options_of(group)
+        width = max(map(len, options)) + 2
+        lines += [f"  {group}", *(line for option in options for line in _option_lines(group, option, width))]
+    return "\n".join([*lines, "\nKeys and their defaults (key=value)", *_key_lines(), HELP_FOOT])
+
+
+def _option_lines(group: str, option: str, width: int) -> list[str]:
+    """Return an option with its first comment, wrapped; a user's own option also lists its keys."""
+    file = option_file(group, option)
+    text = file.read_text().splitlines()
+    comment = next((line[2:] for line in text if line.startswith("# ") and "@package" not in line), "")
+    line = f"    {option:{width}}{comment}"
+    if not file.is_relative_to(CONF):
+        own = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        assert isinstance(own, dict)
+        pairs = [f"{key!s} ({_plain(value)})" for key, value in own.items() if key not in HIDDEN]
+        line += f" [{', '.join(pairs)}]" if pairs else ""
+    return textwrap.wrap(line, 118, subsequent_indent=" " * (width + 4))
+
+
+def _key_lines() -> list[str]:
+    lines = []
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = OmegaConf.to_container(hydra.compose("config"), resolve=False)
     assert isinstance(config, dict)
@@ -51,10 +69,10 @@ def help_text() -> str:
         if not isinstance(value, dict):
             lines.append(f"  {key} ({_plain(value)})")
             continue
-        pairs = [f"{name} ({_plain(item)})" for name, item in value.items() if name not in ("_target_", "name")]
+        pairs = [f"{name} ({_plain(item)})" for name, item in value.items() if name not in HIDDEN]
         if pairs:
             lines += textwrap.wrap(f"{key}. {', '.join(pairs)}", 112, initial_indent="  ", subsequent_indent="      ")
-    return "\n".join([*lines, HELP_FOOT])
+    return lines
 
 
 def _plain(value: Any) -> str:

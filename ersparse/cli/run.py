@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ersparse.cli.help import help_text
-from ersparse.config.options import CONF, explain, values_of
+from ersparse.config.options import CONF, explain, use_config_folders, values_of
 from ersparse.distributed.parent_death import tie_to_parent
 from ersparse.errors import RunFailed, UserError
 from ersparse.sweep.override_syntax import for_hydra
@@ -48,6 +48,7 @@ def _task(config: DictConfig) -> None:
 
 def launch() -> int:
     """Runs the command line in sys.argv, and returns the exit status."""
+    use_config_folders(sys.argv[1:])
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
         return 0

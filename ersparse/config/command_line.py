@@ -1,67 +1,59 @@
-"""The command line of given settings: what differs from the files of conf/."""
+"""The command line that composes given settings: options, and the keys that differ from the files of conf/."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
-from ersparse.config.options import CONF
+from ersparse.config.options import CONF, with_defaults
 from ersparse.config.schema import Settings
 
 GROUPS = ("model", "dataset", "sparsity", "method")
-PLAIN = ("optimizer", "seeds", "paths")
+GROUPS_WITH_DEFAULT = {"optimizer": "sgd", "schedule": "multistep"}
 
 
 def command(settings: Settings) -> str:
-    """`python launch.py ...`, which composes to what decides the same run in the same place."""
-    return " ".join(["python launch.py", *words(settings)])
+    """Return `python launch.py ...`, which composes settings that decide the same run in the same folder."""
+    return " ".join(["python launch.py", *overrides(settings)])
 
 
-def words(settings: Settings) -> list[str]:
-    """Options first, then the keys that they give another value."""
-    values, primary = settings.model_dump(by_alias=True), _yaml(CONF / "config.yaml")
+def overrides(settings: Settings) -> list[str]:
+    """Return the overrides: options first, then the keys that have another value than in their option."""
+    values = settings.model_dump(by_alias=True)
     chosen = {group: values[group]["name"] for group in GROUPS}
     if settings.method["name"] in ("imp", "synflow") and settings.sparsity.name == "dense":
-        del chosen["sparsity"]
+        del chosen["sparsity"]  # these methods choose it
     found = [f"{group}={name}" for group, name in chosen.items()]
-    found += [f"{key}={values[key]}" for key in ("variant",) if values[key] != "paper"]
+    found += [
+        f"{group}={values[group]['name']}"
+        for group, default in GROUPS_WITH_DEFAULT.items()
+        if values[group]["name"] != default
+    ]
+    found += [f"variant={settings.variant}"] if settings.variant != "paper" else []
     found += [f"scale={settings.scale.name}"] if settings.scale.name != "full" else []
     found += [f"seed={settings.seed}"]
-    for group in ("model", "dataset", "method"):
-        given = {key: value for key, value in values[group].items() if key not in ("name", "_target_")}
-        found += _changed(group, given, _option(group, values[group]["name"]))
-    for group in PLAIN:
+    for group in ("model", "dataset", "method", *GROUPS_WITH_DEFAULT):
+        found += _changed(group, values[group], with_defaults(group, values[group]["name"]))
+    primary = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
+    assert isinstance(primary, dict)
+    for group in ("seeds", "paths"):
         found += _changed(group, values[group], primary[group])
     return found
 
 
 def _changed(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[str]:
     for key, value in values.items():
-        if key in defaults and _plain(value) != _plain(defaults[key]):
+        if key in defaults and key not in ("name", "_target_") and _plain(value) != _plain(_resolved(defaults[key])):
             yield f"{group}.{key}={_written(value)}"
 
 
-def _option(group: str, name: str) -> dict[str, Any]:
-    """The keys of an option, with those of the files that it builds on."""
-    found: dict[str, Any] = {}
-    content = _yaml(CONF / group / f"{name}.yaml")
-    for base in content.pop("defaults", []):
-        found |= _option(group, base) if isinstance(base, str) else {}
-    return found | content
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    content = yaml.safe_load(path.read_text())
-    return {key: value if key in ("defaults", "hydra") else _resolved(value) for key, value in content.items()}
-
-
 def _resolved(value: Any) -> Any:
-    """With what environment variables give."""
-    return OmegaConf.to_container(OmegaConf.create({"it": value}), resolve=True)["it"]  # type: ignore[index,call-overload]
+    """Return a value of a YAML file with environment variables inserted."""
+    container = OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)
+    assert isinstance(container, dict)
+    return container["value"]
 
 
 def _plain(value: Any) -> Any:

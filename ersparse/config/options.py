@@ -1,9 +1,15 @@
-"""Which keys and options there are in conf/, and what is said of one that there is not. Imports no torch."""
+"""The options and keys of conf/ and of a user's own configuration folders. Imports no torch.
+
+A folder given by `--config-dir` or `hydra.searchpath` has the layout of conf/: `<group>/<option>.yaml`. Python modules
+in it can be imported, so that a `_target_` may name them.
+"""
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,36 +22,93 @@ from ersparse.errors import UserError
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or in a checkout
 LAUNCH = PACKAGE.parent / "launch.py"  # in a checkout
+CONFIG_DIR = ("--config-dir", "-cd")
+
+_user_folders: tuple[Path, ...] = ()
+
+
+def use_config_folders(arguments: Sequence[str]) -> None:
+    """Take the user's own configuration folders from a command line, and make their Python modules importable."""
+    global _user_folders
+    _user_folders = tuple(dict.fromkeys(Path(os.path.abspath(folder)) for folder in _config_folders(arguments)))
+    sys.path += [str(folder) for folder in _user_folders if str(folder) not in sys.path]
+
+
+def _config_folders(arguments: Sequence[str]) -> Iterator[str]:
+    for number, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if argument in CONFIG_DIR:
+            yield from arguments[number + 1 : number + 2]
+        elif flag in CONFIG_DIR and equals:
+            yield value
+        elif flag.lstrip("+") == "hydra.searchpath":
+            yield from (word for word in re.split(r"[\[\],\s'\"]+", value.replace("file://", "")) if "/" in word)
+
+
+def folders() -> tuple[Path, ...]:
+    """Return conf/ and the user's own configuration folders."""
+    return (CONF, *_user_folders)
 
 
 def values_of(config: DictConfig) -> dict[str, Any]:
-    """The composed config as plain values, every key of it known."""
+    """Return the composed configuration as plain values.
+
+    Raises:
+        UserError: it has a key that no option has, such as one that was added with `+`.
+    """
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items()}
-    _known(plain)
+    known = set(all_keys())
+    for key in _flat(plain, ""):
+        if key not in known:
+            raise UserError(_no_such_key(key))
     return plain
 
 
+def groups() -> list[str]:
+    """Return the groups that have options."""
+    names = {path.name for folder in folders() for path in folder.glob("*") if path.is_dir()}
+    return sorted(name for name in names if options_of(name))
+
+
 def options_of(group: str) -> list[str]:
-    """The options of a group of conf/, by file name."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.name.startswith("_"))
+    """Return the names of the options of a group."""
+    found = {path.stem for folder in folders() for path in (folder / group).glob("*.yaml")}
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def option_file(group: str, option: str) -> Path:
+    """Return the YAML file of an option; conf/ comes first, as in Hydra's search path.
+
+    Raises:
+        UserError: there is no such option.
+    """
+    for folder in folders():
+        if (path := folder / group / f"{option}.yaml").is_file():
+            return path
+    raise UserError(_no_such_option(group, option))
 
 
 def explain(error: Exception) -> str:
-    """One line for what Hydra says in several."""
+    """Return one line for an error that Hydra or OmegaConf explains in several."""
     text = str(error)
     if match := re.search(r"Could not (?:override|append to config\b.*?) '([^']+)'", text):
-        return _no_such_key(match[1], all_keys())
+        return _no_such_key(match[1])
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
-        return f"{group}={option}: no such option; must be one of {', '.join(options_of(group)) or 'none'}"
+        return _no_such_option(group, option)
     if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        return _no_such_key(match[2], all_keys())
+        return _no_such_key(match[2])
     return " ".join(text.split())
 
 
-def _no_such_key(key: str, known: Sequence[str]) -> str:
+def _no_such_option(group: str, option: str) -> str:
+    return f"{group}={option}: no such option; must be one of {', '.join(options_of(group)) or 'none'}"
+
+
+def _no_such_key(key: str) -> str:
+    known = all_keys()
     near = difflib.get_close_matches(key, known, 1, 0.7)
     if not near:  # perhaps the right name in the wrong place
         near = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
@@ -53,52 +116,50 @@ def _no_such_key(key: str, known: Sequence[str]) -> str:
     return f"{key}: no such key; {hint}"
 
 
-@cache
 def all_keys() -> tuple[str, ...]:
-    """Every key of every option of every group, and the groups, as the command line writes them."""
+    """Return every key of every option of every group, and the groups, as the command line writes them."""
+    return tuple(sorted({key for folder in folders() for key in _keys_in(folder)}))
+
+
+@cache
+def _keys_in(folder: Path) -> frozenset[str]:
     keys: set[str] = set()
-    for path in CONF.rglob("*.yaml"):
-        group = path.parent.relative_to(CONF)
+    for path in folder.rglob("*.yaml"):
+        group = path.parent.relative_to(folder)
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         if isinstance(content, dict) and "hydra" not in group.parts:
-            globally = path.read_text().startswith("# @package _global_")
-            keys.update(_flat(content, "" if globally or not group.parts else f"{group.parts[0]}."))
+            in_global_package = path.read_text().startswith("# @package _global_")
+            keys.update(_flat(content, "" if in_global_package or not group.parts else f"{group.parts[0]}."))
             keys.update(group.parts[:1])
             for package, nested in _nested(content):
                 keys.update([f"{group.parts[0]}.{package}", *_flat(nested, f"{group.parts[0]}.{package}.")])
-    return tuple(sorted(keys))
+    return frozenset(keys)
 
 
 def _nested(content: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Where an option holds one of another group, as in `/method@run.method: _imp`: the place, and what is there."""
+    """Yield the package and the content of each option that a file includes, as in `/method@run.method: _imp`."""
     for base in content.get("defaults", []):
         for key, option in base.items() if isinstance(base, dict) else []:
             group, _, package = key.partition("@")
             if package and not key.startswith("override"):
-                nested = OmegaConf.to_container(
-                    OmegaConf.load(CONF / group.lstrip("/") / f"{option}.yaml"), resolve=False
-                )
-                assert isinstance(nested, dict)
-                yield package, nested
+                yield package, with_defaults(group.lstrip("/"), str(option))
+
+
+def with_defaults(group: str, option: str) -> dict[str, Any]:
+    """Return the keys of an option, unresolved, with those of the files in its group that it builds on."""
+    content = OmegaConf.to_container(OmegaConf.load(option_file(group, option)), resolve=False)
+    assert isinstance(content, dict)
+    found: dict[str, Any] = {}
+    for base in content.pop("defaults", []):
+        found |= with_defaults(group, base) if isinstance(base, str) and base != "_self_" else {}
+    return found | {str(key): value for key, value in content.items()}
 
 
 def _flat(content: Mapping[Any, Any], prefix: str) -> Iterator[str]:
-    """Keys and the keys below them, with dots."""
+    """Yield keys and the keys below them, with dots."""
     for key, value in content.items():
         if key in ("defaults", "hydra"):
             continue
         yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
-
-
-def _known(values: Mapping[str, Any]) -> None:
-    """Refuses keys that were added with `+`.
-
-    Raises:
-        UserError: the key, and the nearest one that there is.
-    """
-    known = set(all_keys())
-    for key in _flat(values, ""):
-        if key not in known:
-            raise UserError(_no_such_key(key, sorted(known)))

@@ -6,13 +6,15 @@ run's hash (`identity_fields`).
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
+from ersparse.config.options import options_of
 from ersparse.errors import UserError
 from ersparse.locate import locate
 
@@ -68,14 +70,47 @@ class TargetedSettings(SettingsGroup):
         return locate(self.target)
 
 
-class ModelSettings(TargetedSettings):
+class FunctionSettings(TargetedSettings):
+    """A group whose option names a function. Keys that are no fields are passed to it as keyword arguments.
+
+    Attributes:
+        group: name of the group, for messages.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    group: ClassVar[str]
+
+    @model_validator(mode="after")
+    def own_keys_are_arguments(self) -> Self:
+        """Check that every key is a field or an argument of the function.
+
+        Raises:
+            UserError: a key is neither.
+        """
+        arguments = inspect.signature(self.resolve()).parameters if self.model_extra else {}
+        takes_any = any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values())
+        for key, value in (self.model_extra or {}).items():
+            if key not in arguments and not takes_any:
+                raise UserError(f"{self.group}.{key}={_shown(value)}: no such key; {self.target} does not take it")
+        return self
+
+    def own_keys(self) -> dict[str, Any]:
+        """Return the keys that are no fields, with their values."""
+        return dict(self.model_extra or {})
+
+
+class ModelSettings(FunctionSettings):
+    group: ClassVar[str] = "model"
+
     width: Annotated[float, In("(0, 64]")]
     init: Literal["default", "layer", "neuron"]
     init_from: str | None
     sync_batchnorm: Annotated[bool, NotIdentity]
 
 
-class DatasetSettings(TargetedSettings):
+class DatasetSettings(FunctionSettings):
+    group: ClassVar[str] = "dataset"
+
     root: Annotated[str, NotIdentity]
     download: Annotated[bool, NotIdentity]
     augment: bool
@@ -108,14 +143,21 @@ class DatasetSettings(TargetedSettings):
         return self
 
 
-class OptimizerSettings(SettingsGroup):
-    name: Literal["sgd", "adam"]
+class OptimizerSettings(FunctionSettings):
+    group: ClassVar[str] = "optimizer"
+
     lr: Positive
     momentum: Fraction
     weight_decay: NonNegative
     nesterov: bool
     milestones: list[Annotated[float, In("(0, 1)")]]
     gamma: Annotated[float, In("(0, 1]")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def target_of_name(cls, values: Any) -> Any:
+        """Complete a configuration that was written before optimizers had a `_target_`, and check built-in names."""
+        return _builtin_target(values, "optimizer", "ersparse.lightning.optimizers.{name}")
 
     @model_validator(mode="after")
     def nesterov_needs_momentum(self) -> OptimizerSettings:
@@ -132,11 +174,24 @@ class SourceRunSettings(SettingsGroup):
     batch_size: Annotated[int, In("[2, inf)")]
 
 
-class SparsitySettings(TargetedSettings):
+FLOWS = ("none", "add", "move", "resample", "released")
+
+
+def _flow(value: str) -> str:
+    """Check that a flow repair is a built-in one or an import path."""
+    if value not in FLOWS and "." not in value:
+        allowed = f"{', '.join(FLOWS)}, or the import path of a repair"
+        raise PydanticCustomError("flow", "must be one of {allowed}", {"allowed": allowed})
+    return value
+
+
+class SparsitySettings(FunctionSettings):
+    group: ClassVar[str] = "sparsity"
+
     level: Fraction
     budget: Count | None
     sampling: Literal["bernoulli", "exact"]
-    flow: Literal["none", "add", "move", "resample", "released"]
+    flow: Annotated[str, AfterValidator(_flow)]
     floor: NonNegative
     first_dense: bool
     redistribute: Literal["exact", "none"]
@@ -182,11 +237,13 @@ class TrainerSettings(SettingsGroup):
         return self.devices * self.num_nodes
 
 
-class LoggerSettings(SettingsGroup):
-    name: Literal["csv", "tensorboard", "wandb"]
-    project: str | None = None
-    entity: str | None = None
-    mode: Literal["offline", "online"] = "offline"
+class ScheduleSettings(FunctionSettings):
+    """The schedule of the learning rate."""
+
+    group: ClassVar[str] = "schedule"
+
+
+MULTISTEP = {"_target_": "ersparse.lightning.schedules.multistep", "name": "multistep"}
 
 
 class ScaleSettings(SettingsGroup):
@@ -206,15 +263,19 @@ class PathSettings(SettingsGroup):
 
 
 class Settings(SettingsGroup):
-    """One run, complete and checked. `method` stays a mapping here: `ersparse.methods` builds it."""
+    """One run, complete and checked.
+
+    `method` and `logger` stay mappings here: `ersparse.methods.base` and `ersparse.runs.loggers.base` build them.
+    """
 
     model: ModelSettings
     dataset: DatasetSettings
     sparsity: SparsitySettings
     method: dict[str, Any]
     trainer: TrainerSettings
-    logger: Annotated[LoggerSettings, NotIdentity]
+    logger: Annotated[dict[str, Any], NotIdentity]
     optimizer: OptimizerSettings
+    schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings.model_validate(MULTISTEP))
     scale: ScaleSettings
     variant: Literal["paper", "code"]
     experiment: Annotated[str | None, NotIdentity]
@@ -234,6 +295,20 @@ class Settings(SettingsGroup):
         return max(1, round(self.trainer.max_epochs * self.scale.epochs))
 
 
+def _builtin_target(values: Any, group: str, pattern: str) -> Any:
+    """Return `values` with the `_target_` of a built-in option, if they have none.
+
+    Raises:
+        UserError: the name is neither that of an option nor accompanied by a `_target_` of its own.
+    """
+    if not isinstance(values, Mapping) or not isinstance(name := values.get("name"), str):
+        return values
+    target = values.get("_target_") or pattern.format(name=name)
+    if target == pattern.format(name=name) and name not in options_of(group):
+        raise UserError(f"{group}.name={name}: must be one of {', '.join(options_of(group))}")
+    return {**values, "_target_": target}
+
+
 def identity_fields(group: BaseModel) -> dict[str, Any]:
     """Return the fields of a group that decide results; the name stands for `_target_`, which may move with the code.
 
@@ -246,7 +321,7 @@ def identity_fields(group: BaseModel) -> dict[str, Any]:
         later = "since" in marks and value == marks["since"]
         if key != "target" and marks.get("identity", True) and not later:
             found[key] = value
-    return found
+    return found | (group.model_extra or {})
 
 
 def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ersparse.config.schema import SparsitySettings, identity_fields
+from ersparse.errors import UserError
 
 DRAWING_KEYS = ("sampling", "flow")  # apply to every option whose masks are drawn at random
 RUN_ARGUMENTS = frozenset({"layers", "density", "network", "count", "examples", "shape", "seed", "invert"})
@@ -20,22 +22,29 @@ class SparsityOption:
         settings: the values of the `sparsity.` keys.
         run_arguments: parameters that a run supplies: layers and density, or a network and a number of weights.
         keys: parameters that are `sparsity.` keys.
+        defaults: of those keys that neither conf/ nor the user's own option gives.
     """
 
     settings: SparsitySettings
     run_arguments: tuple[str, ...]
     keys: tuple[str, ...]
+    defaults: Mapping[str, Any]
 
     @classmethod
     def of(cls, settings: SparsitySettings) -> SparsityOption:
         """Read the parameters of the function that `settings` names.
 
         Raises:
-            UserError: the function cannot be imported.
+            UserError: the function cannot be imported, or needs a key that is not given.
         """
-        names = inspect.signature(settings.resolve()).parameters
-        given = tuple(name for name in names if name in RUN_ARGUMENTS)
-        return cls(settings, given, tuple(name for name in names if name not in RUN_ARGUMENTS))
+        parameters = inspect.signature(settings.resolve()).parameters
+        given = tuple(name for name in parameters if name in RUN_ARGUMENTS)
+        keys = tuple(name for name in parameters if name not in RUN_ARGUMENTS)
+        missing = {key: parameters[key].default for key in keys if not hasattr(settings, key)}
+        for key, default in missing.items():
+            if default is inspect.Parameter.empty:
+                raise UserError(f"sparsity.{key}: is missing; sparsity={settings.name} needs it")
+        return cls(settings, given, keys, missing)
 
     @property
     def is_pruner(self) -> bool:
@@ -49,7 +58,7 @@ class SparsityOption:
 
     def arguments(self) -> dict[str, Any]:
         """Return the values of the function's own keys."""
-        return {key: getattr(self.settings, key) for key in self.keys}
+        return {key: getattr(self.settings, key, self.defaults.get(key)) for key in self.keys}
 
     def applicable_keys(self) -> list[str]:
         """Return the keys that influence the masks: the function's own, and those of how masks are drawn."""
@@ -64,7 +73,7 @@ class SparsityOption:
 
     def identity(self) -> dict[str, Any]:
         """Return the keys and values that enter the hash of a run."""
-        fields = identity_fields(self.settings)
+        fields = identity_fields(self.settings) | dict(self.defaults)
         found = {key: fields[key] for key in ["name", *self.applicable_keys()] if key in fields}
         if self.takes_density:
             asked = "level" if self.settings.budget is None else "budget"

@@ -16,7 +16,7 @@ def load_arrays(dataset: DatasetSettings) -> Arrays:
         UserError: the images are missing or not as `dataset` describes them, or `dataset.validation` leaves fewer than
             two training images or no validation image.
     """
-    arrays: Arrays = dataset.resolve()(Path(dataset.root), dataset.download)
+    arrays: Arrays = dataset.resolve()(Path(dataset.root), dataset.download, **dataset.own_keys())
     arrays = arrays.check(f"dataset={dataset.name}", dataset.num_classes, dataset.channels).resized(dataset.image_size)
     held_out = round(dataset.validation * len(arrays.y_train))
     if len(arrays.y_train) - held_out < 2 or (dataset.validation and not held_out):

@@ -12,13 +12,14 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from ersparse.config import schema
 from ersparse.distributed.collectives import mean_over_ranks
 from ersparse.lightning.auto_settings import memory_format
+from ersparse.lightning.schedules import milestone_epochs, multistep
 from ersparse.sparse.mask import Masks, masks_of
 
 
@@ -31,6 +32,7 @@ class Classifier(pl.LightningModule):
         optimizer: its settings; milestones are fractions of `epochs`.
         epochs: of the whole run.
         eval_names: of the validation loop's dataloaders, in their order.
+        schedule: of the learning rate; None is the multi-step schedule.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Classifier(pl.LightningModule):
         optimizer: schema.OptimizerSettings,
         epochs: int,
         eval_names: list[str],
+        schedule: schema.ScheduleSettings | None = None,
     ) -> None:
         super().__init__()
         self.memory_format = memory_format(network)
         self.network = network.to(memory_format=self.memory_format)
         self.compiled: Callable[..., Tensor] | None = None
-        self.optimizer_settings, self.epochs, self.eval_names = optimizer, epochs, eval_names
+        self.optimizer_settings, self.schedule_settings = optimizer, schedule
+        self.epochs, self.eval_names = epochs, eval_names
         self.metrics = nn.ModuleDict()
         for name in ["train", *eval_names]:
             # without checks of every batch, for which a GPU would have to wait; MeanMetric then has no weights either
@@ -117,23 +121,23 @@ class Classifier(pl.LightningModule):
         return metric
 
     def configure_optimizers(self) -> Any:
-        s = self.optimizer_settings
-        kinds: dict[str, Any] = {
-            "sgd": lambda: torch.optim.SGD(
-                self.trained(), s.lr, s.momentum, weight_decay=s.weight_decay, nesterov=s.nesterov, fused=True
-            ),
-            "adam": lambda: torch.optim.Adam(self.trained(), s.lr, weight_decay=s.weight_decay, fused=True),
-        }
-        optimizer = kinds[s.name]()
+        settings = self.optimizer_settings
+        optimizer = settings.resolve()(self.trained(), settings, **settings.own_keys())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "epoch"}}
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """lr times gamma at each milestone."""
-        return MultiStepLR(optimizer, self.milestones(self.epochs), self.optimizer_settings.gamma)
+        """Return the scheduler of the learning rate over the whole run."""
+        schedule = self.schedule_settings
+        if schedule is None:
+            return multistep(optimizer, self.optimizer_settings, self.epochs)
+        scheduler: LRScheduler = schedule.resolve()(
+            optimizer, self.optimizer_settings, self.epochs, **schedule.own_keys()
+        )
+        return scheduler
 
     def milestones(self, epochs: int) -> list[int]:
-        """As epochs; at least 1, since a milestone at epoch 0 would cut lr from the start."""
-        return [max(1, round(fraction * epochs)) for fraction in self.optimizer_settings.milestones]
+        """Return the milestones of a training of so many epochs."""
+        return milestone_epochs(self.optimizer_settings, epochs)
 
 
 def _through(network: nn.Module, x: Tensor, weights: dict[str, Tensor] | None) -> Tensor:

@@ -93,7 +93,7 @@ class Method(TargetedSettings):
         s = run.settings
         if s.trainer.execution == "sparse":
             from ersparse.lightning.sparse_classifier import SparseClassifier as Classifier  # type: ignore[assignment]
-        return Classifier(network, s.dataset.num_classes, s.optimizer, run.epochs, eval_names)
+        return Classifier(network, s.dataset.num_classes, s.optimizer, run.epochs, eval_names, s.schedule)
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:
         """Return the callbacks that act on the masks after the source network has been drawn and repaired."""

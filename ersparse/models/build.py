@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from ersparse.errors import UserError
 from ersparse.locate import locate
 
 
@@ -17,15 +18,30 @@ class NetworkSpec(NamedTuple):
         num_classes: number of outputs.
         channels: channels of an input image.
         width: factor on the number of channels of every hidden layer.
+        own: further keyword arguments, as (name, value) pairs.
     """
 
     target: str
     num_classes: int
     channels: int
     width: float
+    own: tuple[tuple[str, Any], ...] = ()
 
     def build(self) -> nn.Module:
-        """Return the network with freshly drawn weights, on PyTorch's current default device."""
-        network = locate(self.target)(self.num_classes, channels=self.channels, width=self.width)
-        assert isinstance(network, nn.Module)
+        """Return the network with freshly drawn weights, on PyTorch's current default device.
+
+        Raises:
+            UserError: the target cannot be imported, does not take these arguments, or returns no module.
+        """
+        build, own = locate(self.target), dict(self.own)
+        try:
+            network = build(self.num_classes, channels=self.channels, width=self.width, **own)
+        except TypeError as error:
+            raise UserError(
+                f"model._target_={self.target}: must be callable as (num_classes, channels=..., width=...) ({error})"
+            ) from error
+        if not isinstance(network, nn.Module):
+            raise UserError(
+                f"model._target_={self.target}: must return a torch.nn.Module, not {type(network).__name__}"
+            )
         return network

@@ -47,12 +47,14 @@ def describe(
     for key in ("file", "run"):
         if key in sparsity:
             sparsity[key] = getattr(contents, key)
+    schedule = settings.schedule
     return {
         "model": identity_fields(settings.model) | {"init_from": contents.init_from},
         "dataset": identity_fields(settings.dataset),
         "sparsity": sparsity,
         "method": dict(method_fields),
         "optimizer": identity_fields(settings.optimizer),
+        **({"schedule": identity_fields(schedule)} if schedule.name != "multistep" else {}),
         "epochs": epochs,
         "variant": settings.variant,
         "seeds": {key: seed for key, seed in settings.seeds.model_dump().items() if seed is not None},

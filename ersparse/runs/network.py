@@ -35,7 +35,8 @@ class Architecture(NamedTuple):
 def spec_of(settings: Settings) -> NetworkSpec:
     """Return the arguments that the network of a run is built with."""
     model, dataset = settings.model, settings.dataset
-    return NetworkSpec(model.target, dataset.num_classes, dataset.channels, model.width)
+    own = tuple(sorted(model.own_keys().items()))
+    return NetworkSpec(model.target, dataset.num_classes, dataset.channels, model.width, own)
 
 
 def build_network(settings: Settings, init_from: dict[str, Tensor] | None) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from ersparse.errors import UserError
 from ersparse.kernels.cost_model import WORTHWHILE_SPEEDUP, predicted_speedup
 from ersparse.methods.base import Method, method_of
 from ersparse.runs.identity import FileContents, describe, run_hash
+from ersparse.runs.loggers.base import logger_of
 from ersparse.runs.network import Architecture, architecture, positions_of, spec_of, unsupported_operation
 from ersparse.runs.plan import Plan
 from ersparse.sources.iterative_run import IterativeRunSource, prerequisite_settings
@@ -50,6 +50,7 @@ def make_plan(settings: Settings) -> Plan:
     """
     method, option = method_of(settings), SparsityOption.of(settings.sparsity)
     _check_across_groups(settings)
+    logger_of(settings)
     built = architecture(spec_of(settings))
     _check_image_size(settings, built.module)
     _check_execution(settings, method)
@@ -113,15 +114,13 @@ def _check_prerequisite(settings: Settings, source: IterativeRunSource, prerequi
 
 def _check_across_groups(settings: Settings) -> None:
     """Check what no group can check alone."""
-    model, logger = settings.model, settings.logger.name
+    model = settings.model
     if model.init_from and model.init != "default" and settings.sparsity.control != "reinit":
         raise UserError(f"model.init={model.init}: must be default with model.init_from, or it replaces those weights")
-    if logger != "csv" and importlib.util.find_spec(logger) is None:
-        raise UserError(f"logger={logger}: is not installed; pip install {logger}, or logger=csv")
 
 
 def _check_image_size(settings: Settings, network: nn.Module) -> None:
-    smallest = int(network.shrinks_by)  # type: ignore[arg-type]
+    smallest = int(getattr(network, "shrinks_by", 1))
     if settings.dataset.image_size < smallest:
         raise UserError(
             f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -27,9 +30,10 @@ from ersparse.lightning.callbacks import (
     SparseInit,
 )
 from ersparse.lightning.callbacks.checkpoints import VerifiedCheckpointIO
+from ersparse.lightning.callbacks.masks import network_of
 from ersparse.lightning.classifier import Classifier
-from ersparse.runs import loggers
 from ersparse.runs.console import layer_table, quiet_lightning
+from ersparse.runs.loggers.base import logger_of
 from ersparse.runs.network import build_network
 from ersparse.runs.plan import Plan
 from ersparse.runs.record import NetworkRecord
@@ -72,12 +76,15 @@ def train(
     torch.set_float32_matmul_precision("high")
     data = InMemory(arrays, plan.settings.dataset, plan.settings.seed_of("data"))
     module = make_module(plan, data.eval_names)
-    callbacks = make_callbacks(plan, checkpoints, console, record)
-    trainer = make_trainer(plan, callbacks.all, checkpoints, record, ranks)
-    with loggers.finished(trainer.logger):
+    run_logger = logger_of(plan.settings)
+    logger = run_logger.create(plan, record) if record else False
+    callbacks = make_callbacks(plan, checkpoints, console, record, partial(run_logger.describe_layers, logger))
+    trainer = make_trainer(plan, callbacks.all, checkpoints, logger, ranks)
+    with run_logger.finished(logger) if logger else nullcontext():
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         if record:
-            finish(record, module, callbacks, trainer, checkpoints)
+            finish(record, module, callbacks, checkpoints)
+            run_logger.summarise(logger, record)
 
 
 def make_module(plan: Plan, eval_names: list[str]) -> Classifier:
@@ -95,16 +102,28 @@ def make_module(plan: Plan, eval_names: list[str]) -> Classifier:
 
 
 def make_callbacks(
-    plan: Plan, checkpoints: CheckpointFiles, console: Console, record: NetworkRecord | None
+    plan: Plan,
+    checkpoints: CheckpointFiles,
+    console: Console,
+    record: NetworkRecord | None,
+    describe_layers: Callable[[NetworkRecord], None],
 ) -> TrainingCallbacks:
-    """Return the callbacks: masks first, then the method's, then metrics, and checkpoints last."""
+    """Return the callbacks: masks first, then the method's, then metrics, and checkpoints last.
+
+    Args:
+        plan: of the run.
+        checkpoints: of the run.
+        console: for the layer table and progress.
+        record: None on all ranks but rank 0.
+        describe_layers: shows the layers in the logger once the masks are known.
+    """
     settings, repair = plan.settings, FlowRepair(plan.source)
 
-    def started(trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if record and isinstance(module, Classifier):
-            record.describe_source(masks_of(module.network), repair.counts)
+    def started(module: pl.LightningModule) -> None:
+        if record:
+            record.describe_source(masks_of(network_of(module)), repair.counts)
             record.save()
-            loggers.describe_layers(trainer.logger, record)
+            describe_layers(record)
             if console.is_terminal:
                 console.print(layer_table(record.content))
 
@@ -120,7 +139,7 @@ def make_callbacks(
             *([SparseInit(settings.model.init, settings.seed_of("init"))] if settings.model.init != "default" else []),
             RankConsistency(),
             *plan.method.callbacks(plan),
-            *([MaskStatistics()] if settings.logger.name != "csv" else []),
+            *([MaskStatistics()] if logger_of(settings).shows_masks else []),
             EpochProgressBar(console),
             history,
             progress,
@@ -136,11 +155,11 @@ def make_trainer(
     plan: Plan,
     callbacks: list[pl.Callback],
     checkpoints: CheckpointFiles,
-    record: NetworkRecord | None,
+    logger: Any,
     ranks: RankEnvironment | None,
 ) -> pl.Trainer:
     """Return Lightning's Trainer, whose only output is what our callbacks, loggers and checkpoints write."""
-    settings, folder = plan.settings.trainer, RunFolder(plan.folder)
+    settings = plan.settings.trainer
     # masks are large, and the same on all ranks: nothing but gradients has to be communicated
     ddp = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     return pl.Trainer(
@@ -152,7 +171,7 @@ def make_trainer(
         sync_batchnorm=plan.settings.model.sync_batchnorm and settings.accelerator != "cpu",
         detect_anomaly=settings.detect_anomaly,
         max_epochs=plan.epochs,
-        logger=loggers.logger_of(plan, folder, record),
+        logger=logger,
         callbacks=callbacks,
         plugins=[VerifiedCheckpointIO(checkpoints), *([ranks] if ranks else [])],
         benchmark=True,
@@ -160,7 +179,7 @@ def make_trainer(
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=folder.path,
+        default_root_dir=plan.folder,
     )
 
 
@@ -168,7 +187,6 @@ def finish(
     record: NetworkRecord,
     module: Classifier,
     callbacks: TrainingCallbacks,
-    trainer: pl.Trainer,
     checkpoints: CheckpointFiles,
 ) -> None:
     """Write the network, record metrics and timing with state "done", and remove all but the last checkpoint."""
@@ -177,5 +195,4 @@ def finish(
     epochs, progress = len(callbacks.history.rows), callbacks.progress
     timing = {"fit_s": progress.fit_s, "epochs": epochs, "images_per_s": progress.images_per_s()}
     record.save(state="done", metrics=callbacks.history.summary(), timing=timing)
-    loggers.summarise(trainer.logger, record)
     checkpoints.keep(1)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
 from ersparse.errors import UserError
+from ersparse.locate import locate
 from ersparse.sparse.density import DensityError, expected_density, from_file
 from ersparse.sparse.flow_repair import FlowError
 from ersparse.sparse.layers import Layer
-from ersparse.sparse.source import ERSource, Source, TicketSource
+from ersparse.sparse.source import REPAIRS, ERSource, Source, TicketSource
 from ersparse.storage.density_file import DensityFile, check_shapes
 
 
@@ -66,10 +67,11 @@ def er_source(settings: Settings, layers: list[Layer], densities: list[float], n
     """Return an ER source that samples and repairs as `sparsity.sampling` and `sparsity.flow` say.
 
     Raises:
-        UserError: the repair cannot meet a layer's density.
+        UserError: the repair cannot be imported, or cannot meet a layer's density.
     """
     sparsity = settings.sparsity
-    source = ERSource(layers, densities, nominal, settings.seed_of("mask"), sparsity.sampling, sparsity.flow)
+    flow = sparsity.flow if sparsity.flow in REPAIRS else locate(sparsity.flow)
+    source = ERSource(layers, densities, nominal, settings.seed_of("mask"), sparsity.sampling, flow)
     try:
         source.drawing_densities()
     except FlowError as error:

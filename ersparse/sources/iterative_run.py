@@ -59,7 +59,7 @@ def prerequisite_settings(settings: Settings, nominal: float) -> Settings:
         "trainer": settings.trainer.model_copy(update={"max_epochs": settings.dataset.epochs}),
         "seeds": settings.seeds.model_copy(update={"mask": None}),
         "paths": settings.paths.model_copy(update={"root": str(Path(settings.paths.cache).expanduser())}),
-        "logger": settings.logger.model_copy(update={"name": "csv"}),
+        "logger": {"name": "csv"},
         "experiment": None,
         "fresh": False,
         "dry_run": False,

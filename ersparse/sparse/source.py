@@ -29,7 +29,7 @@ class Source(Protocol):
         layers: the prunable layers.
         densities: asked for each of them, before drawing and repair.
         nominal: the global density asked for.
-        flow: how channels without an edge are repaired; "none" if they are not.
+        flow: how channels without an edge are repaired, by name or as a function; "none" if they are not.
     """
 
     @property
@@ -42,7 +42,7 @@ class Source(Protocol):
     def nominal(self) -> float: ...
 
     @property
-    def flow(self) -> str: ...
+    def flow(self) -> str | Repair: ...
 
     def draw(self) -> Masks: ...
 
@@ -80,7 +80,7 @@ class ERSource:
     nominal: float
     seed: int
     sampling: str = "bernoulli"
-    flow: str = "move"
+    flow: str | Repair = "move"
 
     def draw(self) -> Masks:
         """The masks as drawn."""
@@ -92,10 +92,11 @@ class ERSource:
 
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
         """Masks in which, unless flow="none", every channel has an edge, and the counts of each layer."""
+        repair = REPAIRS[self.flow] if isinstance(self.flow, str) else self.flow
         repaired, counts = {}, {}
         for layer, p in zip(self.layers, self.drawing_densities(), strict=True):
             random = generator(self.seed, layer.name, "repair")
-            repaired[layer.name], counts[layer.name] = REPAIRS[self.flow](masks[layer.name], layer, p, random)
+            repaired[layer.name], counts[layer.name] = repair(masks[layer.name], layer, p, random)
         return repaired, counts
 
     def drawing_densities(self) -> list[float]:

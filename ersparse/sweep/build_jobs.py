@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from ersparse.config.command_line import words as words_of
+from ersparse.config.command_line import overrides as words_of
 from ersparse.config.schema import Settings, TrainerSettings, build
 from ersparse.errors import UserError
 from ersparse.lightning.auto_settings import resolve
@@ -96,5 +96,7 @@ def _outside(group: BaseModel, prefix: str, marked: bool) -> Iterator[tuple[str,
         value, outside = getattr(group, key), marked or not marks.get("identity", True)
         if isinstance(value, BaseModel):
             yield from _outside(value, f"{prefix}{key}.", outside)
+        elif outside and isinstance(value, Mapping):
+            yield from ((f"{prefix}{key}.{name}", item) for name, item in value.items() if name != "_target_")
         elif outside:
             yield f"{prefix}{key}", value

@@ -7,7 +7,7 @@ from conftest import read
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ersparse.config.command_line import words
+from ersparse.config.command_line import overrides
 from ersparse.config.options import CONF
 from ersparse.config.schema import Settings, build
 from ersparse.runs.planner import make_plan
@@ -70,7 +70,7 @@ def test_words_compose_to_the_same_run(given):
     if settings.method["name"] == "fixed":
         settings = settings.model_copy(update={"method": settings_of("method=imp").method})
         settings = settings.model_copy(update={"sparsity": settings_of("sparsity=dense").sparsity})
-    again = settings_of(*(word.replace("'", "") for word in words(settings)))
+    again = settings_of(*(word.replace("'", "") for word in overrides(settings)))
     assert (make_plan(again).hash, make_plan(again).folder) == (make_plan(settings).hash, make_plan(settings).folder)
 
 

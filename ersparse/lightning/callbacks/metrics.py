@@ -59,16 +59,14 @@ class ProgressRecorder(pl.Callback):
     more, and without evaluation.
     """
 
-    def __init__(
-        self, started: Callable[[pl.Trainer, pl.LightningModule], None], update: Callable[[int], None]
-    ) -> None:
+    def __init__(self, started: Callable[[pl.LightningModule], None], update: Callable[[int], None]) -> None:
         self.started, self.update = started, update
         self.epochs: list[tuple[int, float]] = []  # images, seconds
         self.fit_s = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self.started(trainer, pl_module)
+            self.started(pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start, self.images = time.perf_counter(), 0

@@ -1,0 +1,76 @@
+"""Weights & Biases.
+
+The keys that are sent are chosen here one by one: never the environment, paths or a launcher's settings.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, Literal
+
+from ersparse.runs.loggers.base import LAYER_COLUMNS, RunLogger, layer_rows
+from ersparse.runs.plan import Plan
+from ersparse.runs.record import NetworkRecord
+
+SWEEP = "ERSPARSE_SWEEP"  # environment variable: the name of the sweep that a job belongs to
+SHOWN = ("model", "dataset", "sparsity", "method", "optimizer", "seed", "variant", "scale")
+PATHS = (("dataset", "root"), ("model", "init_from"), ("sparsity", "file"))
+
+
+class WandbLogger(RunLogger):
+    """Logs curves, the layers as a table, and a summary; a resumed run continues under its own id."""
+
+    package: ClassVar[str | None] = "wandb"
+
+    project: str | None = None
+    entity: str | None = None
+    mode: Literal["offline", "online"] = "offline"
+
+    def create(self, plan: Plan, record: NetworkRecord) -> Any:
+        import wandb  # slow to import
+        from pytorch_lightning import loggers
+
+        s, known = plan.settings, record.content["wandb_id"]
+        record.save(wandb_id=known or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))  # W&B's agents set one
+        return loggers.WandbLogger(
+            name=f"{plan.folder.parent.name}/s{s.seed}",
+            save_dir=plan.folder,
+            id=record.content["wandb_id"],
+            resume="allow",
+            offline=self.mode == "offline",
+            project=self.project,
+            entity=self.entity,
+            group=s.experiment or os.environ.get(SWEEP),
+            job_type=plan.method.name,
+            tags=[s.model.name, s.dataset.name, s.sparsity.name, plan.method.name, s.variant, s.scale.name],
+            config=_without_paths(record.content["config"]) | {"hash": plan.hash},
+            settings=wandb.Settings(silent=True, x_disable_meta=True, x_disable_machine_info=True),  # paths, arguments
+        )
+
+    def describe_layers(self, logger: Any, record: NetworkRecord) -> None:
+        logger.log_table("layers", columns=list(LAYER_COLUMNS), data=layer_rows(record))
+
+    def summarise(self, logger: Any, record: NetworkRecord) -> None:
+        content = record.content
+        sparsity = {f"sparsity/{key}": value for key, value in content["sparsity"].items()}
+        timing = {f"timing/{key}": value for key, value in content["timing"].items()}
+        logger.experiment.summary.update({**content["metrics"], **sparsity, **timing, "state": content["state"]})
+
+    @contextmanager
+    def finished(self, logger: Any) -> Iterator[None]:
+        """End the W&B run with the block; otherwise the next run of this process would write into it."""
+        try:
+            yield
+        finally:
+            with suppress(ConnectionError):  # W&B's own process received the signal as well, and has ended
+                logger.experiment.finish()
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    shown = {key: value for key, value in config.items() if key in SHOWN}
+    for group, key in PATHS:
+        shown[group] = {name: value for name, value in shown[group].items() if name != key}
+    return shown
