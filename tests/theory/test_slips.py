@@ -12,18 +12,23 @@ import torch
 from scipy.special import eval_laguerre
 
 from ersparse.errors import UserError
-from ersparse.theory.error_tolerances import A, B
-from ersparse.theory.networks import random_target, stages_of, widened
+from ersparse.theory.error_tolerances import FITTED_A, FITTED_B
+from ersparse.theory.networks import affine_layers, random_target, source_network
 from ersparse.theory.subset_sum import nearest
-from ersparse.theory.success_probability import reached, reached_through, simulate_weak, weak_success
+from ersparse.theory.success_probability import (
+    connection_probability,
+    simulate_weak_ticket,
+    two_hop_connection_probability,
+    weak_ticket_probability,
+)
 from ersparse.theory.weak import weak_ticket
 from ersparse.theory.widths import (
-    lower_bound,
-    lower_bound_of_the_proof,
     subset_sum_size,
     subset_sum_size_printed,
     weak_copies,
     weak_copies_printed,
+    width_lower_bound,
+    width_lower_bound_of_proof,
 )
 
 
@@ -57,23 +62,23 @@ def test_lemma_2_1_no_constant_does():
     random = np.random.default_rng(0)
     reach = np.mean([nearest(random.uniform(-1, 1, 1), [1.0])[1][0] <= epsilon for _ in range(20_000)])
     assert reach == pytest.approx(epsilon / 2, abs=0.0025) and reach < 1 - delta  # five standard errors
-    n = int(subset_sum_size(1.0, delta, epsilon, A, B))
+    n = int(subset_sum_size(1.0, delta, epsilon, FITTED_A, FITTED_B))
     assert n > 1 and failure_from_below(n) <= delta
 
 
 def test_a_2_prints_exp_of_n_for_exp_of_b():
     """Confirmed. Read as printed at p = 1, n >= log(a/(delta eps))/n: four numbers, which fail too often."""
     delta = epsilon = 0.01
-    n = math.ceil(math.sqrt(math.log(A / (delta * epsilon))))
+    n = math.ceil(math.sqrt(math.log(FITTED_A / (delta * epsilon))))
     assert n == 4 and failure_from_below(n) > 10 * delta
-    assert failure_from_below(int(subset_sum_size(1.0, delta, epsilon, A, B))) <= delta
+    assert failure_from_below(int(subset_sum_size(1.0, delta, epsilon, FITTED_A, FITTED_B))) <= delta
 
 
 @pytest.mark.parametrize("p", [0.3, 0.7, 1.0])
 def test_lemma_2_1_as_corrected(p):
     """At its n, draws that miss: delta or fewer, with 4.9 standard errors (one in a million) to spare."""
     delta, epsilon, trials = 0.05, 0.05, 600
-    n, random = int(subset_sum_size(p, delta, epsilon, A, B)), np.random.default_rng(7)
+    n, random = int(subset_sum_size(p, delta, epsilon, FITTED_A, FITTED_B)), np.random.default_rng(7)
     missed = 0
     for _ in range(trials):
         missed += nearest(random.uniform(-1, 1, random.binomial(n, p)), [1.0])[1][0] > epsilon
@@ -83,7 +88,7 @@ def test_lemma_2_1_as_corrected(p):
 def test_a_layer_needs_the_tolerance_of_the_next():
     """Confirmed. n_(S,l) has epsilon_l in print; its neurons are the base of layer l+1, which needs epsilon_(l+1)."""
     first, second, delta, trials = 0.2, 0.002, 0.05, 400
-    printed, ours = (int(subset_sum_size(1.0, delta, epsilon, A, B)) for epsilon in (first, second))
+    printed, ours = (int(subset_sum_size(1.0, delta, epsilon, FITTED_A, FITTED_B)) for epsilon in (first, second))
     random = np.random.default_rng(0)
     missed = [
         np.mean([nearest(random.uniform(-1, 1, n), [1.0])[1][0] > second for _ in range(trials)])
@@ -101,7 +106,7 @@ def test_the_output_layer_has_no_copies():
 
 def test_n_l_carries_l():
     """Confirmed. With N_l = n_L n_(L-1) for every l, N would be 2 * 3 = 6 for widths 2-3-1, of 9 weights."""
-    stages = stages_of(random_target([2, 3, 1], 1, np.random.default_rng(0)))
+    stages = affine_layers(random_target([2, 3, 1], 1, np.random.default_rng(0)))
     assert sum(stage.weight.numel() for stage in stages) == 9 != 2 * 1 * 3
 
 
@@ -109,7 +114,7 @@ def test_at_p_1_the_printed_widths_are_empty():
     """Confirmed. q = 0 is no network; one copy is enough and always there."""
     target, p = random_target([2, 3, 2], 1, np.random.default_rng(0)), [1.0] * 3
     assert weak_copies_printed([6, 6], p, 0.05) == [0, 0, 1]
-    with pytest.raises(UserError, match=r"layer 0 must have 1 or more; 1 would do"):
+    with pytest.raises(UserError, match=r"layer 0 must have 1 or more; 1 would suffice"):
         weak_ticket(target, weak_copies_printed([6, 6], p, 0.05), p, 0)
     assert weak_copies([6, 6], p, 0.05) == [1, 1, 1]
     weak_ticket(target, [1, 1, 1], p, 0)
@@ -129,10 +134,10 @@ def test_p_0_cannot_be_arbitrary():
     """Confirmed. At the printed width, which does not know p_0, the ticket hardly ever exists; with p_0 p_1 it does."""
     needed, p, delta = [np.ones((4, 4), dtype=int)] * 2, [0.1, 0.3, 0.3], 0.05
     printed, ours = (function([16, 16], p, delta) for function in (weak_copies_printed, weak_copies))
-    assert weak_success(needed, printed, p) < 1e-6 and 1 - weak_success(needed, ours, p) <= delta
+    assert weak_ticket_probability(needed, printed, p) < 1e-6 and 1 - weak_ticket_probability(needed, ours, p) <= delta
     random = np.random.default_rng(0)
-    assert sum(simulate_weak(needed, printed, p, random) for _ in range(300)) == 0
-    assert sum(simulate_weak(needed, ours, p, random) for _ in range(300)) > 300 * (1 - delta) - 4.9 * math.sqrt(
+    assert sum(simulate_weak_ticket(needed, printed, p, random) for _ in range(300)) == 0
+    assert sum(simulate_weak_ticket(needed, ours, p, random) for _ in range(300)) > 300 * (1 - delta) - 4.9 * math.sqrt(
         300 * delta
     )
 
@@ -143,14 +148,14 @@ def test_p_0_cannot_be_arbitrary_even_if_flow_is_preserved():
     q = weak_copies_printed([d * hidden], [1.0, p], delta)[0]
     random = np.random.default_rng(0)
     sizes = random.multinomial(q * d, [1 / d] * d, size=2000)
-    success = float(reached(sizes, p, hidden).prod(1).mean())
-    assert float(reached(q, p, hidden * d)) >= 1 - delta > 0.5 > success
+    success = float(connection_probability(sizes, p, hidden).prod(1).mean())
+    assert float(connection_probability(q, p, hidden * d)) >= 1 - delta > 0.5 > success
 
 
 def test_w_s_has_the_copies_of_its_inputs():
     """Confirmed. Theorem 2.6 prints q_l c_l x c_(l-1) x k_l; then layer l could not take what layer l-1 gives."""
     target = random_target([2, 3, 4], 1, np.random.default_rng(0), [3, 3])
-    first, _, second = widened(stages_of(target), [5, 1])
+    first, _, second = source_network(affine_layers(target), [5, 1])
     assert first.weight.shape == (5 * 3, 2, 3, 3) and second.weight.shape == (4, 5 * 3, 3, 3)
     with pytest.raises(RuntimeError, match="channels"):
         torch.nn.functional.conv2d(torch.ones(1, 15, 5, 5), torch.ones(4, 3, 3, 3))
@@ -169,7 +174,7 @@ def test_paths_from_different_inputs_are_not_independent():
     """Confirmed. They share output links, which makes success likelier than the product that A.6 takes."""
     p, n, d = 0.3, 30, 20
     product = (1 - (1 - p**2) ** n) ** d
-    exact = reached_through(n, p, p, d)
+    exact = two_hop_connection_probability(n, p, p, d)
     random, trials, found = np.random.default_rng(0), 4000, 0
     for _ in range(trials):
         linked = random.random(n) < p
@@ -182,15 +187,15 @@ def test_paths_from_different_inputs_are_not_independent():
 def test_the_bound_of_the_proof_does_not_hold():
     """Confirmed, and not in the list. A network narrower than A.6's first bound that succeeds with 1 - delta."""
     p, d, delta = 0.2, 100, 0.5
-    n = math.ceil(float(lower_bound_of_the_proof(p, delta, d))) - 1
-    assert reached_through(n, p, p, d) > 1 - delta
-    assert n > lower_bound(p, delta, d)  # the theorem's own bound is not touched
+    n = math.ceil(float(width_lower_bound_of_proof(p, delta, d))) - 1
+    assert two_hop_connection_probability(n, p, p, d) > 1 - delta
+    assert n > width_lower_bound(p, delta, d)  # the theorem's own bound is not touched
 
 
 def test_theorem_2_7_reads_as_success_below_1_minus_delta():
     """Confirmed. Read as failure with probability 1 - delta it would be false: 81 % of draws do."""
     p, d, delta = 0.9, 1, 0.01
-    n = math.ceil(float(lower_bound(p, delta, d))) - 1
+    n = math.ceil(float(width_lower_bound(p, delta, d))) - 1
     assert n == 1
-    exact = reached_through(n, p, p, d)
+    exact = two_hop_connection_probability(n, p, p, d)
     assert exact == pytest.approx(0.81) and delta < exact < 1 - delta

@@ -8,26 +8,26 @@ from torch import nn
 from ersparse.errors import UserError
 from ersparse.sparse.mask import masks_of
 from ersparse.theory.error_tolerances import (
-    LINEAR,
-    Shape,
-    shape_of,
+    LINEAR_PROBABILITY,
+    TargetBounds,
     strong_copies,
     strong_copies_printed,
     subset_sums_printed,
     subset_sums_required,
+    target_bounds,
     tolerances,
     tolerances_printed,
 )
 from ersparse.theory.experiments.strong import uniform_target
-from ersparse.theory.networks import largest_difference, random_target, stages_of, without_dead_ends
-from ersparse.theory.strong import NotReached, copy_inputs, random_source, strong_ticket
+from ersparse.theory.networks import AffineLayer, affine_layers, max_output_difference, random_target, without_dead_ends
+from ersparse.theory.strong import random_source, strong_ticket
+from ersparse.theory.strong_layers import ToleranceNotMet, copy_inputs
 
 EPSILON = 0.01
 
 
-def shape(target, low=-1.0, high=1.0):
-    stages = stages_of(target)
-    return shape_of([s.weight.numpy() for s in stages], [s.bias.numpy() for s in stages], low, high)
+def bounds_of(target, low=-1.0, high=1.0):
+    return target_bounds(affine_layers(target), low, high)
 
 
 @pytest.mark.parametrize("widths", [[1, 2], [2, 3, 1], [2, 4, 4, 2]])
@@ -36,11 +36,11 @@ def test_within_epsilon_at_the_corrected_width(widths, p):
     """Fails with probability .05 by the bound; measured in results/theory/strong, never."""
     random = np.random.default_rng(len(widths))
     target = uniform_target(widths, random)
-    by_layer, found = [p] * len(widths), shape(target)
+    by_layer, found = [p] * len(widths), bounds_of(target)
     copies = strong_copies(found, by_layer, EPSILON, 0.05)
     ticket = strong_ticket(target, copies, by_layer, 0, tolerances=tolerances(EPSILON, found))
     inputs = torch.from_numpy(random.uniform(-1, 1, (2000, widths[0])))
-    measured = largest_difference(target, ticket.network, inputs)
+    measured = max_output_difference(target, ticket.network, inputs)
     assert measured <= EPSILON and measured <= ticket.certified
     assert all(error <= allowed for error, allowed in zip(ticket.errors, tolerances(EPSILON, found), strict=True))
 
@@ -67,29 +67,29 @@ def test_the_certificate_holds_where_the_ticket_is_bad():
         target = uniform_target([2, 3, 3, 1], random)
         ticket = strong_ticket(target, [12, 8, 8, 1], [0.7] * 4, seed)
         inputs = torch.from_numpy(random.uniform(-1, 1, (500, 2)))
-        assert largest_difference(target, ticket.network, inputs) <= ticket.certified
+        assert max_output_difference(target, ticket.network, inputs) <= ticket.certified
 
 
 def test_layer_0_is_univariate_and_linear_on_the_box():
     random = np.random.default_rng(0)
     weight, bias = random.uniform(-1, 1, (400, 3)), random.uniform(-1, 1, 400)
     mask = random.random((400, 3)) < 0.5
-    kept, carried = copy_inputs(weight, bias, mask, -2.0, 0.5)
+    kept, neurons = copy_inputs(weight, bias, mask, -2.0, 0.5)
     assert (kept.sum(1) <= 1).all() and not (kept & ~mask).any()
     x = random.uniform(-2.0, 0.5, (50, 3))
     states = np.maximum(x @ (weight * kept).T + bias, 0)
-    for neuron in np.flatnonzero(carried.owner >= 0):
-        owner = carried.owner[neuron]
-        expected = carried.offset[neuron] + (carried.scale[neuron] * x[:, owner] if owner < 3 else 0)
+    for neuron in np.flatnonzero(neurons.block >= 0):
+        block = neurons.block[neuron]
+        expected = neurons.offset[neuron] + (neurons.scale[neuron] * x[:, block] if block < 3 else 0)
         np.testing.assert_allclose(states[:, neuron], expected, atol=1e-12)
-    counts = np.bincount(carried.owner[carried.owner >= 0], minlength=4)
+    counts = np.bincount(neurons.block[neurons.block >= 0], minlength=4)
     assert counts[:3].max() - counts[:3].min() <= 3
 
 
 def test_how_many_neurons_are_linear():
     random = np.random.default_rng(0)
     w, b = random.uniform(-1, 1, (2, 200_000))
-    assert (b >= np.abs(w)).mean() == pytest.approx(LINEAR, abs=0.005)  # five standard errors
+    assert (b >= np.abs(w)).mean() == pytest.approx(LINEAR_PROBABILITY, abs=0.005)  # five standard errors
 
 
 def test_dead_ends_change_nothing():
@@ -100,9 +100,11 @@ def test_dead_ends_change_nothing():
 
 def test_what_is_refused():
     target = uniform_target([2, 3, 1], np.random.default_rng(0))
-    with pytest.raises(NotReached) as error:
+    with pytest.raises(ToleranceNotMet) as error:
         strong_ticket(target, [3, 3, 1], [0.5] * 3, 0, tolerances=[1e-3, 1e-3])
-    assert error.value.layer == 1 and str(error.value).startswith("layer 1: no copy of neuron 0 is within 0.001")
+    assert error.value.layer == 1 and str(error.value).startswith(
+        "layer 1: no copy of neuron 0 is within the tolerance 0.001"
+    )
     for arguments, line in (
         (([3, 1], [0.5] * 3), "copies=[3, 1]: must be 3 numbers"),
         (([3, 3, 1], [0.5] * 2), "p=[0.5, 0.5]: must have 3 densities"),
@@ -117,14 +119,17 @@ def test_what_is_refused():
 
 
 def test_the_shape_of_a_target_by_hand():
-    weights = [np.array([[1.0, -2.0], [0.5, 0.5]]), np.array([[1.0, -1.0]])]
-    found = shape_of(weights, [np.array([0.0, -1.5]), np.array([0.0])], -1, 1)
+    layers = [
+        AffineLayer(torch.tensor([[1.0, -2.0], [0.5, 0.5]]), torch.tensor([0.0, -1.5])),
+        AffineLayer(torch.tensor([[1.0, -1.0]]), torch.tensor([0.0])),
+    ]
+    found = target_bounds(layers, -1, 1)
     # h_1 in [-3, 3], h_2 in [-2.5, -.5], so x_2 = 0
-    assert found.norms == [3, 2] and found.reach == [2, 3]
-    assert [x.tolist() for x in found.highest] == [[1, 1], [3, 0]]
+    assert found.norms == [3, 2] and found.activation_sums == [2, 3]
+    assert [x.tolist() for x in found.activation_bounds] == [[1, 1], [3, 0]]
     random = np.random.default_rng(0)
     target = random_target([3, 8, 8, 1], 1, random)
-    x, highest = torch.from_numpy(random.uniform(-1, 1, (2000, 3))), shape(target).highest
+    x, highest = torch.from_numpy(random.uniform(-1, 1, (2000, 3))), bounds_of(target).activation_bounds
     with torch.no_grad():
         first, second = target[:2](x).amax(0).numpy(), target[:4](x).amax(0).numpy()
     assert (first <= highest[1]).all() and (second <= highest[2]).all()
@@ -144,11 +149,11 @@ def test_the_printed_errors_do_not_suffice_equation_3():
     target = nn.Sequential(*[nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1)]).double()
     for parameter in target.parameters():
         parameter.data.fill_(1.0)
-    found, x = shape(target, 0, 1), torch.ones(1, 1).double()
+    found, x = bounds_of(target, 0, 1), torch.ones(1, 1).double()
     printed, ours = tolerances_printed(EPSILON, found), tolerances(EPSILON, found)
     # layer 1 alone: 8 (1 + 1) eps_1 = 8 eps / (2 (1 + eps/2)), four times what is allowed
-    assert largest_difference(target, worst(target, [printed[0], 0]), x) == pytest.approx(4 * EPSILON, rel=0.01)
-    assert largest_difference(target, worst(target, ours), x) <= EPSILON
+    assert max_output_difference(target, worst(target, [printed[0], 0]), x) == pytest.approx(4 * EPSILON, rel=0.01)
+    assert max_output_difference(target, worst(target, ours), x) <= EPSILON
 
 
 def test_the_corrected_errors_suffice():
@@ -157,13 +162,13 @@ def test_the_corrected_errors_suffice():
     for _ in range(100):
         widths = [int(w) for w in random.integers(1, 9, random.integers(2, 6))]
         target, epsilon = random_target(widths, 1, random), float(random.choice([0.5, 0.05]))
-        allowed = tolerances(epsilon, shape(target))
+        allowed = tolerances(epsilon, bounds_of(target))
         x = torch.from_numpy(random.choice([-1.0, 1.0], (64, widths[0])))
-        assert largest_difference(target, worst(target, allowed), x) <= epsilon * (1 + 1e-12)
+        assert max_output_difference(target, worst(target, allowed), x) <= epsilon * (1 + 1e-12)
         moved = worst(target, [0.0] * len(allowed))
         for module, error in zip(moved[::2], allowed, strict=True):
             module.weight.data += error * torch.from_numpy(random.choice([-1.0, 1.0], tuple(module.weight.shape)))
-        assert largest_difference(target, moved, x) <= epsilon
+        assert max_output_difference(target, moved, x) <= epsilon
 
 
 def test_copies_that_differ_need_more_than_the_target_s_norm():
@@ -175,12 +180,12 @@ def test_copies_that_differ_need_more_than_the_target_s_norm():
 
 def test_strong_copies_follow_from_what_they_need():
     """Every layer's copies meet Lemma 2.1 for the tolerance and the share of delta that those copies give."""
-    found = Shape([2, 4, 4, 1], [2.0, 3.0, 2.0], [2.0, 6.0, 9.0], [])
+    found = TargetBounds([2, 4, 4, 1], [2.0, 3.0, 2.0], [2.0, 6.0, 9.0], [])
     p, a, b, delta = [0.9, 0.5, 0.4, 0.3], 5.0, 0.6, 0.05
     q = strong_copies(found, p, EPSILON, delta, a, b)
     errors = tolerances(EPSILON, found, [2 * q[0], 4 * q[1], 4 * q[2]])
     sums = 4 * q[1] * 3 + 4 * q[2] * 5 + 1 * q[3] * 5  # a subset sum for each weight and for the bias, of each copy
-    density = [LINEAR * 0.9 * 0.5, 0.4, 0.3]
+    density = [LINEAR_PROBABILITY * 0.9 * 0.5, 0.4, 0.3]
     failed = [a / e * (1 - d * (1 - np.exp(-b))) ** n for d, e, n in zip(density, errors, q[:-1], strict=True)]
     assert q[-1] == 1 and max(failed) <= delta / sums * (1 + 1e-9)
     assert min(failed) > delta / sums / 3  # and no layer has many more than it needs
@@ -188,7 +193,7 @@ def test_strong_copies_follow_from_what_they_need():
 
 def test_the_printed_number_of_subset_sums_is_too_small_at_gamma_0():
     """A.2 needs rho >= A log(1/min(eps, delta/rho)) and takes A log(1/min(eps, delta)), which has no rho in the log."""
-    found = Shape([4, 8, 8, 1], [2.0, 3.0, 2.0], [1.0, 1.0, 1.0], [])
+    found = TargetBounds([4, 8, 8, 1], [2.0, 3.0, 2.0], [1.0, 1.0, 1.0], [])
     p, delta = [0.5] * 4, 1e-3
     rho = subset_sums_printed(found, p, 0.9, delta)
     # by hand: A = (32 + 64 + 8)/log 2 = 150.04
@@ -203,7 +208,7 @@ def test_the_printed_number_of_subset_sums_is_too_small_at_gamma_0():
 
 
 def test_the_printed_strong_widths_by_hand():
-    found = Shape([2, 3, 1], [1.0, 1.0], [1.0, 1.0], [])
+    found = TargetBounds([2, 3, 1], [1.0, 1.0], [1.0, 1.0], [])
     p, epsilon, delta = [0.5, 0.5, 0.75], 0.5, 0.1
     first = 0.5 / 2 / (2 * 1.25)  # (3) for l = 1, an empty product
     rho = 9 / np.log(2) * np.log(1 / min(first, delta))

@@ -7,9 +7,15 @@ from torch import nn
 
 from ersparse.errors import UserError
 from ersparse.sparse.mask import masks_of
-from ersparse.theory.input_copy_layer import with_extra_layer
-from ersparse.theory.networks import largest_difference, needed_weights, random_target, stages_of, widened
-from ersparse.theory.weak import NoRepresentative, represent, weak_ticket
+from ersparse.theory.input_copy_layer import with_input_copy_layer
+from ersparse.theory.networks import (
+    affine_layers,
+    max_output_difference,
+    nonzero_weights,
+    random_target,
+    source_network,
+)
+from ersparse.theory.weak import MissingRepresentative, choose_representatives, weak_ticket
 from ersparse.theory.widths import weak_copies
 
 LARGEST = 1e6  # possible edges of a source's layer: what a quick test draws whole
@@ -17,8 +23,8 @@ DELTA = 1e-3
 
 
 def copies_for(target, p, identity="auto", low=-1.0):
-    stages = with_extra_layer(stages_of(target), low, identity)
-    return weak_copies([int(n.sum()) for n in needed_weights(stages[1:])], p, DELTA)
+    stages = with_input_copy_layer(affine_layers(target), low, identity)
+    return weak_copies(nonzero_weights(stages[1:]), p, DELTA)
 
 
 def box(random, *shape):
@@ -45,10 +51,10 @@ def test_200_fully_connected_targets():
         target, q, p, widths = fully_connected(random)
         try:
             ticket = weak_ticket(target, q, p, seed, low=-1)
-        except NoRepresentative:
+        except MissingRepresentative:
             failures += 1
             continue
-        assert largest_difference(target, ticket.network, box(random, 128, widths[0])) < 1e-10
+        assert max_output_difference(target, ticket.network, box(random, 128, widths[0])) < 1e-10
         for name, mask in ticket.masks.items():
             assert mask.dtype == torch.bool and not (mask & ~ticket.source_masks[name]).any()
     assert failures <= 7
@@ -62,7 +68,7 @@ def test_wide_and_sparse(depth, p):
     target = random_target([64] * (depth + 1), 0.5, random)
     by_layer = [1.0] + [p] * depth
     ticket = weak_ticket(target, copies_for(target, by_layer), by_layer, 0, low=-1)
-    assert largest_difference(target, ticket.network, box(random, 16, 64)) < 1e-10
+    assert max_output_difference(target, ticket.network, box(random, 16, 64)) < 1e-10
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -78,7 +84,7 @@ def test_convolutions(kernel, stride, padded, identity):
         ticket = weak_ticket(target, copies_for(target, p, identity), p, seed, -1.0, identity)
         images = box(random, 8, channels[0], 15, 13)
         assert target(images).shape == ticket.network(images).shape
-        assert largest_difference(target, ticket.network, images) < 1e-10
+        assert max_output_difference(target, ticket.network, images) < 1e-10
 
 
 def test_the_printed_bias_is_wrong_at_padded_borders_and_only_there():
@@ -95,7 +101,7 @@ def test_the_printed_bias_is_wrong_at_padded_borders_and_only_there():
     torch.testing.assert_close(off[..., 0, 0], torch.full((4, 1), 5.0).double())  # five of nine fall outside
     torch.testing.assert_close(off[..., 0, 2], torch.full((4, 1), 3.0).double())
     unshifted = weak_ticket(target, copies_for(target, p, "shift"), p, 0, 0.0, "shift").network
-    assert largest_difference(target, unshifted, images.abs()) < 1e-12  # a box from 0 on needs no shift
+    assert max_output_difference(target, unshifted, images.abs()) < 1e-12  # a box from 0 on needs no shift
 
 
 def test_a_larger_kernel_in_the_extra_layer_keeps_its_centre_alone():
@@ -105,7 +111,7 @@ def test_a_larger_kernel_in_the_extra_layer_keeps_its_centre_alone():
     zero = ticket.masks["0.weight"]
     assert zero.shape[2:] == (3, 3) and zero[:, :, 1, 1].any()
     assert zero.sum() == zero[:, :, 1, 1].sum()
-    assert largest_difference(target, ticket.network, box(random, 4, 2, 9, 9)) < 1e-10
+    assert max_output_difference(target, ticket.network, box(random, 4, 2, 9, 9)) < 1e-10
 
 
 def test_the_ticket_is_an_ordinary_masked_module():
@@ -124,7 +130,7 @@ def test_float32_targets():
     target = random_target([5, 16, 3], 0.7, np.random.default_rng(0)).float()
     p = [1.0, 0.3, 0.3]
     ticket = weak_ticket(target, copies_for(target, p), p, 0, low=-1)
-    assert largest_difference(target, ticket.network, torch.rand(100, 5) * 2 - 1) < 1e-5
+    assert max_output_difference(target, ticket.network, torch.rand(100, 5) * 2 - 1) < 1e-5
 
 
 def test_represent_by_hand():
@@ -132,7 +138,7 @@ def test_represent_by_hand():
     weight = torch.tensor([[2.0, 3.0]])
     mask = torch.tensor([[[[1, 1], [1, 1]], [[0, 1], [1, 0]]]]).bool()[..., None]
     live = torch.tensor([[1, 1], [0, 1]]).bool()
-    chosen, missing = represent(weight, mask, live)
+    chosen, missing = choose_representatives(weight, mask, live)
     assert chosen.squeeze(-1).int().tolist() == [[[[1, 0], [0, 1]], [[0, 1], [0, 0]]]]
     assert missing.squeeze(-1).int().tolist() == [[[0, 0], [0, 1]]]
 
@@ -147,7 +153,7 @@ def test_the_edge_without_representative_is_named():
             whole += 1
             assert weak_ticket(target, [1, 3, 1], [1, 1, 0.5], seed).masks["4.weight"].sum() == 4
             continue
-        with pytest.raises(NoRepresentative) as refused:
+        with pytest.raises(MissingRepresentative) as refused:
             weak_ticket(target, [1, 3, 1], [1, 1, 0.5], seed)
         out, into = (~drawn.any(2)).nonzero().tolist()[0]
         assert (refused.value.layer, refused.value.out, refused.value.into) == (2, out, into)
@@ -159,23 +165,23 @@ def test_the_edge_without_representative_is_named():
 def _drawn_masks(target, copies, p, seed):
     from ersparse.theory.networks import draw_masks
 
-    return draw_masks(widened(with_extra_layer(stages_of(target), 0.0), copies), p, seed)
+    return draw_masks(source_network(with_input_copy_layer(affine_layers(target), 0.0), copies), p, seed)
 
 
 def test_broken_copies_may_be_left_out():
     """Where every copy must be whole the ticket is rare; where one is enough it is not, and it is as exact."""
     random = np.random.default_rng(0)
     target, copies, p = random_target([4, 6, 2], 1, random), [12, 9, 1], [1.0, 0.3, 0.5]
-    with pytest.raises(NoRepresentative):
+    with pytest.raises(MissingRepresentative):
         weak_ticket(target, copies, p, 0, low=-1)
     ticket = next(t for t in (_try(target, copies, p, seed) for seed in range(200)) if t)
-    assert largest_difference(target, ticket.network, box(random, 64, 4)) < 1e-10
+    assert max_output_difference(target, ticket.network, box(random, 64, 4)) < 1e-10
 
 
 def _try(target, copies, p, seed):
     try:
         return weak_ticket(target, copies, p, seed, low=-1, every_copy=False)
-    except NoRepresentative:
+    except MissingRepresentative:
         return None
 
 
@@ -199,8 +205,8 @@ def test_targets_that_are_not_covered(target, line):
 @pytest.mark.parametrize(
     "change, line",
     [
-        ({"copies": [3, 1]}, "copies=[3, 1]: must be 3 numbers, the last 1; [32, 13, 1] would do"),
-        ({"copies": [3, 0, 1]}, "copies=[3, 0, 1]: layer 1 must have 1 or more; 13 would do"),
+        ({"copies": [3, 1]}, "copies=[3, 1]: must be 3 numbers, the last 1; [32, 13, 1] would suffice"),
+        ({"copies": [3, 0, 1]}, "copies=[3, 0, 1]: layer 1 must have 1 or more; 13 would suffice"),
         ({"copies": [3, 3, 2]}, "copies=[3, 3, 2]: must be 3 numbers, the last 1"),
         ({"p": [0.5, 0.5]}, "p=[0.5, 0.5]: must have 3 densities"),
         ({"p": [0.5, 0, 0.5]}, "p=0: must lie in (0, 1]"),

@@ -8,7 +8,11 @@ import pytest
 
 from ersparse.errors import UserError
 from ersparse.theory import widths
-from ersparse.theory.success_probability import reached, reached_through, weak_success
+from ersparse.theory.success_probability import (
+    connection_probability,
+    two_hop_connection_probability,
+    weak_ticket_probability,
+)
 
 
 def dense(sizes):
@@ -16,13 +20,13 @@ def dense(sizes):
 
 
 def test_the_factor_by_hand_and_in_the_limits():
-    assert widths.factor(0.5) == pytest.approx(1 / math.log(2))
-    assert widths.factor(1.0) == 0
+    assert widths.width_factor(0.5) == pytest.approx(1 / math.log(2))
+    assert widths.width_factor(1.0) == 0
     tiny = np.array([1e-3, 1e-9, 1e-15, 1e-300])
-    np.testing.assert_allclose(widths.factor(tiny), 1 / tiny - 0.5, rtol=1e-4)  # its series, two terms
+    np.testing.assert_allclose(widths.width_factor(tiny), 1 / tiny - 0.5, rtol=1e-4)  # its series, two terms
     assert math.log(1 / (1 - 1e-17)) == 0  # what the formula as typed would divide by
     p = np.linspace(0.001, 1, 500)
-    assert (widths.factor_approximation(p) > widths.factor(p)).all()
+    assert (widths.width_factor_approximation(p) > widths.width_factor(p)).all()
 
 
 def test_weak_copies_by_hand():
@@ -53,7 +57,7 @@ def test_at_the_corrected_width_the_exact_failure_is_at_most_delta(p0, p, delta)
     for sizes in ((3, 4), (5, 2, 3), (2, 6, 6, 1)):
         p_by_layer = [p0] + [p] * (len(sizes) - 1)
         m = [a * b for a, b in pairwise(sizes)]
-        assert 1 - weak_success(dense(sizes), widths.weak_copies(m, p_by_layer, delta), p_by_layer) <= delta
+        assert 1 - weak_ticket_probability(dense(sizes), widths.weak_copies(m, p_by_layer, delta), p_by_layer) <= delta
 
 
 def test_only_weights_that_are_not_zero_count():
@@ -61,16 +65,16 @@ def test_only_weights_that_are_not_zero_count():
     needed = [np.array([[1, 0, 0], [0, 0, 1]]), np.array([[1, 1]])]
     p = [1.0, 0.2, 0.2]
     fewer = widths.weak_copies([2, 2], p, 0.1)
-    assert 1 - weak_success(needed, fewer, p) <= 0.1
+    assert 1 - weak_ticket_probability(needed, fewer, p) <= 0.1
     assert fewer[0] < widths.weak_copies([6, 2], p, 0.1)[0]
 
 
 def test_the_lower_bound_inverts_the_success_with_every_output_link():
     for p, d, delta in ((0.1, 1, 0.05), (0.4, 20, 0.2), (0.9, 1000, 0.01), (1e-9, 3, 0.5)):
-        n = float(widths.lower_bound(p, delta, d))
+        n = float(widths.width_lower_bound(p, delta, d))
         assert (1 - (1 - p) ** n) ** d == pytest.approx(1 - delta, rel=1e-5) or p < 1e-8
-        assert float(reached(n, p, d)) == pytest.approx(1 - delta, rel=1e-9)
-    assert widths.lower_bound(0.5, 0.25, 1) == pytest.approx(2)  # (1/2)^2 = delta
+        assert float(connection_probability(n, p, d)) == pytest.approx(1 - delta, rel=1e-9)
+    assert widths.width_lower_bound(0.5, 0.25, 1) == pytest.approx(2)  # (1/2)^2 = delta
 
 
 def test_the_lower_bound_holds_for_every_network():
@@ -78,8 +82,8 @@ def test_the_lower_bound_holds_for_every_network():
     for p in np.linspace(0.02, 0.98, 25):
         for d in (1, 2, 7, 50, 1000):
             for delta in (0.01, 0.3, 0.9):
-                n = math.ceil(float(widths.lower_bound(p, delta, d))) - 1
-                assert reached_through(n, p, p, d) < 1 - delta + 1e-12
+                n = math.ceil(float(widths.width_lower_bound(p, delta, d))) - 1
+                assert two_hop_connection_probability(n, p, p, d) < 1 - delta + 1e-12
 
 
 def test_the_subset_sum_size_by_hand_and_in_the_limits():
@@ -103,13 +107,13 @@ def test_the_subset_sum_size_is_the_mean_over_how_many_are_present():
 @pytest.mark.parametrize(
     "call, line",
     [
-        (lambda: widths.factor(0), "p=0: must lie in (0, 1]"),
-        (lambda: widths.factor([0.5, 1.5]), "p=1.5: must lie in (0, 1]"),
-        (lambda: widths.factor(np.nan), "p=nan: must lie in (0, 1]"),
+        (lambda: widths.width_factor(0), "p=0: must lie in (0, 1]"),
+        (lambda: widths.width_factor([0.5, 1.5]), "p=1.5: must lie in (0, 1]"),
+        (lambda: widths.width_factor(np.nan), "p=nan: must lie in (0, 1]"),
         (lambda: widths.weak_copies([1], [1, 0.5], 1), "delta=1: must lie in (0, 1)"),
         (lambda: widths.weak_copies([1], [1, 0.5], 0), "delta=0: must lie in (0, 1)"),
         (lambda: widths.weak_copies([1], [0.5], 0.5), "p=[0.5]: must have 2 densities"),
-        (lambda: widths.lower_bound(0.5, 2, 3), "delta=2: must lie in (0, 1)"),
+        (lambda: widths.width_lower_bound(0.5, 2, 3), "delta=2: must lie in (0, 1)"),
         (lambda: widths.subset_sum_size(0.5, 0.1, 1.0, 1, 1), "epsilon=1: must lie in (0, 1)"),
         (lambda: widths.subset_sum_size_printed(0.5, 0.1, -1.0), "epsilon=-1: must lie in (0, 1)"),
     ],
