@@ -1,4 +1,4 @@
-"""Probabilities against enumeration over all masks, and simulation against probabilities."""
+"""Success probabilities compared to enumeration over all masks, and simulation compared to probabilities."""
 
 import itertools
 import math
@@ -21,11 +21,11 @@ UNLIKELY = 1e-6
 
 
 def agrees(successes: int, trials: int, probability: float) -> bool:
-    """A two-sided exact test that a true probability fails once in a million."""
+    """Return whether a two-sided binomial test accepts `probability`; it rejects a true one once in a million."""
     return binomtest(successes, trials, probability).pvalue > UNLIKELY
 
 
-def test_wilson_by_hand_and_at_the_ends():
+def test_the_wilson_interval_by_hand_and_at_the_ends():
     # 10 of 20, z = 1.96: 0.5 +- z sqrt(.25/20 + z^2/1600)/(1 + z^2/20) = 0.5 +- 0.2007
     low, high = wilson_interval(10, 20)
     assert (low, high) == (pytest.approx(0.2993, abs=1e-4), pytest.approx(0.7007, abs=1e-4))
@@ -35,7 +35,7 @@ def test_wilson_by_hand_and_at_the_ends():
         assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
-def test_reached_by_hand_and_where_floats_end():
+def test_connection_probability_by_hand_and_at_small_probabilities():
     assert connection_probability(2, 0.5, 3) == pytest.approx(0.75**3)
     assert (
         connection_probability(0, 0.5, 3) == 0
@@ -45,8 +45,8 @@ def test_reached_by_hand_and_where_floats_end():
     assert 1 - connection_probability(3, 1 - 1e-6, 1) == pytest.approx(1e-18, abs=1e-16)
 
 
-def test_reached_through_by_enumerating_every_mask():
-    """Two inputs, three hidden neurons, one output: all 2^9 masks, each with its probability."""
+def test_two_hop_connection_probability_by_enumerating_every_mask():
+    """Two inputs, three hidden neurons and one output have 2^9 masks, each with its probability."""
     n, d, p, total = 3, 2, 0.3, 0.0
     for bits in itertools.product([0, 1], repeat=n * (d + 1)):
         first, last = np.reshape(bits[: n * d], (n, d)), np.array(bits[n * d :])
@@ -55,12 +55,12 @@ def test_reached_through_by_enumerating_every_mask():
     assert two_hop_connection_probability(n, p, p, d) == pytest.approx(total, rel=1e-12)
 
 
-def test_reached_through_with_one_input_is_one_path():
+def test_two_hop_connection_probability_of_one_input():
     assert two_hop_connection_probability(7, 0.3, 0.4, 1) == pytest.approx(1 - (1 - 0.12) ** 7)
 
 
-def test_weak_success_by_enumerating_every_mask():
-    """One input and one output each, two copies, every mask of the source."""
+def test_weak_ticket_probability_by_enumerating_every_mask():
+    """Every mask is enumerated for two layers of one neuron with two copies."""
     copies, p = [2, 2, 1], [0.6, 0.5, 0.7]
     total = 0.0
     shapes = [(2,), (2, 2), (2,)]
@@ -79,8 +79,8 @@ def test_weak_success_by_enumerating_every_mask():
 
 @pytest.mark.parametrize("every", [True, False])
 @pytest.mark.parametrize("p0", [0.5, 1.0])
-def test_lazily_drawn_edges_succeed_as_often_as_built_tickets(every, p0):
-    """The same frequency from whole masks in which tickets are built: fails by chance once in a million."""
+def test_lazily_drawn_edges_succeed_as_often_as_constructed_tickets(every, p0):
+    """The frequency equals that of tickets constructed in drawn masks; the test fails by chance once in a million."""
     random = np.random.default_rng(5)
     target = random_target([2, 3, 2], 0.8, random)
     needed, copies, p, trials = nonzero_elements(affine_layers(target)), [4, 3, 1], [p0, 0.5, 0.6], 1500
@@ -101,7 +101,7 @@ def test_lazily_drawn_edges_succeed_as_often_as_built_tickets(every, p0):
         assert lazy / trials > weak_ticket_probability(needed, copies, p)
 
 
-def test_lazily_drawn_edges_of_kernels():
+def test_lazily_drawn_edges_of_kernels_agree_with_the_probability():
     needed, copies, p = [np.array([[9, 4]]), np.array([[9]])], [6, 5, 1], [0.7, 0.5, 0.4]
     random, trials = np.random.default_rng(0), 4000
     assert agrees(
@@ -111,8 +111,8 @@ def test_lazily_drawn_edges_of_kernels():
     )
 
 
-def test_a_layer_of_a_hundred_million_edges():
-    """p = .004 and a hundred inputs: 2.2e8 possible edges, 18 000 draws."""
+def test_a_layer_with_2e8_possible_edges_is_simulated():
+    """With p = .004 and a hundred inputs there are 2.2e8 possible edges, but 18 000 draws."""
     needed, p = [np.ones((10, 100), dtype=int)], [1.0, 0.004]
     copies = [22000 // 10, 1]
     random, trials = np.random.default_rng(1), 100

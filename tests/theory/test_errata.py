@@ -1,7 +1,7 @@
-"""The suspected slips of the paper that no other test here settles, each confirmed or refuted by a counterexample.
+"""Errata of the paper, each confirmed or refuted by a counterexample.
 
-docs/theory.md lists them all. Borders of padded convolutions and the centre tap: test_weak. Equation (3), rho and
-gamma: test_strong. m "nonzero" or "all": test_widths.
+docs/theory.md lists all of them. Other tests cover padded borders and the centre tap of convolutions (test_weak),
+equation (3), rho and gamma (test_strong), and whether m counts nonzero or all weights (test_widths).
 """
 
 import math
@@ -32,25 +32,25 @@ from ersparse.theory.widths import (
 )
 
 
-def failure_from_below(n):
-    """P(the positive ones of n numbers from U[-1, 1] add up to less than 1): then no subset reaches 1.
+def failure_lower_bound(n):
+    """Return P(the positive numbers among n from U[-1, 1] have a sum below 1), in which case no subset reaches 1.
 
-    Sum over j of C(n, j) 2^-n / j!, since j uniforms add up to less than 1 with probability 1/j!: 2^-n L_n(-1).
+    The sum of j uniforms is below 1 with probability 1/j!, so it is the sum over j of C(n, j) 2^-n / j! = 2^-n L_n(-1).
     """
     return 2.0**-n * eval_laguerre(n, -1)
 
 
-def test_the_failure_from_below_against_simulation():
+def test_the_failure_lower_bound_agrees_with_simulation():
     random, trials = np.random.default_rng(0), 40_000
     for n in (2, 4, 9):
         x = random.uniform(-1, 1, (trials, n))
         share = (np.maximum(x, 0).sum(1) < 1).mean()
-        expected = failure_from_below(n)
+        expected = failure_lower_bound(n)
         assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / trials)
 
 
-def test_lemma_2_1_no_constant_does():
-    """Confirmed. For each C there is a p near 1 whose printed n is below 1, and one number reaches 1 within eps
+def test_no_constant_makes_the_printed_lemma_2_1_hold():
+    """Confirmed. For each C the printed n falls below 1 for some p near 1, but one number reaches 1 within eps only
     with probability eps/2."""
     delta = epsilon = 0.01
     for constant in (1.0, 10.0, 1000.0):
@@ -63,20 +63,20 @@ def test_lemma_2_1_no_constant_does():
     reach = np.mean([nearest(random.uniform(-1, 1, 1), [1.0])[1][0] <= epsilon for _ in range(20_000)])
     assert reach == pytest.approx(epsilon / 2, abs=0.0025) and reach < 1 - delta  # five standard errors
     n = int(subset_sum_size(1.0, delta, epsilon, FITTED_A, FITTED_B))
-    assert n > 1 and failure_from_below(n) <= delta
+    assert n > 1 and failure_lower_bound(n) <= delta
 
 
-def test_a_2_prints_exp_of_n_for_exp_of_b():
-    """Confirmed. Read as printed at p = 1, n >= log(a/(delta eps))/n: four numbers, which fail too often."""
+def test_a_2_prints_exp_of_minus_n_for_exp_of_minus_b():
+    """Confirmed. At p = 1 the printed form is n >= log(a/(delta eps))/n, four numbers, which fail too often."""
     delta = epsilon = 0.01
     n = math.ceil(math.sqrt(math.log(FITTED_A / (delta * epsilon))))
-    assert n == 4 and failure_from_below(n) > 10 * delta
-    assert failure_from_below(int(subset_sum_size(1.0, delta, epsilon, FITTED_A, FITTED_B))) <= delta
+    assert n == 4 and failure_lower_bound(n) > 10 * delta
+    assert failure_lower_bound(int(subset_sum_size(1.0, delta, epsilon, FITTED_A, FITTED_B))) <= delta
 
 
 @pytest.mark.parametrize("p", [0.3, 0.7, 1.0])
-def test_lemma_2_1_as_corrected(p):
-    """At its n, draws that miss: delta or fewer, with 4.9 standard errors (one in a million) to spare."""
+def test_the_corrected_lemma_2_1_holds(p):
+    """At the corrected n a fraction of at most delta fails, with a margin of 4.9 standard errors (one in a million)."""
     delta, epsilon, trials = 0.05, 0.05, 600
     n, random = int(subset_sum_size(p, delta, epsilon, FITTED_A, FITTED_B)), np.random.default_rng(7)
     missed = 0
@@ -85,8 +85,8 @@ def test_lemma_2_1_as_corrected(p):
     assert missed / trials <= delta + 4.9 * math.sqrt(delta * (1 - delta) / trials)
 
 
-def test_a_layer_needs_the_tolerance_of_the_next():
-    """Confirmed. n_(S,l) has epsilon_l in print; its neurons are the base of layer l+1, which needs epsilon_(l+1)."""
+def test_the_width_of_a_layer_depends_on_the_tolerance_of_the_next():
+    """Confirmed. The printed n_(S,l) uses epsilon_l, but layer l+1 determines it, so epsilon_(l+1)."""
     first, second, delta, trials = 0.2, 0.002, 0.05, 400
     printed, ours = (int(subset_sum_size(1.0, delta, epsilon, FITTED_A, FITTED_B)) for epsilon in (first, second))
     random = np.random.default_rng(0)
@@ -98,20 +98,20 @@ def test_a_layer_needs_the_tolerance_of_the_next():
 
 
 def test_the_output_layer_has_no_copies():
-    """Confirmed: l <= L-1. With n_(S,L) above n_(T,L) the source would have outputs that the target has not."""
+    """Confirmed: l <= L-1. If n_(S,L) exceeded n_(T,L), the source would have more outputs than the target."""
     target = random_target([2, 3, 2], 1, np.random.default_rng(0))
     with pytest.raises(UserError, match="the last 1"):
         weak_ticket(target, [30, 9, 2], [1.0, 0.5, 0.5], 0)
 
 
-def test_n_l_carries_l():
-    """Confirmed. With N_l = n_L n_(L-1) for every l, N would be 2 * 3 = 6 for widths 2-3-1, of 9 weights."""
+def test_the_number_of_weights_depends_on_the_layer():
+    """Confirmed. With N_l = n_L n_(L-1), widths 2-3-1 would have 2 * 3 = 6 weights, but they have 9."""
     stages = affine_layers(random_target([2, 3, 1], 1, np.random.default_rng(0)))
     assert sum(stage.weight.numel() for stage in stages) == 9 != 2 * 1 * 3
 
 
-def test_at_p_1_the_printed_widths_are_empty():
-    """Confirmed. q = 0 is no network; one copy is enough and always there."""
+def test_the_printed_widths_are_zero_at_p_1():
+    """Confirmed. With q = 0 there is no network; one copy suffices and always exists."""
     target, p = random_target([2, 3, 2], 1, np.random.default_rng(0)), [1.0] * 3
     assert weak_copies_printed([6, 6], p, 0.05) == [0, 0, 1]
     with pytest.raises(UserError, match=r"layer 0 must have 1 or more; 1 would suffice"):
@@ -121,7 +121,7 @@ def test_at_p_1_the_printed_widths_are_empty():
 
 
 def test_the_printed_index_sets_overlap():
-    """Confirmed. {q i, ..., q i + q} has q + 1 elements; blocks 0 and 1 share one, and the last leaves the layer."""
+    """Confirmed. {q i, ..., q i + q} has q + 1 elements; blocks 0 and 1 share one, and the last exceeds the layer."""
     q, n = 3, 4
     printed = [set(range(q * i, q * i + q + 1)) for i in range(n)]
     assert all(len(block) == q + 1 for block in printed)
@@ -131,7 +131,7 @@ def test_the_printed_index_sets_overlap():
 
 
 def test_p_0_cannot_be_arbitrary():
-    """Confirmed. At the printed width, which does not know p_0, the ticket hardly ever exists; with p_0 p_1 it does."""
+    """Confirmed. At the printed width, which ignores p_0, the ticket hardly ever exists; with p_0 p_1 it does."""
     needed, p, delta = [np.ones((4, 4), dtype=int)] * 2, [0.1, 0.3, 0.3], 0.05
     printed, ours = (function([16, 16], p, delta) for function in (weak_copies_printed, weak_copies))
     assert weak_ticket_probability(needed, printed, p) < 1e-6 and 1 - weak_ticket_probability(needed, ours, p) <= delta
@@ -142,8 +142,8 @@ def test_p_0_cannot_be_arbitrary():
     )
 
 
-def test_p_0_cannot_be_arbitrary_even_if_flow_is_preserved():
-    """p_0 -> 0 with one random edge added to each neuron of layer 0: blocks of uneven size, some far below q_0."""
+def test_p_0_cannot_be_arbitrary_if_flow_is_preserved():
+    """Confirmed. If p_0 -> 0 and each neuron of layer 0 gets one random edge, some blocks are much smaller than q_0."""
     d, hidden, p, delta = 16, 8, 0.8, 0.05
     q = weak_copies_printed([d * hidden], [1.0, p], delta)[0]
     random = np.random.default_rng(0)
@@ -152,8 +152,8 @@ def test_p_0_cannot_be_arbitrary_even_if_flow_is_preserved():
     assert float(connection_probability(q, p, hidden * d)) >= 1 - delta > 0.5 > success
 
 
-def test_w_s_has_the_copies_of_its_inputs():
-    """Confirmed. Theorem 2.6 prints q_l c_l x c_(l-1) x k_l; then layer l could not take what layer l-1 gives."""
+def test_the_source_kernel_has_the_copies_of_its_inputs():
+    """Confirmed. Theorem 2.6 prints q_l c_l x c_(l-1) x k_l; then layer l could not take the output of layer l-1."""
     target = random_target([2, 3, 4], 1, np.random.default_rng(0), [3, 3])
     first, _, second = source_network(affine_layers(target), [5, 1])
     assert first.weight.shape == (5 * 3, 2, 3, 3) and second.weight.shape == (4, 5 * 3, 3, 3)
@@ -161,8 +161,8 @@ def test_w_s_has_the_copies_of_its_inputs():
         torch.nn.functional.conv2d(torch.ones(1, 15, 5, 5), torch.ones(4, 3, 3, 3))
 
 
-def test_compensation_sums_over_the_inputs():
-    """Confirmed, and not in the list: A.3 and A.4 print b - w_ij b_0 for one j, without the sum over j."""
+def test_the_bias_compensation_sums_over_the_inputs():
+    """Confirmed. A.3 and A.4 print b - w_ij b_0 for one j, without the sum over j."""
     target = random_target([3, 1], 1, np.random.default_rng(0))
     ticket = weak_ticket(target, [12, 1], [1.0, 0.6], 0, low=-1)
     weight, bias, ours = target[0].weight.detach(), target[0].bias.detach(), ticket.network[2].bias.detach()
@@ -171,7 +171,7 @@ def test_compensation_sums_over_the_inputs():
 
 
 def test_paths_from_different_inputs_are_not_independent():
-    """Confirmed. They share output links, which makes success likelier than the product that A.6 takes."""
+    """Confirmed. They share output edges, which makes success more likely than the product in A.6."""
     p, n, d = 0.3, 30, 20
     product = (1 - (1 - p**2) ** n) ** d
     exact = two_hop_connection_probability(n, p, p, d)
@@ -185,15 +185,15 @@ def test_paths_from_different_inputs_are_not_independent():
 
 
 def test_the_bound_of_the_proof_does_not_hold():
-    """Confirmed, and not in the list. A network narrower than A.6's first bound that succeeds with 1 - delta."""
+    """Confirmed. A network below the first bound of A.6 succeeds with probability 1 - delta."""
     p, d, delta = 0.2, 100, 0.5
     n = math.ceil(float(width_lower_bound_of_proof(p, delta, d))) - 1
     assert two_hop_connection_probability(n, p, p, d) > 1 - delta
-    assert n > width_lower_bound(p, delta, d)  # the theorem's own bound is not touched
+    assert n > width_lower_bound(p, delta, d)  # the bound of the theorem itself is not affected
 
 
-def test_theorem_2_7_reads_as_success_below_1_minus_delta():
-    """Confirmed. Read as failure with probability 1 - delta it would be false: 81 % of draws do."""
+def test_theorem_2_7_means_a_success_probability_below_1_minus_delta():
+    """Confirmed. A failure probability of 1 - delta or more would be false: 81 % of draws succeed."""
     p, d, delta = 0.9, 1, 0.01
     n = math.ceil(float(width_lower_bound(p, delta, d))) - 1
     assert n == 1
