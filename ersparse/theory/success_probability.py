@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, norm
+from scipy.stats import binom, binomtest
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval (low, high) of a success probability; it lies within [0, 1]."""
-    z = norm.ppf((1 + confidence) / 2)
-    share, weight = successes / trials, z**2 / trials
-    middle, half = share + weight / 2, z * np.sqrt(share * (1 - share) / trials + weight / (4 * trials))
-    return max(0.0, float((middle - half) / (1 + weight))), min(1.0, float((middle + half) / (1 + weight)))
+    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def connection_probability(n: ArrayLike, p: float, blocks: ArrayLike) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, norm
 
 from ersparse.theory.networks import affine_layers, nonzero_elements, random_target
 from ersparse.theory.success_probability import (
@@ -30,9 +30,12 @@ def test_the_wilson_interval_by_hand_and_at_the_ends():
     low, high = wilson_interval(10, 20)
     assert (low, high) == (pytest.approx(0.2993, abs=1e-4), pytest.approx(0.7007, abs=1e-4))
     assert wilson_interval(0, 20)[0] == 0 and wilson_interval(20, 20)[1] == 1
+    z = norm.ppf(0.975)
     for successes in (0, 3, 20):
-        ours, theirs = wilson_interval(successes, 20), binomtest(successes, 20).proportion_ci(0.95, "wilson")
-        assert ours == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+        share, weight = successes / 20, z**2 / 20
+        middle, half = share + weight / 2, z * math.sqrt(share * (1 - share) / 20 + weight / 80)
+        expected = (middle - half) / (1 + weight), (middle + half) / (1 + weight)
+        assert wilson_interval(successes, 20) == pytest.approx(expected, abs=1e-12)
 
 
 def test_connection_probability_by_hand_and_at_small_probabilities():
