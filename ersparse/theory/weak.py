@@ -166,7 +166,7 @@ def choose_representatives(weight: Tensor, mask: Tensor, usable: Tensor) -> tupl
 def _missing_representative(
     layer: int, missing: Tensor, complete: Tensor, copies: int, enough: int
 ) -> MissingRepresentative:
-    """Return an error with the first weight that an output without a complete copy lacks, or any output if none is."""
+    """Return an error that names a missing weight, preferably of an output that has no complete copy."""
     incomplete = ~complete.any(1)
     candidates = missing & incomplete[:, None, None, None] if incomplete.any() else missing
     out, _, into, _ = (int(index) for index in candidates.nonzero()[0])
