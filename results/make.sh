@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tables 5 and 6 and Figure 6, from a fresh clone, without data: draws, keeps, reports.
-#     results/make.sh [ROOT]       goes on with what is in ROOT (outputs/drawn), adds to results/
+# Reproduce Tables 5 and 6 and Figure 6 from a fresh clone, without data: draw networks, keep the runs, write reports.
+#     results/make.sh [ROOT]       resumes from the runs in ROOT (default outputs/drawn) and adds runs to results/
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=${1:-outputs/drawn}

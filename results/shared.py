@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: finished runs become rows of a CSV, of which tables and pictures are made."""
+"""Functions shared by the `make.py` scripts in this folder: they turn finished runs into a CSV, a table and a plot."""
 
 from __future__ import annotations
 
@@ -23,42 +23,60 @@ def make(
     table: Callable[[pd.DataFrame], str],
     plot: Callable[[pd.DataFrame], None],
 ) -> None:
-    """runs.csv, if the command line names a folder of runs; then table.md and the picture, from runs.csv."""
-    if len(sys.argv) > 1:
-        measure(Path(sys.argv[1])).to_csv(here / "runs.csv", index=False)
-    runs = pd.read_csv(here / "runs.csv")
-    (here / "table.md").write_text(table(runs))
-    print(table(runs))
+    """Write table.md and the plot from runs.csv, after writing runs.csv if the command line names a folder of runs.
+
+    Args:
+        here: folder of runs.csv and table.md.
+        measure: returns one row for each finished run below a folder.
+        table: returns the table in Markdown.
+        plot: writes the plot.
+    """
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    runs = load_runs(here / "runs.csv", root, measure)
+    write_table(here / "table.md", table(runs))
     plot(runs)
 
 
-def finished(root: Path, folders: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folder and run.json of every finished run; `folders` is a pattern below `root`."""
-    for path in sorted(root.glob(f"{folders}/run.json")):
+def load_runs(path: Path, root: Path | None, measure: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+    """Return the runs of a CSV file, after writing the file from the run folders below `root` if `root` is given."""
+    if root is not None:
+        measure(root).to_csv(path, index=False)
+    return pd.read_csv(path)
+
+
+def write_table(path: Path, table: str) -> None:
+    """Write a table to a file and to the standard output."""
+    path.write_text(table)
+    print(table)
+
+
+def finished_runs(root: Path, pattern: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the folder and the run.json of every finished run whose folder matches `pattern` below `root`."""
+    for path in sorted(root.glob(f"{pattern}/run.json")):
         record = json.loads(path.read_text())
         if record["state"] == "done":
             yield path.parent, record
 
 
-def spread(values: pd.Series) -> str:
-    """Per cent, to one decimal: mean, and sample deviation where there are two or more."""
+def mean_and_deviation(values: pd.Series) -> str:
+    """Format fractions in per cent: the mean and, for two or more values, the sample standard deviation."""
     found = summary(list(100 * values))
     return f"{found.mean:.1f}" + ("" if found.sd is None else f" ± {found.sd:.1f}")
 
 
-def interval(values: pd.Series, form: str = ".1f") -> str:
-    """Mean, and the ends of its 95 % t-interval: "1.2 (0.3 to 2.1)"; `form` as in f-strings."""
+def mean_and_interval(values: pd.Series, form: str = ".1f") -> str:
+    """Format the mean and its 95 % t-interval as "1.2 (0.3 to 2.1)"; `form` is the format of each number."""
     found = summary(list(values))
     ends = "" if found.low is None else f" ({found.low:{form}} to {found.high:{form}})"
     return f"{found.mean:{form}}{ends}"
 
 
-def lines(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]) + "\n"
 
 
-def frame(axes: Axes, **settings: Any) -> None:
-    """Two sides are enough."""
+def format_axes(axes: Axes, **settings: Any) -> None:
+    """Set properties of the axes and hide the top and the right spine."""
     axes.set(**settings)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,5 +1,5 @@
-"""The paper's lemma and theorems (sections 2, A.2-A.6) as functions, constructions and simulations.
+"""Lemma 2.1 and Theorems 2.2 to 2.7 of the paper as functions, constructions and simulations (sections 2, A.2 to A.6).
 
-Nothing here imports Lightning. The widths of target layers are counted as in the paper: layer l = 1..L of the target,
-layer l = 0..L of the source, whose extra layer 0 copies the inputs.
+Layers are counted as in the paper: l = 1..L in the target network and l = 0..L in the source network, whose additional
+layer 0 copies the inputs. No module of this package imports Lightning.
 """

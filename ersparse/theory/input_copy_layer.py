@@ -1,4 +1,4 @@
-"""The source's layer 0, which hands each input on through a ReLU that must act as the identity."""
+"""Input-copy layer: layer 0 of the source network, which passes every input through a ReLU unchanged (A.3, A.5)."""
 
 from __future__ import annotations
 
@@ -6,46 +6,65 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from ersparse.errors import UserError
-from ersparse.theory.networks import Stage
+from ersparse.theory.networks import AffineLayer
 
-Identity = Literal["auto", "shift", "padded", "pairs"]
+InputCopy = Literal["auto", "shift", "padded", "pairs"]
 
 
-def with_extra_layer(stages: Sequence[Stage], low: float, identity: Identity = "auto", kernel: int = 1) -> list[Stage]:
-    """The target with a layer before it that copies its inputs, and with a layer 1 that undoes what that one does.
+def with_input_copy_layer(
+    layers: Sequence[AffineLayer], low: float, identity: InputCopy = "auto", kernel: int = 1
+) -> list[AffineLayer]:
+    """Prepend the input-copy layer to a target and adapt its first layer, so that the function stays the same.
 
     Args:
-        low: the lower end of the inputs' box.
-        identity: "shift" adds -low before the ReLU, and layer 1 takes it off again: the paper's, A.3. Layer 1's zero
-            padding pads the shifted input, so it is wrong at padded borders where low < 0.
-            "padded" shifts too, and moves layer 1's padding into layer 0: right everywhere, as the padding is shifted.
-            "pairs" hands on x as relu(x) - relu(-x): right everywhere for any box, and twice as wide.
-            "auto" is "padded" where there is padding and low < 0, else "shift".
-        kernel: size of a convolutional layer 0, odd; only the centre of a kernel is used.
+        layers: layers 1..L of the target.
+        low: lower end a_1 of the input interval.
+        identity: how the ReLU of layer 0 acts as the identity.
+            "shift" adds -low before the ReLU, and layer 1 subtracts it again, as in A.3. The zero padding of layer 1
+            then pads the shifted input, so that the output is wrong at padded borders if low < 0.
+            "padded" shifts as well, but moves the padding from layer 1 to layer 0; this is exact everywhere.
+            "pairs" passes x as relu(x) - relu(-x); this is exact everywhere, for any interval, but twice as wide.
+            "auto" selects "padded" if layer 1 has padding and low < 0, otherwise "shift".
+        kernel: odd kernel size of a convolutional layer 0; only the centre of each kernel is used.
 
     Returns:
         Layers 0..L.
+
+    Raises:
+        UserError: `identity` or `kernel` is not allowed.
     """
-    first, *rest = stages
+    first, *rest = layers
     if identity == "auto":
         identity = "padded" if any(first.padding) and low < 0 else "shift"
-    if identity not in ("shift", "padded", "pairs"):
-        raise UserError(f"identity={identity}: must be one of auto, shift, padded, pairs")
-    inputs, dimensions = first.weight.shape[1], first.weight.ndim - 2
-    if kernel % 2 == 0 or (dimensions == 0 and kernel != 1):
-        raise UserError(f"kernel={kernel}: must be odd, and 1 for a linear target")
-    copy = torch.eye(inputs, dtype=first.weight.dtype)
+    dimensions = first.weight.ndim - 2
+    _check(identity, kernel, dimensions)
+    copy = torch.eye(first.weight.shape[1], dtype=first.weight.dtype)
     if identity == "pairs":
-        copy = torch.stack([copy, -copy], 1).flatten(0, 1)
-        signs = copy.new_tensor([1.0, -1.0]).repeat(inputs).reshape(-1, *[1] * dimensions)
-        first = Stage(first.weight.repeat_interleave(2, 1) * signs, first.bias, first.stride, first.padding)
+        copy, first = _signed_pairs(copy, first)
     shift = 0.0 if identity == "pairs" else max(0.0, -low)
     moved = first.padding if identity == "padded" else (0, 0)
-    centred = pad(copy.reshape(*copy.shape, *[1] * dimensions), [kernel // 2] * (2 * dimensions))
-    around = (moved[0] + kernel // 2, moved[1] + kernel // 2)
-    zero = Stage(centred, copy.new_full((len(copy),), shift), padding=around)
+    weight = pad(copy.reshape(*copy.shape, *[1] * dimensions), [kernel // 2] * (2 * dimensions))
+    padding = (moved[0] + kernel // 2, moved[1] + kernel // 2)
+    copy_layer = AffineLayer(weight, copy.new_full((len(copy),), shift), padding=padding)
     bias = first.bias - shift * first.weight.flatten(1).sum(1)
-    return [zero, Stage(first.weight, bias, first.stride, (0, 0) if any(moved) else first.padding), *rest]
+    first = AffineLayer(first.weight, bias, first.stride, (0, 0) if any(moved) else first.padding)
+    return [copy_layer, first, *rest]
+
+
+def _check(identity: str, kernel: int, dimensions: int) -> None:
+    if identity not in ("shift", "padded", "pairs"):
+        raise UserError(f"identity={identity}: must be one of auto, shift, padded, pairs")
+    if kernel % 2 == 0 or (dimensions == 0 and kernel != 1):
+        raise UserError(f"kernel={kernel}: must be odd, and 1 for a linear target")
+
+
+def _signed_pairs(copy: Tensor, first: AffineLayer) -> tuple[Tensor, AffineLayer]:
+    """Return the weights that map x to (x, -x), and layer 1 with the inputs (relu(x), relu(-x))."""
+    inputs, dimensions = len(copy), first.weight.ndim - 2
+    copy = torch.stack([copy, -copy], 1).flatten(0, 1)
+    signs = copy.new_tensor([1.0, -1.0]).repeat(inputs).reshape(-1, *[1] * dimensions)
+    return copy, AffineLayer(first.weight.repeat_interleave(2, 1) * signs, first.bias, first.stride, first.padding)

@@ -1,4 +1,4 @@
-"""Target and source networks: chains of linear layers, or of convolutions, with ReLU between them."""
+"""Target and source networks: chains of linear or convolutional layers with a ReLU between two layers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from ersparse.sparse.rng import generator
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One layer of a chain: h = W x + b, or W * x + b.
+class AffineLayer:
+    """One layer of a chain before its ReLU: h = W x + b (linear) or h = W * x + b (convolution).
 
     Attributes:
-        weight: [outputs, inputs, *kernel]; no kernel is a linear layer.
+        weight: [outputs, inputs, *kernel]; a linear layer has no kernel dimensions.
         bias: [outputs].
-        stride, padding: of a convolution with zero padding, by dimension.
+        stride: stride of the convolution, by dimension.
+        padding: zero padding of the convolution in pixels, by dimension.
     """
 
     weight: Tensor
@@ -32,69 +33,71 @@ class Stage:
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
 
-    def widened(self, out: int, into: int) -> nn.Module:
-        """An unfilled layer with `out` copies of each output and `into` of each input."""
+    def source_layer(self, output_copies: int, input_copies: int) -> nn.Module:
+        """Return a freshly initialized module with several copies of each output and of each input."""
         outputs, inputs, *kernel = self.weight.shape
+        inputs, outputs, dtype = inputs * input_copies, outputs * output_copies, self.weight.dtype
         if not kernel:
-            return nn.Linear(inputs * into, outputs * out, dtype=self.weight.dtype)
-        size = (kernel[0], kernel[1])
-        return nn.Conv2d(inputs * into, outputs * out, size, self.stride, self.padding, dtype=self.weight.dtype)
+            return nn.Linear(inputs, outputs, dtype=dtype)
+        return nn.Conv2d(inputs, outputs, (kernel[0], kernel[1]), self.stride, self.padding, dtype=dtype)
 
 
-def stages_of(target: nn.Module) -> list[Stage]:
-    """The layers of a target that the constructions cover.
+def affine_layers(target: nn.Module) -> list[AffineLayer]:
+    """Return the layers of a target network that the constructions support.
 
     Args:
-        target: an nn.Sequential of Linear, or of Conv2d, with ReLU between them and none after the last.
+        target: an nn.Sequential of Linear layers, or of Conv2d layers, with a ReLU between two layers and none after
+            the last; or a single such layer.
 
     Raises:
-        UserError: it has a part that they do not cover.
+        UserError: the target has a module that the constructions do not support.
     """
     modules = list(target) if isinstance(target, nn.Sequential) else [target]
-    for place, module in enumerate(modules):
-        if place % 2 and not isinstance(module, nn.ReLU):
-            raise UserError(f"target: {_name(module)} at {place}, must be ReLU between two layers")
-        if place % 2 == 0 and not isinstance(module, nn.Linear | nn.Conv2d):
-            raise UserError(f"target: {_name(module)} at {place}, must be Linear or Conv2d")
-        if isinstance(module, nn.Conv2d) and (
-            module.groups != 1 or set(module.dilation) != {1} or module.padding_mode != "zeros"
-        ):
-            raise UserError(f"target: {module} at {place}, must have no groups, no dilation, and zeros for padding")
+    for position, module in enumerate(modules):
+        _check_module(module, position)
     if len(modules) % 2 == 0 or len({type(module) for module in modules[::2]}) != 1:
         raise UserError(
             "target: must be Linear layers alone or Conv2d alone, with ReLU between them and none at the end"
         )
-    return [_stage(module) for module in modules[::2]]
+    return [_affine_layer(module) for module in modules[::2]]
 
 
-def _stage(module: nn.Module) -> Stage:
+def _check_module(module: nn.Module, position: int) -> None:
+    name = type(module).__name__
+    if position % 2 and not isinstance(module, nn.ReLU):
+        raise UserError(f"target: {name} at {position}, must be ReLU between two layers")
+    if position % 2 == 0 and not isinstance(module, nn.Linear | nn.Conv2d):
+        raise UserError(f"target: {name} at {position}, must be Linear or Conv2d")
+    if isinstance(module, nn.Conv2d) and (
+        module.groups != 1 or set(module.dilation) != {1} or module.padding_mode != "zeros"
+    ):
+        raise UserError(f"target: {module} at {position}, must have groups=1, dilation=1 and padding_mode=zeros")
+
+
+def _affine_layer(module: nn.Module) -> AffineLayer:
     assert isinstance(module, nn.Linear | nn.Conv2d)
     weight = module.weight.detach()
     bias = torch.zeros(len(weight), dtype=weight.dtype) if module.bias is None else module.bias.detach()
     if isinstance(module, nn.Linear):
-        return Stage(weight, bias)
+        return AffineLayer(weight, bias)
     if isinstance(module.padding, str):
         raise UserError(f"target: padding={module.padding}, must be given in pixels")
-    return Stage(weight, bias, (module.stride[0], module.stride[1]), (module.padding[0], module.padding[1]))
+    return AffineLayer(weight, bias, (module.stride[0], module.stride[1]), (module.padding[0], module.padding[1]))
 
 
-def _name(module: nn.Module) -> str:
-    return type(module).__name__
-
-
-def chain(layers: Sequence[nn.Module]) -> nn.Sequential:
-    """`layers` with ReLU between them."""
+def relu_chain(layers: Sequence[nn.Module]) -> nn.Sequential:
+    """Return the layers as an nn.Sequential with a ReLU between two layers."""
     return nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
 
 
-def widened(stages: Sequence[Stage], copies: Sequence[int]) -> nn.Sequential:
-    """The source network, unfilled: copies[l] neurons or channels for each of stage l; its inputs have one each."""
-    into = [1, *copies[:-1]]
-    return chain([stage.widened(*sizes) for stage, *sizes in zip(stages, copies, into, strict=True)])
+def source_network(layers: Sequence[AffineLayer], copies: Sequence[int]) -> nn.Sequential:
+    """Return a source network with `copies[l]` neurons or channels for each one of layer l; inputs have one copy."""
+    input_copies = [1, *copies[:-1]]
+    return relu_chain([layer.source_layer(*sizes) for layer, *sizes in zip(layers, copies, input_copies, strict=True)])
 
 
 def draw_masks(source: nn.Module, p: Sequence[float], seed: int) -> Masks:
-    """The masks of an ER source: each weight of layer l is there with probability p[l]."""
+    """Draw the masks of an ER source network: every weight of layer l is kept with probability `p[l]`."""
     layers = prunable_layers(source)
     return {
         layer.name: draw_bernoulli(layer, density, generator(seed, layer.name))
@@ -103,16 +106,16 @@ def draw_masks(source: nn.Module, p: Sequence[float], seed: int) -> Masks:
 
 
 def without_dead_ends(masks: Masks) -> Masks:
-    """The masks of a chain without the edges into neurons or channels that nothing goes on from."""
-    found: Masks = {}
-    onwards: Tensor | None = None
+    """Return the masks of a chain without the edges into neurons or channels that have no outgoing edge."""
+    pruned: Masks = {}
+    has_outgoing: Tensor | None = None
     for name in reversed(masks):
         mask = masks[name]
-        if onwards is not None:
-            mask = mask & onwards.reshape(-1, *[1] * (mask.ndim - 1))
-        found[name] = mask
-        onwards = mask.flatten(2).any(2).any(0) if mask.ndim > 2 else mask.any(0)
-    return {name: found[name] for name in masks}
+        if has_outgoing is not None:
+            mask = mask & has_outgoing.reshape(-1, *[1] * (mask.ndim - 1))
+        pruned[name] = mask
+        has_outgoing = mask.flatten(2).any(2).any(0) if mask.ndim > 2 else mask.any(0)
+    return {name: pruned[name] for name in masks}
 
 
 def random_target(
@@ -123,36 +126,44 @@ def random_target(
     stride: int = 1,
     padded: bool = False,
 ) -> nn.Sequential:
-    """A float64 target with He-scaled normal weights, kept with probability `density`, and normal biases.
+    """Draw a float64 target with normal biases and He-scaled normal weights, kept with probability `density`.
 
     Args:
-        widths: neurons or channels, the inputs first.
-        kernels: one odd size a layer for convolutions; empty for linear layers.
-        padded: zero padding that keeps the size at stride 1.
+        widths: neurons or channels by layer, starting with the inputs.
+        density: probability in (0, 1] that a weight is not zero.
+        random: generator of weights, masks and biases.
+        kernels: an odd kernel size for each convolutional layer; empty for linear layers.
+        stride: stride of every convolution.
+        padded: whether zero padding keeps the image size at stride 1.
     """
     layers: list[nn.Module] = []
-    for place, (inputs, outputs) in enumerate(pairwise(widths)):
+    for index, (inputs, outputs) in enumerate(pairwise(widths)):
         layer: nn.Linear | nn.Conv2d = nn.Linear(inputs, outputs, dtype=torch.float64)
         if kernels:
-            size = kernels[place]
+            size = kernels[index]
             layer = nn.Conv2d(inputs, outputs, size, stride, size // 2 if padded else 0, dtype=torch.float64)
         shape, scale = tuple(layer.weight.shape), np.sqrt(2 / (density * layer.weight[0].numel()))
         weight = scale * random.standard_normal(shape) * (random.random(shape) < density)
         layer.weight.data = torch.from_numpy(weight)
         layer.bias = nn.Parameter(torch.from_numpy(0.5 * random.standard_normal(outputs)))
         layers.append(layer)
-    return chain(layers)
+    return relu_chain(layers)
 
 
-def needed_weights(stages: Sequence[Stage]) -> list[NDArray[np.int64]]:
-    """For each layer [outputs, inputs], how many of the kernel's weights are not zero."""
+def nonzero_elements(layers: Sequence[AffineLayer]) -> list[NDArray[np.int64]]:
+    """Return, for each layer, the number of nonzero kernel elements by output and input: [outputs, inputs]."""
     return [
-        (stage.weight.flatten(2) if stage.weight.ndim > 2 else stage.weight[..., None]).ne(0).sum(2).numpy()
-        for stage in stages
+        (layer.weight.flatten(2) if layer.weight.ndim > 2 else layer.weight[..., None]).ne(0).sum(2).numpy()
+        for layer in layers
     ]
 
 
-def largest_difference(first: nn.Module, second: nn.Module, inputs: Tensor) -> float:
-    """max |first(x) - second(x)| over a batch of inputs."""
+def nonzero_weights(layers: Sequence[AffineLayer]) -> list[int]:
+    """Return m_1..m_L, the number of nonzero weights of each layer."""
+    return [int(elements.sum()) for elements in nonzero_elements(layers)]
+
+
+def max_output_difference(first: nn.Module, second: nn.Module, inputs: Tensor) -> float:
+    """Return max |first(x) - second(x)| over a batch of inputs."""
     with torch.no_grad():
         return float((first(inputs) - second(inputs)).abs().max())

@@ -1,4 +1,4 @@
-"""What the plots of the experiments have in common: colours that the colour-blind can tell apart, points with bars."""
+"""Plotting functions shared by the experiments: a colour-blind safe palette, and points with error bars."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARKERS = ("o", "^", "D", "s", "v", "P", "X")
 
 
 def new_figure(panels: int = 1) -> tuple[Figure, list[Any]]:
-    """A figure with `panels` axes side by side."""
+    """Return a figure with `panels` axes side by side."""
     figure = Figure(figsize=(6.4 * panels + (0.6 if panels == 1 else 0), 4.4), layout="constrained")
     axes = list(np.atleast_1d(figure.subplots(1, panels)))
     for each in axes:
@@ -25,28 +25,30 @@ def new_figure(panels: int = 1) -> tuple[Figure, list[Any]]:
     return figure, axes
 
 
-def style(number: int) -> dict[str, Any]:
-    """Colour and marker of series `number`."""
+def series_style(number: int) -> dict[str, Any]:
+    """Return the colour and the marker of series `number`, as keywords of `Axes.plot`."""
     return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
-def points(
+def plot_intervals(
     axes: Any, x: ArrayLike, y: ArrayLike, intervals: Sequence[Sequence[float]], number: int, label: str
 ) -> None:
-    """Measured points with their 95 % intervals, (low, high) each."""
+    """Plot the measured points of series `number` with their 95 % confidence intervals, (low, high) each."""
     bars = np.abs(np.asarray(intervals, dtype=float).reshape(-1, 2).T - np.asarray(y, dtype=float))
-    axes.errorbar(x, y, bars, linestyle="none", markersize=5, capsize=2, linewidth=1, label=label, **style(number))
+    style = series_style(number)
+    axes.errorbar(x, y, bars, linestyle="none", markersize=5, capsize=2, linewidth=1, label=label, **style)
 
 
-def plain_ticks(axis: Any) -> None:
-    """0.01, 0.02, 0.05, 0.1 on a logarithmic axis, in place of powers of ten."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter("")
+def use_decimal_ticks(*axes: Any) -> None:
+    """Label logarithmic axes with 0.01, 0.02, 0.05, 0.1 and so on in place of powers of ten."""
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """As PNG; the legends have no frame."""
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save the figure as PNG, with legends that have no frame."""
     for axes in figure.axes:
         if legend := axes.get_legend():
             legend.set_frame_on(False)

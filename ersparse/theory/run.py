@@ -1,4 +1,7 @@
-"""A theory run: cells measured one by one, each written when it is done, then tables and plots, in a run folder."""
+"""Run of a theory experiment: measure its cells, save each when it is done, then write tables and plots.
+
+An interrupted run resumes after the last saved cell.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ Open = Annotated[float, In("(0, 1)")]
 
 
 class Theory(Standalone):
-    """A lemma or theorem, measured: the keys of `experiments.Options`."""
+    """Settings of an experiment on a lemma or theorem; the keys are those of `experiments.Options`."""
 
     name: Literal["lemma", "weak", "conv", "strong", "lower"]
     p: Annotated[list[Annotated[float, In("(0, 1]")]], Field(min_length=1)] | None
@@ -33,7 +36,7 @@ class Theory(Standalone):
     trials: Count | None
 
     def run(self, settings: Settings) -> Path:
-        """Measures what is not measured yet, and returns the folder."""
+        """Measure the cells that have no result yet, and return the run folder."""
         options = Options(self.p, self.delta, self.epsilon, self.trials, settings.scale.name)
         job = Job(self, settings, options)
         console = screen.make_console()
@@ -57,14 +60,14 @@ class Theory(Standalone):
 
 
 class Job:
-    """What one run measures, and where. Its identity is the list of its cells."""
+    """Cells, run folder and resolved configuration of one run; the list of cells determines its hash."""
 
     def __init__(self, method: Theory, settings: Settings, options: Options) -> None:
         self.settings, self.options, self.seed = settings, options, settings.seed_of("mask")
         self.experiment: Experiment = experiment(method.name)
         self.cells = self.experiment.cells(options)
-        own = {key: seed for key, seed in settings.seeds.model_dump().items() if seed is not None}
-        self.hash = run_hash({"theory": method.name, "cells": self.cells, "seeds": own})
+        explicit_seeds = {key: seed for key, seed in settings.seeds.model_dump().items() if seed is not None}
+        self.hash = run_hash({"theory": method.name, "cells": self.cells, "seeds": explicit_seeds})
         root = Path(settings.paths.root) / (settings.experiment or f"theory_{method.name}")
         self.folder = RunFolder(root / f"{method.name}-{self.hash[:8]}" / f"s{settings.seed}")
         self.title = f"theory {method.name}, scale {options.scale}, seed {settings.seed}: {self.folder.path}"
@@ -75,7 +78,7 @@ class Job:
 
 
 def _work(job: Job, record: RunRecord, console: Any) -> None:
-    """Measure, write tables and plots, and record the figures. An epoch of the record's progress is a cell."""
+    """Measure the cells, write tables and plots, and record the metrics; the progress counts cells as epochs."""
     results = _measure(job, record, console)
     record.save(state="done", metrics=job.experiment.report(job.options, results, job.folder.path))
     for key, value in record.content["metrics"].items():
@@ -84,7 +87,10 @@ def _work(job: Job, record: RunRecord, console: Any) -> None:
 
 
 def _measure(job: Job, record: RunRecord, console: Any) -> list[tuple[Cell, Result]]:
-    """Every cell's result. The generator of a cell is its own, so the order and an interruption change nothing."""
+    """Return the result of every cell.
+
+    Each cell has its own random generator, so the results depend neither on the order nor on interruptions.
+    """
     path = job.folder.path / "cells.json"
     found: dict[str, Result] = json.loads(path.read_text()) if path.exists() else {}
     results: list[tuple[Cell, Result]] = []

@@ -1,20 +1,29 @@
-"""Where does rewiring pay? Fixed masks, SET and RigL on digits: the table and plot in this folder.
+"""Tables and plot that compare SET and RigL to fixed masks, on digits and CIFAR-10.
 
-python -m results.rewiring.make DIGITS CIFAR10    reads the runs under both (their commands are in README.md), writes
-                                                  digits.csv and cifar10.csv, then the tables and the plot
-python -m results.rewiring.make                   the tables and the plot, from both files
+python -m results.rewiring.make DIGITS CIFAR10    write digits.csv and cifar10.csv from the run folders below both
+                                                  (README.md has the commands), then the tables and the plot
+python -m results.rewiring.make                   write the tables and the plot from both CSV files
 """
 
 from __future__ import annotations
 
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from ersparse.report.analysis.stats import summary
-from results.shared import finished, frame, interval, lines, spread
+from results.shared import (
+    finished_runs,
+    format_axes,
+    load_runs,
+    markdown_table,
+    mean_and_deviation,
+    mean_and_interval,
+    write_table,
+)
 
 HERE = Path(__file__).resolve().parent
 METHODS = {"rigl": ("RigL", "#D55E00"), "rigl, flow kept": ("RigL, flow kept", "#CC79A7"), "set": ("SET", "#0072B2")}
@@ -23,9 +32,9 @@ CELL = ["sparsity", "method", "delta_t", "drop_fraction"]
 
 
 def measure(root: Path) -> pd.DataFrame:
-    """A row for each finished run under `root`."""
+    """Return a row for each finished run below `root`."""
     rows = []
-    for folder, record in finished(root, "runs/*/s*"):
+    for folder, record in finished_runs(root, "runs/*/s*"):
         method = record["config"]["method"]
         row = {
             "sparsity": record["config"]["sparsity"]["name"],
@@ -37,19 +46,19 @@ def measure(root: Path) -> pd.DataFrame:
             "realised": record["sparsity"]["realised"],
             "effective": record["sparsity"]["effective"],
         }
-        rows.append(row | rewired(folder) | {"hash": record["hash"][:8]})
+        rows.append(row | rewiring_totals(folder) | {"hash": record["hash"][:8]})
     return pd.DataFrame(rows).sort_values([*CELL, "seed"])
 
 
-def rewired(folder: Path) -> dict:
-    """What the run's updates came to; empty where the mask was fixed."""
+def rewiring_totals(folder: Path) -> dict:
+    """Return the totals over all updates of a run; empty if its mask was fixed."""
     path = folder / "rewiring.csv"
     if not path.exists():
         return {}
     updates = pd.read_csv(path)
     last = pd.read_csv(folder / "metrics.csv").iloc[-1]
     weights = updates.loc[updates["step"] == 0, "nonzero"].sum()
-    assert (updates.groupby("layer")["nonzero"].nunique() == 1).all()  # the same number at every update
+    assert (updates.groupby("layer")["nonzero"].nunique() == 1).all()  # every update keeps the number of weights
     return {
         "rewired": updates["grown"].sum() / weights,
         "explored": last["rewire/explored"],
@@ -59,28 +68,30 @@ def rewired(folder: Path) -> dict:
 
 
 def gains(runs: pd.DataFrame) -> pd.DataFrame:
-    """Each run that rewires, with the points by which it is above the fixed mask of the same seed."""
+    """Return the rewiring runs with their gain over the fixed mask of the same seed, in percentage points."""
     fixed = runs[runs["method"] == "fixed"].set_index(["sparsity", "seed"])["accuracy"]
     rest = runs[runs["method"] != "fixed"].join(fixed, on=["sparsity", "seed"], rsuffix="_fixed")
     return rest.assign(gain=100 * (rest["accuracy"] - rest["accuracy_fixed"])).dropna(subset="gain")
 
 
 def table(runs: pd.DataFrame) -> str:
-    """Per cent and points; dead channels at the end, of all that are an input of a layer."""
-    rows, above = [], gains(runs)
+    """Return accuracies in per cent, gains in percentage points, and the dead input channels at the end of the run."""
+    rows, rewiring = [], gains(runs)
     for sparsity, part in runs[runs["method"] == "fixed"].groupby("sparsity"):
-        rows.append([sparsity, "fixed", "", "", str(len(part)), spread(part["accuracy"]), "", "", "", ""])
-        for (method, delta_t, fraction), cell in above[above["sparsity"] == sparsity].groupby(CELL[1:]):
-            what = [sparsity, METHODS[method][0], f"{delta_t:g}", f"{fraction:g}", str(len(cell))]
+        rows.append([sparsity, "fixed", "", "", str(len(part)), mean_and_deviation(part["accuracy"]), "", "", "", ""])
+        for (method, delta_t, fraction), cell in rewiring[rewiring["sparsity"] == sparsity].groupby(CELL[1:]):
+            first_columns = [sparsity, METHODS[method][0], f"{delta_t:g}", f"{fraction:g}", str(len(cell))]
             means = cell[["accuracy", "rewired", "no_input", "silent"]].mean()
             last = [f"{means['rewired']:.2f}", f"{means['no_input']:.0f}", f"{means['silent']:.0f}"]
-            rows.append([*what, f"{100 * means['accuracy']:.1f}", interval(cell["gain"], "+.1f"), *last])
+            rows.append(
+                [*first_columns, f"{100 * means['accuracy']:.1f}", mean_and_interval(cell["gain"], "+.1f"), *last]
+            )
     head = ["density", "method", "ΔT", "fraction", "n", "accuracy", "− fixed", "rewired", "without input", "silent"]
-    return lines(head, rows)
+    return markdown_table(head, rows)
 
 
 def plot(runs: pd.DataFrame) -> None:
-    """Points over the fixed mask, over how much was rewired and over the channels that lost every input."""
+    """Plot the gain over the fixed mask against the rewired weights and against the channels without input."""
     figure, grid = plt.subplots(2, 2, figsize=(9, 7), sharey=True, sharex="col", layout="constrained")
     for row, (sparsity, part) in zip(grid, gains(runs).groupby("sparsity"), strict=True):
         for axes, key in zip(row, ("rewired", "no_input"), strict=True):
@@ -91,13 +102,13 @@ def plot(runs: pd.DataFrame) -> None:
                     cell[key].mean(), found.mean, None if found.high is None else found.high - found.mean,
                     fmt=MARKERS[delta_t], ms=6, capsize=2, lw=0.8, color=METHODS[method][1], alpha=0.85,
                 )  # fmt: skip
-            frame(axes)
+            format_axes(axes)
         row[0].set(ylabel=f"{sparsity}: points over the fixed mask", xscale="log")
         row[0].xaxis.set_major_formatter("{x:g}")
-    grid[0][0].set_ylim(-48, 28)  # intervals of two seeds go on
+    grid[0][0].set_ylim(-48, 28)  # wider intervals, of two seeds, are cut off
     grid[1][0].set_xlabel("weights rewired in the whole run / weights there are")
     grid[1][1].set_xlabel("channels without input at the end")
-    handles = [plt.Line2D([], [], marker="o", ls="", color=colour, label=name) for name, colour in METHODS.values()]
+    handles = [plt.Line2D([], [], marker="o", ls="", color=color, label=name) for name, color in METHODS.values()]
     handles += [plt.Line2D([], [], marker=m, ls="", color="0.4", label=f"ΔT = {t}") for t, m in MARKERS.items()]
     figure.legend(handles=handles, frameon=False, fontsize=9, loc="outside lower center", ncols=6)
     figure.suptitle("Rewiring against a fixed mask: resnet20, digits, sparsity 0.996", fontsize=12)
@@ -105,12 +116,11 @@ def plot(runs: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    for name, root in zip(("digits", "cifar10"), sys.argv[1:], strict=False):
-        measure(Path(root)).to_csv(HERE / f"{name}.csv", index=False)
-    for name in ("digits", "cifar10"):
-        runs = pd.read_csv(HERE / f"{name}.csv")
-        (HERE / f"{name}.md").write_text(table(runs))
-        print(table(runs))
+    """Write the tables of both data sets and the plot of digits."""
+    roots = [Path(root) for root in sys.argv[1:]]
+    for name, root in zip_longest(("digits", "cifar10"), roots[:2]):
+        runs = load_runs(HERE / f"{name}.csv", root, measure)
+        write_table(HERE / f"{name}.md", table(runs))
         if name == "digits":
             plot(runs)
 

@@ -1,4 +1,4 @@
-"""Theory runs: five presets, one command; refused, resumed, left alone like any other run."""
+"""Runs of the theory experiments: output files, resume, skipping of finished runs, and rejected options."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def tiny(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_leaves_tables_and_plots(launch, only_run, tmp_path, name):
+def test_a_run_writes_tables_and_plots(launch, only_run, tmp_path, name):
     status, printed = launch(*tiny(name), "seed=3")
     folder = only_run()
     assert status == 0, printed
@@ -44,7 +44,7 @@ def test_a_run_leaves_tables_and_plots(launch, only_run, tmp_path, name):
     assert (folder / "run.log").exists() and (folder / "config.yaml").exists()
 
 
-def test_a_finished_run_is_left_alone_and_fresh_starts_over(launch, only_run):
+def test_a_finished_run_is_skipped_and_fresh_starts_over(launch, only_run):
     launch(*tiny("lower"))
     before = {path: path.stat().st_mtime_ns for path in only_run().iterdir()}
     status, printed = launch(*tiny("lower"))
@@ -55,7 +55,7 @@ def test_a_finished_run_is_left_alone_and_fresh_starts_over(launch, only_run):
 
 
 @pytest.mark.parametrize("name", ["lower", "weak"])
-def test_an_interrupted_run_goes_on_and_ends_the_same(launch, only_run, tmp_path, monkeypatch, name):
+def test_an_interrupted_run_resumes_with_equal_results(launch, only_run, tmp_path, monkeypatch, name):
     words = [*tiny(name), "method.p=[0.3,0.7]"]
     launch(*words, f"paths.root={tmp_path}/whole")
     whole = next((tmp_path / "whole").rglob("run.json")).parent
@@ -80,13 +80,13 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(launch, only_run, tmp_path
     assert record["state"] == "preempted" and record["progress"]["epoch"] == 3
     launch(*words)
     cells = [json.dumps(cell, sort_keys=True) for cell in measured if cell]
-    assert len(cells) == len(set(cells)) == record["progress"]["epochs"]  # none is measured twice
+    assert len(cells) == len(set(cells)) == record["progress"]["epochs"]  # no cell is measured twice
     for path in [*whole.glob("*.csv"), whole / "cells.json", *whole.glob("*.png")]:
         assert path.read_bytes() == (only_run() / path.name).read_bytes(), path.name
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on(process, launch, only_run, tmp_path):
+def test_a_killed_process_resumes(process, launch, only_run, tmp_path):
     words = ["experiment=theory_lemma", "scale=smoke", "method.trials=400"]
     run = process(*words)
     end = time.monotonic() + 60
@@ -104,11 +104,11 @@ def test_a_killed_process_goes_on(process, launch, only_run, tmp_path):
     assert json.loads(again.read_text()) == after
 
 
-def test_seeds_and_options_name_the_folder(launch, tmp_path):
+def test_the_options_that_apply_determine_the_folder(launch, tmp_path):
     for words in ([], ["seed=1"], ["method.delta=0.1"], ["method.p=[0.4]"], ["method.epsilon=0.2"], ["seeds.mask=4"]):
         launch(*tiny("lower"), *words)
     names = {path.parent.parent.name for path in (tmp_path / "outputs").rglob("run.json")}
-    assert len(names) == 4  # the seed is no part of the name, and epsilon does not apply
+    assert len(names) == 4  # the seed is not part of the name, and epsilon does not apply
     assert len(list((tmp_path / "outputs").rglob("run.json"))) == 5
 
 
@@ -131,13 +131,13 @@ def test_dry_run_creates_nothing(launch, tmp_path):
         (["experiment=theory_lemma", "method.trials=9"], "method.trials=9: must be 100 or more"),
     ],
 )
-def test_refused(launch, tmp_path, words, line):
+def test_invalid_options_are_rejected(launch, tmp_path, words, line):
     status, printed = launch("experiment=theory_lower", *words)
     assert status == 2 and printed.startswith(line) and printed.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_is_a_short_way_to_write_the_preset():
+def test_the_command_translates_to_a_preset():
     assert overrides(["weak", "p=0.1,0.5", "delta=0.1", "seed=2", "scale=smoke"]) == [
         "experiment=theory_weak",
         "method.p=[0.1,0.5]",
@@ -156,12 +156,12 @@ def test_the_command_is_a_short_way_to_write_the_preset():
         (["lower", "wide"], "wide: must be key=value"),
     ],
 )
-def test_words_that_are_none(words, message):
+def test_invalid_arguments_are_rejected(words, message):
     with pytest.raises(UserError, match=message):
         overrides(words)
 
 
-def test_the_command(monkeypatch, capsys, tmp_path):
+def test_the_command_runs_and_reports_errors(monkeypatch, capsys, tmp_path):
     def theory(*words):
         monkeypatch.setattr(sys, "argv", ["ersparse", "theory", *words, f"paths.root={tmp_path}/outputs"])
         return cli.main()
@@ -172,7 +172,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err == "method.p.0=2: must lie in (0, 1]\n"
 
 
-def test_theory_imports_nothing_of_lightning():
+def test_theory_does_not_import_lightning():
     code = "import pkgutil, importlib, sys, ersparse.theory as t; "
     code += "[importlib.import_module(m.name) for m in pkgutil.walk_packages(t.__path__, 'ersparse.theory.')]; "
     code += "assert not [m for m in sys.modules if 'lightning' in m], [m for m in sys.modules if 'lightning' in m]"

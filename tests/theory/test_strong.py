@@ -1,4 +1,4 @@
-"""Strong tickets are masks alone, and as near as they say; the errors that A.2 allows, and those that do."""
+"""Strong tickets: only masks change, the certified error bounds hold, and the tolerances of A.2 are corrected."""
 
 import numpy as np
 import pytest
@@ -8,44 +8,44 @@ from torch import nn
 from ersparse.errors import UserError
 from ersparse.sparse.mask import masks_of
 from ersparse.theory.error_tolerances import (
-    LINEAR,
-    Shape,
-    shape_of,
+    LINEAR_PROBABILITY,
+    TargetBounds,
     strong_copies,
     strong_copies_printed,
     subset_sums_printed,
     subset_sums_required,
+    target_bounds,
     tolerances,
     tolerances_printed,
 )
 from ersparse.theory.experiments.strong import uniform_target
-from ersparse.theory.networks import largest_difference, random_target, stages_of, without_dead_ends
-from ersparse.theory.strong import NotReached, copy_inputs, random_source, strong_ticket
+from ersparse.theory.networks import AffineLayer, affine_layers, max_output_difference, random_target, without_dead_ends
+from ersparse.theory.strong import random_source, strong_ticket
+from ersparse.theory.strong_layers import ToleranceNotMet, copy_inputs
 
 EPSILON = 0.01
 
 
-def shape(target, low=-1.0, high=1.0):
-    stages = stages_of(target)
-    return shape_of([s.weight.numpy() for s in stages], [s.bias.numpy() for s in stages], low, high)
+def bounds_of(target, low=-1.0, high=1.0):
+    return target_bounds(affine_layers(target), low, high)
 
 
 @pytest.mark.parametrize("widths", [[1, 2], [2, 3, 1], [2, 4, 4, 2]])
 @pytest.mark.parametrize("p", [0.4, 1.0])
-def test_within_epsilon_at_the_corrected_width(widths, p):
-    """Fails with probability .05 by the bound; measured in results/theory/strong, never."""
+def test_tickets_are_within_epsilon_at_the_corrected_width(widths, p):
+    """The bound allows a failure probability of .05; no ticket in results/theory/strong failed."""
     random = np.random.default_rng(len(widths))
     target = uniform_target(widths, random)
-    by_layer, found = [p] * len(widths), shape(target)
-    copies = strong_copies(found, by_layer, EPSILON, 0.05)
-    ticket = strong_ticket(target, copies, by_layer, 0, tolerances=tolerances(EPSILON, found))
+    by_layer, bounds = [p] * len(widths), bounds_of(target)
+    copies = strong_copies(bounds, by_layer, EPSILON, 0.05)
+    ticket = strong_ticket(target, copies, by_layer, 0, tolerances=tolerances(EPSILON, bounds))
     inputs = torch.from_numpy(random.uniform(-1, 1, (2000, widths[0])))
-    measured = largest_difference(target, ticket.network, inputs)
+    measured = max_output_difference(target, ticket.network, inputs)
     assert measured <= EPSILON and measured <= ticket.certified
-    assert all(error <= allowed for error, allowed in zip(ticket.errors, tolerances(EPSILON, found), strict=True))
+    assert all(error <= allowed for error, allowed in zip(ticket.errors, tolerances(EPSILON, bounds), strict=True))
 
 
-def test_weights_and_biases_are_those_drawn():
+def test_weights_and_biases_stay_as_drawn():
     target = uniform_target([2, 3, 1], np.random.default_rng(0))
     copies, p = [60, 30, 1], [0.8, 0.7, 0.7]
     ticket = strong_ticket(target, copies, p, 3)
@@ -60,49 +60,51 @@ def test_weights_and_biases_are_those_drawn():
             assert torch.equal(value, drawn[name])
 
 
-def test_the_certificate_holds_where_the_ticket_is_bad():
-    """Too narrow to be near: the certified bound is still above what is measured."""
+def test_the_certified_bound_holds_for_inaccurate_tickets():
+    """If the source is too narrow for an accurate ticket, the certified bound still exceeds the measured error."""
     random = np.random.default_rng(0)
     for seed in range(20):
         target = uniform_target([2, 3, 3, 1], random)
         ticket = strong_ticket(target, [12, 8, 8, 1], [0.7] * 4, seed)
         inputs = torch.from_numpy(random.uniform(-1, 1, (500, 2)))
-        assert largest_difference(target, ticket.network, inputs) <= ticket.certified
+        assert max_output_difference(target, ticket.network, inputs) <= ticket.certified
 
 
 def test_layer_0_is_univariate_and_linear_on_the_box():
     random = np.random.default_rng(0)
     weight, bias = random.uniform(-1, 1, (400, 3)), random.uniform(-1, 1, 400)
     mask = random.random((400, 3)) < 0.5
-    kept, carried = copy_inputs(weight, bias, mask, -2.0, 0.5)
+    kept, neurons = copy_inputs(weight, bias, mask, -2.0, 0.5)
     assert (kept.sum(1) <= 1).all() and not (kept & ~mask).any()
     x = random.uniform(-2.0, 0.5, (50, 3))
     states = np.maximum(x @ (weight * kept).T + bias, 0)
-    for neuron in np.flatnonzero(carried.owner >= 0):
-        owner = carried.owner[neuron]
-        expected = carried.offset[neuron] + (carried.scale[neuron] * x[:, owner] if owner < 3 else 0)
+    for neuron in np.flatnonzero(neurons.block >= 0):
+        block = neurons.block[neuron]
+        expected = neurons.offset[neuron] + (neurons.scale[neuron] * x[:, block] if block < 3 else 0)
         np.testing.assert_allclose(states[:, neuron], expected, atol=1e-12)
-    counts = np.bincount(carried.owner[carried.owner >= 0], minlength=4)
+    counts = np.bincount(neurons.block[neurons.block >= 0], minlength=4)
     assert counts[:3].max() - counts[:3].min() <= 3
 
 
-def test_how_many_neurons_are_linear():
+def test_a_quarter_of_the_neurons_is_linear():
     random = np.random.default_rng(0)
     w, b = random.uniform(-1, 1, (2, 200_000))
-    assert (b >= np.abs(w)).mean() == pytest.approx(LINEAR, abs=0.005)  # five standard errors
+    assert (b >= np.abs(w)).mean() == pytest.approx(LINEAR_PROBABILITY, abs=0.005)  # five standard errors
 
 
-def test_dead_ends_change_nothing():
+def test_edges_without_outgoing_edges_are_pruned():
     masks = {"a": torch.tensor([[1, 1], [0, 1]]).bool(), "b": torch.tensor([[0, 1]]).bool()}
     left = without_dead_ends(masks)
     assert left["a"].int().tolist() == [[0, 0], [0, 1]] and left["b"].int().tolist() == [[0, 1]]
 
 
-def test_what_is_refused():
+def test_invalid_arguments_are_rejected():
     target = uniform_target([2, 3, 1], np.random.default_rng(0))
-    with pytest.raises(NotReached) as error:
+    with pytest.raises(ToleranceNotMet) as error:
         strong_ticket(target, [3, 3, 1], [0.5] * 3, 0, tolerances=[1e-3, 1e-3])
-    assert error.value.layer == 1 and str(error.value).startswith("layer 1: no copy of neuron 0 is within 0.001")
+    assert error.value.layer == 1 and str(error.value).startswith(
+        "layer 1: no copy of neuron 0 is within the tolerance 0.001"
+    )
     for arguments, line in (
         (([3, 1], [0.5] * 3), "copies=[3, 1]: must be 3 numbers"),
         (([3, 3, 1], [0.5] * 2), "p=[0.5, 0.5]: must have 3 densities"),
@@ -116,22 +118,25 @@ def test_what_is_refused():
         strong_ticket(convolution, [3, 1], [0.5] * 2, 0)
 
 
-def test_the_shape_of_a_target_by_hand():
-    weights = [np.array([[1.0, -2.0], [0.5, 0.5]]), np.array([[1.0, -1.0]])]
-    found = shape_of(weights, [np.array([0.0, -1.5]), np.array([0.0])], -1, 1)
+def test_target_bounds_by_hand_and_by_simulation():
+    layers = [
+        AffineLayer(torch.tensor([[1.0, -2.0], [0.5, 0.5]]), torch.tensor([0.0, -1.5])),
+        AffineLayer(torch.tensor([[1.0, -1.0]]), torch.tensor([0.0])),
+    ]
+    bounds = target_bounds(layers, -1, 1)
     # h_1 in [-3, 3], h_2 in [-2.5, -.5], so x_2 = 0
-    assert found.norms == [3, 2] and found.reach == [2, 3]
-    assert [x.tolist() for x in found.highest] == [[1, 1], [3, 0]]
+    assert bounds.norms == [3, 2] and bounds.activation_sums == [2, 3]
+    assert [x.tolist() for x in bounds.activation_bounds] == [[1, 1], [3, 0]]
     random = np.random.default_rng(0)
     target = random_target([3, 8, 8, 1], 1, random)
-    x, highest = torch.from_numpy(random.uniform(-1, 1, (2000, 3))), shape(target).highest
+    x, highest = torch.from_numpy(random.uniform(-1, 1, (2000, 3))), bounds_of(target).activation_bounds
     with torch.no_grad():
         first, second = target[:2](x).amax(0).numpy(), target[:4](x).amax(0).numpy()
     assert (first <= highest[1]).all() and (second <= highest[2]).all()
 
 
-def worst(target, errors):
-    """How far outputs move when every parameter of layer l moves by errors[l], in the direction that moves it most."""
+def perturbed(target, errors):
+    """Return the target with errors[l] added to every parameter of layer l."""
     off = [nn.Linear(m.in_features, m.out_features, dtype=torch.float64) for m in target[::2]]
     for layer, module, error in zip(off, target[::2], errors, strict=True):
         layer.weight.data, layer.bias.data = module.weight.data + error, module.bias.data + error
@@ -139,74 +144,74 @@ def worst(target, errors):
     return moved
 
 
-def test_the_printed_errors_do_not_suffice_equation_3():
-    """One input, eight hidden neurons, one output, all weights 1: the product of (3) leaves out layer L's norm, 8."""
+def test_the_printed_tolerances_of_equation_3_do_not_suffice():
+    """For widths 1-8-1 with all weights 1, the product in (3) omits the norm of layer L, which is 8."""
     target = nn.Sequential(*[nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1)]).double()
     for parameter in target.parameters():
         parameter.data.fill_(1.0)
-    found, x = shape(target, 0, 1), torch.ones(1, 1).double()
-    printed, ours = tolerances_printed(EPSILON, found), tolerances(EPSILON, found)
-    # layer 1 alone: 8 (1 + 1) eps_1 = 8 eps / (2 (1 + eps/2)), four times what is allowed
-    assert largest_difference(target, worst(target, [printed[0], 0]), x) == pytest.approx(4 * EPSILON, rel=0.01)
-    assert largest_difference(target, worst(target, ours), x) <= EPSILON
+    bounds, x = bounds_of(target, 0, 1), torch.ones(1, 1).double()
+    printed, ours = tolerances_printed(EPSILON, bounds), tolerances(EPSILON, bounds)
+    # layer 1 alone: 8 (1 + 1) eps_1 = 8 eps / (2 (1 + eps/2)), four times the tolerance
+    assert max_output_difference(target, perturbed(target, [printed[0], 0]), x) == pytest.approx(4 * EPSILON, rel=0.01)
+    assert max_output_difference(target, perturbed(target, ours), x) <= EPSILON
 
 
-def test_the_corrected_errors_suffice():
-    """Random targets moved at random and all in one direction, never further than epsilon."""
+def test_the_corrected_tolerances_suffice():
+    """Random and aligned perturbations of random targets change no output by more than epsilon."""
     random = np.random.default_rng(0)
     for _ in range(100):
         widths = [int(w) for w in random.integers(1, 9, random.integers(2, 6))]
         target, epsilon = random_target(widths, 1, random), float(random.choice([0.5, 0.05]))
-        allowed = tolerances(epsilon, shape(target))
+        allowed = tolerances(epsilon, bounds_of(target))
         x = torch.from_numpy(random.choice([-1.0, 1.0], (64, widths[0])))
-        assert largest_difference(target, worst(target, allowed), x) <= epsilon * (1 + 1e-12)
-        moved = worst(target, [0.0] * len(allowed))
+        assert max_output_difference(target, perturbed(target, allowed), x) <= epsilon * (1 + 1e-12)
+        moved = perturbed(target, [0.0] * len(allowed))
         for module, error in zip(moved[::2], allowed, strict=True):
             module.weight.data += error * torch.from_numpy(random.choice([-1.0, 1.0], tuple(module.weight.shape)))
-        assert largest_difference(target, moved, x) <= epsilon
+        assert max_output_difference(target, moved, x) <= epsilon
 
 
-def test_copies_that_differ_need_more_than_the_target_s_norm():
-    """A target weight 0.5 = 0.9 - 0.4 over two copies that are off by +e and -e: off by 1.3 e, not by 0.5 e."""
+def test_differing_copies_amplify_errors_beyond_the_norm_of_the_target():
+    """A target weight 0.5 = 0.9 - 0.4 over two copies with errors +e and -e has error 1.3 e, not 0.5 e."""
     e, x = 0.01, 1.0
     copies = np.array([x + e, x - e])
     assert np.array([0.9, -0.4]) @ copies - 0.5 * x == pytest.approx(1.3 * e)
 
 
-def test_strong_copies_follow_from_what_they_need():
-    """Every layer's copies meet Lemma 2.1 for the tolerance and the share of delta that those copies give."""
-    found = Shape([2, 4, 4, 1], [2.0, 3.0, 2.0], [2.0, 6.0, 9.0], [])
+def test_strong_copies_are_a_fixed_point():
+    """The copies of each layer satisfy Lemma 2.1 for the tolerance and the share of delta that follow from them."""
+    bounds = TargetBounds([2, 4, 4, 1], [2.0, 3.0, 2.0], [2.0, 6.0, 9.0], [])
     p, a, b, delta = [0.9, 0.5, 0.4, 0.3], 5.0, 0.6, 0.05
-    q = strong_copies(found, p, EPSILON, delta, a, b)
-    errors = tolerances(EPSILON, found, [2 * q[0], 4 * q[1], 4 * q[2]])
+    q = strong_copies(bounds, p, EPSILON, delta, a, b)
+    errors = tolerances(EPSILON, bounds, [2 * q[0], 4 * q[1], 4 * q[2]])
     sums = 4 * q[1] * 3 + 4 * q[2] * 5 + 1 * q[3] * 5  # a subset sum for each weight and for the bias, of each copy
-    density = [LINEAR * 0.9 * 0.5, 0.4, 0.3]
+    density = [LINEAR_PROBABILITY * 0.9 * 0.5, 0.4, 0.3]
     failed = [a / e * (1 - d * (1 - np.exp(-b))) ** n for d, e, n in zip(density, errors, q[:-1], strict=True)]
     assert q[-1] == 1 and max(failed) <= delta / sums * (1 + 1e-9)
-    assert min(failed) > delta / sums / 3  # and no layer has many more than it needs
+    assert min(failed) > delta / sums / 3  # and no layer is much wider than required
 
 
 def test_the_printed_number_of_subset_sums_is_too_small_at_gamma_0():
-    """A.2 needs rho >= A log(1/min(eps, delta/rho)) and takes A log(1/min(eps, delta)), which has no rho in the log."""
-    found = Shape([4, 8, 8, 1], [2.0, 3.0, 2.0], [1.0, 1.0, 1.0], [])
+    """A.2 requires rho >= A log(1/min(eps, delta/rho)) but prints A log(1/min(eps, delta)) for it."""
+    bounds = TargetBounds([4, 8, 8, 1], [2.0, 3.0, 2.0], [1.0, 1.0, 1.0], [])
     p, delta = [0.5] * 4, 1e-3
-    rho = subset_sums_printed(found, p, 0.9, delta)
+    rho = subset_sums_printed(bounds, p, 0.9, delta)
     # by hand: A = (32 + 64 + 8)/log 2 = 150.04
-    smallest = min(*tolerances_printed(0.9, found), delta)
+    smallest = min(*tolerances_printed(0.9, bounds), delta)
     assert rho == pytest.approx(104 / np.log(2) * -np.log(smallest), rel=1e-12)
-    assert subset_sums_required(rho, found, p, 0.9, delta) > 1.5 * rho
-    assert subset_sums_required(rho, found, p, 0.9, delta) == pytest.approx(104 / np.log(2) * np.log(rho / delta))
-    slightly = subset_sums_printed(found, p, 0.9, delta, gamma=0.05)
-    assert subset_sums_required(slightly, found, p, 0.9, delta) > slightly  # "any gamma" is not enough either
-    enough = subset_sums_printed(found, p, 0.9, delta, gamma=0.5)
-    assert subset_sums_required(enough, found, p, 0.9, delta) <= enough
+    assert subset_sums_required(rho, bounds, p, 0.9, delta) > 1.5 * rho
+    assert subset_sums_required(rho, bounds, p, 0.9, delta) == pytest.approx(104 / np.log(2) * np.log(rho / delta))
+    slightly = subset_sums_printed(bounds, p, 0.9, delta, gamma=0.05)
+    assert subset_sums_required(slightly, bounds, p, 0.9, delta) > slightly  # "any gamma" is not enough either
+    enough = subset_sums_printed(bounds, p, 0.9, delta, gamma=0.5)
+    assert subset_sums_required(enough, bounds, p, 0.9, delta) <= enough
 
 
 def test_the_printed_strong_widths_by_hand():
-    found = Shape([2, 3, 1], [1.0, 1.0], [1.0, 1.0], [])
+    bounds = TargetBounds([2, 3, 1], [1.0, 1.0], [1.0, 1.0], [])
     p, epsilon, delta = [0.5, 0.5, 0.75], 0.5, 0.1
     first = 0.5 / 2 / (2 * 1.25)  # (3) for l = 1, an empty product
     rho = 9 / np.log(2) * np.log(1 / min(first, delta))
     expected = [np.log(1 / min(first, delta / rho)) / np.log(q) for q in (2, 4)]
-    assert strong_copies_printed(found, p, epsilon, delta) == pytest.approx([*expected, 1])
-    assert strong_copies_printed(found, [1.0] * 3, epsilon, delta) == [0, 0, 1]
+    assert strong_copies_printed(bounds, p, epsilon, delta) == pytest.approx([*expected, 1])
+    assert strong_copies_printed(bounds, [1.0] * 3, epsilon, delta) == [0, 0, 1]

@@ -1,4 +1,8 @@
-"""What each preset measures. A module has `cells`, `measure` one of them, and `report` them as tables and plots."""
+"""Experiments on the lemma and the theorems, one module each.
+
+A module has three functions: `cells` lists the configurations, `measure` simulates one of them, and `report` writes
+tables and plots of all results.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-Cell = dict[str, Any]  # what is measured, and how often: plain values, the cell's identity
-Result = dict[str, Any]  # what came out, as JSON holds it
+Cell = dict[str, Any]  # configuration of one measurement, as plain values; it is the measurement's identity
+Result = dict[str, Any]  # outcome of one measurement, as JSON holds it
+Measurement = tuple[Cell, Result]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say; None leaves a choice to the experiment and the scale.
+    """Options of an experiment; None leaves the choice to the experiment and the scale.
 
     Attributes:
         p: densities.
         delta: failure probability.
-        epsilon: error.
+        epsilon: error tolerance.
         trials: draws for each cell.
         scale: smoke, short or full.
     """
@@ -32,20 +37,27 @@ class Options:
     scale: str
 
     def choose(self, smoke: Any, short: Any, full: Any) -> Any:
+        """Return the value that belongs to the scale."""
         return {"smoke": smoke, "short": short, "full": full}[self.scale]
 
 
 class Experiment(Protocol):
-    def cells(self, options: Options) -> list[Cell]: ...
+    """Interface of an experiment module."""
 
-    def measure(self, cell: Cell, random: np.random.Generator) -> Result: ...
+    def cells(self, options: Options) -> list[Cell]:
+        """Return the configurations to measure."""
+        ...
 
-    def report(self, options: Options, results: list[tuple[Cell, Result]], folder: Path) -> dict[str, float]:
-        """Writes tables and plots into `folder`, and returns the headline figures."""
+    def measure(self, cell: Cell, random: np.random.Generator) -> Result:
+        """Measure one configuration with its own random generator."""
+        ...
+
+    def report(self, options: Options, results: list[Measurement], folder: Path) -> dict[str, float]:
+        """Write tables and plots into `folder`, and return the main metrics."""
         ...
 
 
 def experiment(name: str) -> Experiment:
-    """lemma, weak, conv, strong or lower."""
+    """Return the experiment module `name`: lemma, weak, conv, strong or lower."""
     module: Any = importlib.import_module(f"ersparse.theory.experiments.{name}")
     return module  # type: ignore[no-any-return]
