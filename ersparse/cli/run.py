@@ -5,9 +5,11 @@ Exit status 0: done. 1: failed. 2: bad input. 130: interrupted, and can be resum
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # read at import; Hydra then passes errors on to `explain`
 
@@ -24,6 +26,10 @@ from ersparse.distributed.parent_death import tie_to_parent
 from ersparse.errors import RunFailed, UserError
 from ersparse.sweep.override_syntax import for_hydra
 from ersparse.sweep.sweeper import refuse_ranks
+
+FLAGS_WITH_VALUE = {
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--experimental-rerun",
+}  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -53,7 +59,7 @@ def launch() -> int:
         print(help_text())
         return 0
     tie_to_parent()
-    sys.argv[1:] = for_hydra(sys.argv[1:])
+    sys.argv[1:] = for_hydra(flags_first(sys.argv[1:]))
     try:
         _task()
     except UserError as error:
@@ -63,6 +69,19 @@ def launch() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with flags before overrides: Hydra's parser takes overrides in one piece only."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in FLAGS_WITH_VALUE:
+            flags += [argument, *itertools.islice(rest, 1)]
+        else:
+            (flags if argument.startswith("-") else overrides).append(argument)
+    return flags + overrides
 
 
 def refuse(line: str) -> int:
