@@ -35,10 +35,10 @@ from torch.nn import functional as F
 from benchmarks.interleaved import in_turns
 from ersparse import models, sparsify
 from ersparse.cli.export import dense_size
-from ersparse.export.benchmark import table
+from ersparse.export.benchmark import benchmark_table
 from ersparse.export.folded import fold
-from ersparse.export.sparse_file import Images, write
-from ersparse.kernels.buffers import Number
+from ersparse.export.sparse_file import InputSpec, write
+from ersparse.kernels.buffers import Precision
 from ersparse.kernels.cost_model import predicted_speedup
 from ersparse.kernels.network import SparseNetwork
 from ersparse.sparse.layers import positions, prunable_layers
@@ -120,8 +120,8 @@ def steps(asked: argparse.Namespace) -> None:
         for name, stored in STORED.items():
             network = getattr(models, asked.model)(10)
             sparsify(network, density, float(level))
-            sparse = SparseNetwork(network, Number(torch.float32, stored))
-            runs[f"{density} {level} {name}"] = step_of(sparse, sparse.trained(), x)
+            sparse = SparseNetwork(network, Precision(torch.float32, stored))
+            runs[f"{density} {level} {name}"] = step_of(sparse, sparse.trainable_parameters(), x)
         print(f"{density} {level}: {predicted_speedup(operations(network)):.2f} x by the model")
         if prototype:
             runs[f"{density} {level} prototype"] = prototype_step(prototype, density, float(level), x)
@@ -144,10 +144,10 @@ def layer_step(layer: Callable[[Tensor], Tensor], x: Tensor, bf16: bool = False)
 
 def our_steps(layer: nn.Module, x: Tensor, name: str) -> dict[str, Run]:
     """From PyTorch's layout and back, and in the kernels' own, in which a network stays from entry to exit."""
-    sparse = SparseNetwork(layer, Number(torch.float32, STORED[name]))
+    sparse = SparseNetwork(layer, Precision(torch.float32, STORED[name]))
     whole = layer_step(sparse, x)
     whole()
-    (program,) = sparse._programs.values()
+    ((_, program),) = sparse._programs.values()
 
     def within() -> None:
         program._run(program._forward, len(x))
@@ -202,7 +202,7 @@ def sparseprop(weight: Tensor) -> dict[str, nn.Module]:
 
 
 def inference(asked: argparse.Namespace) -> None:
-    images = Images(3, 32, [0.5] * 3, [0.2] * 3)
+    images = InputSpec(3, 32, [0.5] * 3, [0.2] * 3)
     for cell in asked.cells:
         density, level = cell.split(":")
         network = getattr(models, asked.model)(10)
@@ -212,7 +212,9 @@ def inference(asked: argparse.Namespace) -> None:
             path = Path(folder) / "network.sparse"
             write(path, folded, images)
             size = path.stat().st_size
-        Console(soft_wrap=True).print(f"{asked.model} {cell}", table(folded, images, size, dense_size(folded)))
+        Console(soft_wrap=True).print(
+            f"{asked.model} {cell}", benchmark_table(folded, images, size, dense_size(folded))
+        )
 
 
 def main() -> None:
