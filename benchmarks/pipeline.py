@@ -14,7 +14,7 @@ from torchvision import transforms
 from benchmarks.hardware_limits import DEVICE, bandwidth
 from benchmarks.interleaved import Figure, in_turns, ratio
 from benchmarks.networks import dense_step, settings_of
-from ersparse.data.batches import Augmentation, Batches, ImageTable
+from ersparse.data.batches import Augmentation, ImageTable, InMemoryDataLoader
 
 COUNT, BATCH, SIDE = 2560, 128, 32
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
@@ -43,8 +43,8 @@ class PerImage(Dataset[tuple[torch.Tensor, int]]):
 
 def figures(asked: Namespace) -> Iterator[Figure]:
     x = np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
-    table = ImageTable.of(torch.from_numpy(x), torch.arange(COUNT) % 10, MEAN, STD, DEVICE)
-    ours = Batches(table, torch.arange(COUNT), BATCH, seed=0, augmentation=Augmentation(4, flip=True))
+    table = ImageTable.from_images(torch.from_numpy(x), torch.arange(COUNT) % 10, MEAN, STD, DEVICE)
+    ours = InMemoryDataLoader(table, torch.arange(COUNT), BATCH, seed=0, augmentation=Augmentation(4, flip=True))
     count = torch.get_num_threads()
     loaders = {
         "workers": DataLoader(PerImage(x), BATCH, shuffle=True, num_workers=count, persistent_workers=True),

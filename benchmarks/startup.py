@@ -15,13 +15,13 @@ from ersparse.config.options import LAUNCH
 FIRST_STEP = """
 import os, sys
 from ersparse.cli import launch
-from ersparse.data.batches import Batches
+from ersparse.data.batches import InMemoryDataLoader
 
-def only_one(batches, whole=Batches.__iter__):
+def only_one(batches, whole=InMemoryDataLoader.__iter__):
     yield next(whole(batches))
     os._exit(0)
 
-Batches.__iter__ = only_one
+InMemoryDataLoader.__iter__ = only_one
 launch()
 """
 

@@ -23,7 +23,7 @@ from benchmarks.hardware_limits import DEVICE, arithmetic, bandwidth
 from benchmarks.interleaved import Figure, Player, Turn, players_in_turns, ratio
 from benchmarks.networks import bfloat16, composed, settings_of
 from ersparse.config.schema import Settings
-from ersparse.data.batches import Batches
+from ersparse.data.batches import InMemoryDataLoader
 from ersparse.runs.network import positions_of
 from ersparse.runs.planner import make_plan
 
@@ -47,16 +47,16 @@ def ours(turn: Turn, words: list[str], threads: int) -> None:
     from ersparse import run
 
     torch.set_num_threads(threads)
-    whole = Batches.__iter__
+    whole = InMemoryDataLoader.__iter__
 
-    def in_turns(batches: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def in_turns(batches: InMemoryDataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         made = whole(batches)
         for number in range(len(batches)):
             if batches.seed is not None and number % STEPS == 0:  # only training has a seed
                 turn()
             yield next(made)
 
-    Batches.__iter__ = in_turns  # type: ignore[method-assign]
+    InMemoryDataLoader.__iter__ = in_turns  # type: ignore[method-assign]
     with redirect_stdout(io.StringIO()):
         run(composed(words))
 
