@@ -1,9 +1,9 @@
-"""ersparse beside its alternatives and beside what this machine can do, as ratios.
+"""Benchmarks of ersparse against its alternatives and against the limits of the hardware, as ratios.
 
     python -m benchmarks [step pipeline masks rewiring checkpoint startup report seeds compiled] [--models resnet18 ...]
                          [--rounds N] [--processor] [--json FILE]
 
-All that is compared takes turns. README.md, here, says what the numbers mean.
+All alternatives are interleaved. README.md in this folder explains the output.
 """
 
 from __future__ import annotations
@@ -16,31 +16,35 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import hardware_limits
-from benchmarks.interleaved import HEAD, PROCESSOR
+from benchmarks.hardware_limits import machine_name
+from benchmarks.interleaved import PROCESSOR_TIME, TABLE_HEADER
 
 NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report", "seeds", "compiled"]
 
 
-def main() -> None:
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help="all, unless given")
-    parser.add_argument("--models", nargs="+", help="of step, masks and rewiring")
-    parser.add_argument("--rounds", type=int, help="how often each takes its turn")
-    parser.add_argument("--processor", action="store_true", help="processor seconds: for a busy machine, on one thread")
-    parser.add_argument("--json", type=Path, help="a file to write all rounds to")
-    asked = parser.parse_args()
-    if asked.processor:
-        os.environ[PROCESSOR] = "1"
-    where = {"machine": hardware_limits.name(), "threads": torch.get_num_threads()}
-    print(f"{where['machine']}, {where['threads']} threads\n\n{HEAD}", flush=True)
-    found = []
-    for name in asked.names or NAMES:
-        for figure in importlib.import_module(f"benchmarks.{name}").figures(asked):
-            print(figure.row(), flush=True)
-            found.append({**vars(figure), "values": list(figure.values), "median": figure.median})
-    if asked.json:
-        asked.json.write_text(json.dumps(where | {"figures": found}, indent=1) + "\n")
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help="benchmarks to run; default all")
+    parser.add_argument("--models", nargs="+", help="models of step, masks, rewiring and compiled")
+    parser.add_argument("--rounds", type=int, help="number of rounds")
+    parser.add_argument("--processor", action="store_true", help="processor time: for a busy machine, with one thread")
+    parser.add_argument("--json", type=Path, help="file for the values of all rounds")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.processor:
+        os.environ[PROCESSOR_TIME] = "1"
+    environment = {"machine": machine_name(), "threads": torch.get_num_threads()}
+    print(f"{environment['machine']}, {environment['threads']} threads\n\n{TABLE_HEADER}", flush=True)
+    results = []
+    for name in arguments.names or NAMES:
+        for measurement in importlib.import_module(f"benchmarks.{name}").measure(arguments):
+            print(measurement.row(), flush=True)
+            results.append({**vars(measurement), "values": list(measurement.values), "median": measurement.median})
+    if arguments.json:
+        arguments.json.write_text(json.dumps(environment | {"figures": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What every benchmark shares: things that take turns, and figures that are ratios within a round."""
+"""Interleaved measurement: alternatives run in the order A B C A B C ..., and ratios are computed within a round.
+
+Interleaving cancels slow changes of the machine's speed, which affect all alternatives of a round alike.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,21 @@ from multiprocessing.connection import Connection
 
 import torch
 
-Turn = Callable[[], None]
-PROCESSOR = "BENCHMARKS_PROCESSOR_TIME"  # in the environment, which the players inherit
+TurnCallback = Callable[[], None]
+PROCESSOR_TIME = "BENCHMARKS_PROCESSOR_TIME"  # environment variable, inherited by child processes
+TABLE_HEADER = "| what | median (range) | floor | gap | at most |\n|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Something measured.
+class Measurement:
+    """A measured time, rate or ratio; the fields are those of the JSON output.
 
     Attributes:
-        what: is measured, or which ratio it is.
-        values: one of each round.
-        floor: what the hardware alone would allow, in the same unit.
-        at_most: what it should be.
-        unit: none for ratios.
+        what: description of the quantity or ratio.
+        values: one value per round.
+        floor: lower bound given by the hardware, in the same unit.
+        at_most: target for the median.
+        unit: empty for ratios.
     """
 
     what: str
@@ -37,125 +41,130 @@ class Figure:
 
     @property
     def median(self) -> float:
+        """Median over the rounds."""
         return statistics.median(self.values)
-
-    def row(self) -> str:
-        """As a row under HEAD; the gap is how many times the floor."""
-        spread = f"{_shown(min(self.values))} to {_shown(max(self.values))}, n={len(self.values)}"
-        floor, gap = (_shown(self.floor), _shown(self.median / self.floor)) if self.floor else ("", "")
-        most = "" if self.at_most is None else _shown(self.at_most) + (" (missed)" if self.missed else "")
-        return f"| {self.what} | {_shown(self.median)}{self.unit} ({spread}) | {floor} | {gap} | {most} |"
 
     @property
     def missed(self) -> bool:
+        """Whether the median exceeds the target."""
         return self.at_most is not None and self.median > self.at_most
 
+    def row(self) -> str:
+        """Return a row of the table under `TABLE_HEADER`; the gap is the median divided by the floor."""
+        spread = f"{_format(min(self.values))} to {_format(max(self.values))}, n={len(self.values)}"
+        floor, gap = (_format(self.floor), _format(self.median / self.floor)) if self.floor else ("", "")
+        target = "" if self.at_most is None else _format(self.at_most) + (" (missed)" if self.missed else "")
+        return f"| {self.what} | {_format(self.median)}{self.unit} ({spread}) | {floor} | {gap} | {target} |"
 
-HEAD = "| what | median (range) | floor | gap | at most |\n|---|---|---|---|---|"
+
+def ratio(what: str, numerator: Sequence[float], denominator: Sequence[float], **fields: float | None) -> Measurement:
+    """Return the ratio of two interleaved measurements, round by round; `fields` are those of `Measurement`."""
+    return Measurement(what, [a / b for a, b in zip(numerator, denominator, strict=True)], **fields)  # type: ignore[arg-type]
 
 
-def ratio(what: str, over: Sequence[float], under: Sequence[float], **more: float | None) -> Figure:
-    """The ratio of two that took turns, round by round."""
-    return Figure(what, [a / b for a, b in zip(over, under, strict=True)], **more)  # type: ignore[arg-type]
-
-
-def in_turns(parts: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
-    """Seconds that each part took, in turns (A B C A B C ...); the first `warm` rounds are left out."""
+def interleave(parts: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Call the parts in turn for `warmup` + `rounds` rounds, and return the seconds of each after the warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
-    for number in range(warm + rounds):
+    for number in range(warmup + rounds):
         for name, part in parts.items():
-            took = seconds_of(part)
-            if number >= warm:
-                seconds[name].append(took)
+            elapsed = seconds_of(part)
+            if number >= warmup:
+                seconds[name].append(elapsed)
     return seconds
 
 
 def seconds_of(part: Callable[[], object]) -> float:
-    """How long it takes, the GPU's work included."""
-    wait()
-    began = now()
+    """Return the seconds that a call takes, including its asynchronous work on a GPU."""
+    synchronize()
+    start = now()
     part()
-    wait()
-    return now() - began
+    synchronize()
+    return now() - start
 
 
 def now() -> float:
-    """Seconds; those of the processor, of this process and of the children that it waited for, if PROCESSOR is set."""
-    if PROCESSOR not in os.environ:
+    """Return a time in seconds: wall-clock, or processor time of this process and its finished children.
+
+    The environment variable `PROCESSOR_TIME` selects processor time.
+    """
+    if PROCESSOR_TIME not in os.environ:
         return time.perf_counter()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def wait() -> None:
-    """Until the GPU has done what it was told to, if there is one."""
+def synchronize() -> None:
+    """Wait for the GPU, if this process uses one."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
-class Player:
-    """A process that does `play(turn, *arguments)`, in which every `turn()` waits until it is its turn again.
+class TurnProcess:
+    """A process that runs `target(turn, *arguments)`, where each call of `turn()` blocks until its next turn.
 
-    So several trainings can take turns step by step, each with its own loop, threads and memory.
+    Several trainings can thus be interleaved step by step, each with its own training loop, threads and memory.
     """
 
-    def __init__(self, play: Callable[..., None], *arguments: object) -> None:
-        context = multiprocessing.get_context("forkserver")  # which imports once what all of them need
+    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
+        context = multiprocessing.get_context("forkserver")  # imports once what all processes need
         context.set_forkserver_preload(["torch._dynamo", "ersparse.runs.run", "ersparse.runs.train"])
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_play, args=(theirs, play, arguments), daemon=True)
+        self.pipe, child_pipe = context.Pipe()
+        self.process = context.Process(target=_run_in_turns, args=(child_pipe, target, arguments), daemon=True)
         self.process.start()
-        theirs.close()
+        child_pipe.close()
 
     def turn(self) -> tuple[float, float]:
-        """Lets it go on to its next `turn()`: the seconds that it took, and the most bytes that it held so far.
+        """Let the process continue to its next `turn()`, and return the seconds and its peak memory in bytes so far.
 
         Raises:
-            EOFError: it ended, or failed; it has then said why.
+            EOFError: the process has ended or failed; its traceback has been printed.
         """
         self.pipe.send(None)
         return self.pipe.recv()
 
     def stop(self) -> None:
+        """Kill the process."""
         self.process.kill()
         self.process.join()
 
 
-def _play(pipe: Connection, play: Callable[..., None], arguments: Sequence[object]) -> None:
-    began: float | None = None
+def _run_in_turns(pipe: Connection, target: Callable[..., None], arguments: Sequence[object]) -> None:
+    start: float | None = None
 
     def turn() -> None:
-        nonlocal began
-        wait()
-        if began is not None:
-            pipe.send((now() - began, peak_bytes()))
+        nonlocal start
+        synchronize()
+        if start is not None:
+            pipe.send((now() - start, peak_bytes()))
         pipe.recv()
-        began = now()
+        start = now()
 
-    play(turn, *arguments)
+    target(turn, *arguments)
 
 
 def peak_bytes() -> float:
-    """The most memory that this process held, on the GPU where it uses one."""
+    """Return the peak memory of this process in bytes, on the GPU if it uses one."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def players_in_turns(players: Mapping[str, Player], rounds: int, warm: int) -> dict[str, list[tuple[float, float]]]:
-    """What each player's turns came to, in turns, the first `warm` rounds left out; they are stopped in the end."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in players}
+def interleave_processes(
+    processes: Mapping[str, TurnProcess], rounds: int, warmup: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Give each process its turns, return (seconds, peak bytes) of each turn after the warm-up, and stop them."""
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
     try:
-        for number in range(warm + rounds):
-            for name, player in players.items():
-                result = player.turn()
-                if number >= warm:
-                    found[name].append(result)
+        for number in range(warmup + rounds):
+            for name, process in processes.items():
+                result = process.turn()
+                if number >= warmup:
+                    results[name].append(result)
     finally:
-        for player in players.values():
-            player.stop()
-    return found
+        for process in processes.values():
+            process.stop()
+    return results
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) < 1 else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""Networks of ersparse's settings, and the plain training step that others are measured against."""
+"""Networks built from ersparse's configuration, and the plain training step to which others are compared."""
 
 from __future__ import annotations
 
@@ -19,57 +19,71 @@ from ersparse.runs.network import build_network
 from ersparse.runs.planner import make_plan
 
 
-def composed(words: Sequence[str]) -> dict[str, Any]:
-    """What a command line of these words composes to."""
+def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the resolved configuration for command-line overrides."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        values = OmegaConf.to_container(compose("config", list(words)), resolve=True)
+        values = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def settings_of(words: Sequence[str]) -> Settings:
-    return build(Settings, composed(words))
+def settings_of(overrides: Sequence[str]) -> Settings:
+    """Return the validated settings for command-line overrides."""
+    return build(Settings, compose_config(overrides))
 
 
-def dense(settings: Settings) -> nn.Module:
-    """The network, in the layout that ersparse chooses, on the device."""
+def dense_network(settings: Settings) -> nn.Module:
+    """Return the network without masks, on the device, in the memory format that ersparse chooses."""
     network = build_network(settings, make_plan(settings).init_from)
     return network.to(DEVICE, memory_format=memory_format(network)).train()  # type: ignore[call-overload,no-any-return]
 
 
-def optimizer_of(trained: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
+def optimizer_of(parameters: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
+    """Return fused SGD with the configured hyperparameters."""
     o = settings.optimizer
-    return torch.optim.SGD(trained, o.lr, o.momentum, weight_decay=o.weight_decay, fused=True)
+    return torch.optim.SGD(parameters, o.lr, o.momentum, weight_decay=o.weight_decay, fused=True)
 
 
-def batch_of(settings: Settings) -> tuple[Tensor, Tensor]:
-    """One random batch in the shape of the data."""
+def random_batch(settings: Settings) -> tuple[Tensor, Tensor]:
+    """Return random images and labels in the shape of a batch of the data set."""
     d = settings.dataset
     x = torch.randn(d.batch_size, d.channels, d.image_size, d.image_size, device=DEVICE)
     return x.contiguous(memory_format=torch.channels_last), torch.arange(d.batch_size, device=DEVICE) % d.num_classes
 
 
-def bfloat16(settings: Settings) -> bool:
+def uses_bfloat16(settings: Settings) -> bool:
+    """Return whether the run trains in bfloat16 on this machine."""
     return bool(resolve(settings.trainer)["precision"] == "bf16-mixed")
 
 
 def plain_step(
-    forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, settings: Settings, step: Any = None
+    forward: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    optimizer_step: Callable[[], object] | None = None,
 ) -> Callable[[], None]:
-    """A training step on one prepared batch: no data, metrics or masks; `step` in place of the optimizer's own."""
-    x, y = batch_of(settings)
-    half = bfloat16(settings)
+    """Return a training step on one prepared batch, without data loading, metrics or masks.
 
-    def whole_step() -> None:
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=half):
+    Args:
+        forward: computes logits [B, classes] of images.
+        optimizer: whose gradients are set to zero.
+        settings: batch size and precision.
+        optimizer_step: replaces `optimizer.step`.
+    """
+    x, y = random_batch(settings)
+    bfloat16 = uses_bfloat16(settings)
+
+    def step() -> None:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bfloat16):
             loss = F.cross_entropy(forward(x), y)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        (step or optimizer.step)()
+        (optimizer_step or optimizer.step)()
 
-    return whole_step
+    return step
 
 
 def dense_step(settings: Settings) -> Callable[[], None]:
-    network = dense(settings)
+    """Return a plain training step of the dense network."""
+    network = dense_network(settings)
     return plain_step(network, optimizer_of(network.parameters(), settings), settings)

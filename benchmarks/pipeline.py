@@ -1,4 +1,7 @@
-"""Making batches of CIFAR-10's shape with crops and flips: ersparse's, and torchvision's transforms image by image."""
+"""Data loading with random crops and flips, compared with torchvision's transforms of single images.
+
+Images have the shape of CIFAR-10.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.hardware_limits import DEVICE, bandwidth
-from benchmarks.interleaved import Figure, in_turns, ratio
+from benchmarks.hardware_limits import DEVICE, memory_bandwidth
+from benchmarks.interleaved import Measurement, interleave, ratio
 from benchmarks.networks import dense_step, settings_of
-from ersparse.data.batches import Augmentation, Batches, ImageTable
+from ersparse.data.batches import Augmentation, ImageTable, InMemoryDataLoader
 
 COUNT, BATCH, SIDE = 2560, 128, 32
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
 
 
 class PerImage(Dataset[tuple[torch.Tensor, int]]):
-    """As torchvision's CIFAR10 does it: a PIL image, transformed by itself."""
+    """Data set that transforms each image individually, as torchvision's CIFAR10 does."""
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
@@ -41,28 +44,30 @@ class PerImage(Dataset[tuple[torch.Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), index % 10
 
 
-def figures(asked: Namespace) -> Iterator[Figure]:
+def measure(arguments: Namespace) -> Iterator[Measurement]:
+    """Yield the measurements of batches of both kinds of data loading."""
     x = np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
-    table = ImageTable.of(torch.from_numpy(x), torch.arange(COUNT) % 10, MEAN, STD, DEVICE)
-    ours = Batches(table, torch.arange(COUNT), BATCH, seed=0, augmentation=Augmentation(4, flip=True))
-    count = torch.get_num_threads()
+    table = ImageTable.from_images(torch.from_numpy(x), torch.arange(COUNT) % 10, MEAN, STD, DEVICE)
+    ours = InMemoryDataLoader(table, torch.arange(COUNT), BATCH, seed=0, augmentation=Augmentation(4, flip=True))
     loaders = {
-        "workers": DataLoader(PerImage(x), BATCH, shuffle=True, num_workers=count, persistent_workers=True),
+        "workers": DataLoader(
+            PerImage(x), BATCH, shuffle=True, num_workers=torch.get_num_threads(), persistent_workers=True
+        ),
         "in one process": DataLoader(PerImage(x), BATCH, shuffle=True),
     }
-    parts = {"ours": lambda: _pass(ours)}
-    parts |= {name: lambda loader=loader: _pass(loader) for name, loader in loaders.items()}
+    parts = {"ours": lambda: _iterate(ours)}
+    parts |= {name: lambda loader=loader: _iterate(loader) for name, loader in loaders.items()}
     parts["step"] = dense_step(settings_of(["model=resnet20", "dataset=cifar10", f"dataset.batch_size={BATCH}"]))
-    seconds = in_turns(parts, asked.rounds or 10)
-    batch = [took * BATCH / COUNT for took in seconds["ours"]]
-    floor = BATCH * SIDE * SIDE * 3 * (1 + 4) / bandwidth()  # a byte is read, a float is written
-    yield Figure("pipeline: a batch", batch, floor, unit=" s")
+    seconds = interleave(parts, arguments.rounds or 10)
+    batch = [elapsed * BATCH / COUNT for elapsed in seconds["ours"]]
+    floor = BATCH * SIDE * SIDE * 3 * (1 + 4) / memory_bandwidth()  # a byte is read and a float is written
+    yield Measurement("pipeline: a batch", batch, floor, unit=" s")
     yield ratio("pipeline: a batch / step of resnet20", batch, seconds["step"], at_most=0.03)
     for name in loaders:
         yield ratio(f"pipeline: ours / image by image, {name}", seconds["ours"], seconds[name], at_most=0.1)
 
 
-def _pass(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Over all of them: workers have nothing left to do while the others have their turn."""
+def _iterate(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Iterate over all batches, so that no worker process is busy when the next part is timed."""
     for images, labels in batches:
         images.to(DEVICE), labels.to(DEVICE)

@@ -1,14 +1,15 @@
-"""Several seeds of resnet20 on digits: stepped together by torch.func's vmap, beside one after the other.
+"""Training several seeds of resnet20 on digits together by torch.func.vmap, compared with one after the other.
 
     python -m benchmarks seeds
 
-Float32 and contiguous, since vmap's grouped convolutions take no other layout well; BatchNorm uses the batch alone.
+Networks are in float32 and contiguous, since the grouped convolutions of vmap are slow in other memory formats.
+BatchNorm normalises by the statistics of the batch only.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,18 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 
 from benchmarks.hardware_limits import DEVICE
-from benchmarks.interleaved import Figure, in_turns, ratio
+from benchmarks.interleaved import Measurement, interleave, ratio
 from ersparse.models import resnet20
 
 BATCH, LR, MOMENTUM = 64, 0.1, 0.9
 
 
-def figures(asked: Namespace) -> Iterator[Figure]:
+def measure(arguments: Namespace) -> Iterator[Measurement]:
+    """Yield the ratio of both ways for two and five seeds."""
     for count in (2, 5):
         x, y = torch.randn(count, BATCH, 1, 16, 16, device=DEVICE), torch.arange(BATCH, device=DEVICE) % 10
         parts = {"one by one": _one_by_one(_networks(count), x, y), "together": _together(_networks(count), x, y)}
-        seconds = in_turns(parts, asked.rounds or 10)
+        seconds = interleave(parts, arguments.rounds or 10)
         yield ratio(f"seeds: {count} together / one by one", seconds["together"], seconds["one by one"])
 
 
@@ -39,7 +41,7 @@ def _networks(count: int) -> list[nn.Module]:
     return networks
 
 
-def _one_by_one(networks: list[nn.Module], x: Tensor, y: Tensor):
+def _one_by_one(networks: list[nn.Module], x: Tensor, y: Tensor) -> Callable[[], None]:
     optimizers = [torch.optim.SGD(each.parameters(), LR, MOMENTUM, fused=True) for each in networks]
 
     def step() -> None:
@@ -52,12 +54,12 @@ def _one_by_one(networks: list[nn.Module], x: Tensor, y: Tensor):
     return step
 
 
-def _together(networks: list[nn.Module], x: Tensor, y: Tensor):
+def _together(networks: list[nn.Module], x: Tensor, y: Tensor) -> Callable[[], None]:
     weights, buffers = stack_module_state(networks)
     optimizer = torch.optim.SGD(weights.values(), LR, MOMENTUM, fused=True)
 
-    def loss_of(own: dict[str, Tensor], images: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(networks[0], (own, buffers), (images,)), y)
+    def loss_of(parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(networks[0], (parameters, buffers), (images,)), y)
 
     gradients = vmap(grad(loss_of))
 

@@ -1,17 +1,17 @@
-"""Sparse execution beside dense layers and beside other sparse ones, on the CPU.
+"""Sparse execution on the CPU, compared with dense layers and with other sparse implementations.
 
     python -m benchmarks.sparse steps [--model vgg16] [--cells uniform:0.99 ...] [--prototype FOLDER]
     python -m benchmarks.sparse convolutions [--density 0.1 0.01 0.001] [--no-others]
     python -m benchmarks.sparse inference [--model vgg16] [--cells uniform:0.99 ...]
 
-What is compared takes turns in one process; figures are medians of --rounds, and ratios are to
-the better of dense float32 and bfloat16 (channels-last). Dense networks do what masked execution does, without masks.
-Sparse ones are timed with float32 and with bfloat16 between their layers; the latter stand beside the model by which
-`trainer.execution=auto` decides. A call with two cells takes about a minute.
+All alternatives are interleaved in one process. The output is the median of --rounds, and the speed-up over the faster
+of dense float32 and bfloat16 (channels-last). Dense networks compute what masked execution computes, without masks.
+Sparse networks store activations in float32 and in bfloat16. `steps` also prints the speed-up predicted by the cost
+model by which `trainer.execution=auto` decides. A call with two cells takes about a minute.
 
-`--prototype` names a folder with another implementation of vgg16: a kernels.cpp and a prototype.py that has
-Net(masks, images), SGD(parameters) and masks(density, share). Of convolutions forward and both gradients are timed,
-torch.sparse and SparseProp (where it is installed, in both of its modes) among them.
+`--prototype` is a folder with another implementation of vgg16: a kernels.cpp, and a prototype.py that defines
+Net(masks, images), SGD(parameters) and masks(density, fraction). `convolutions` times the forward pass and both
+gradients, also of torch.sparse, and of both modes of SparseProp if it is installed.
 """
 
 from __future__ import annotations
@@ -32,42 +32,45 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.interleaved import in_turns
+from benchmarks.interleaved import interleave
 from ersparse import models, sparsify
 from ersparse.cli.export import dense_size
-from ersparse.export.benchmark import table
+from ersparse.export.benchmark import benchmark_table
 from ersparse.export.folded import fold
-from ersparse.export.sparse_file import Images, write
-from ersparse.kernels.buffers import Number
+from ersparse.export.sparse_file import InputSpec, write
+from ersparse.kernels.buffers import Precision
 from ersparse.kernels.cost_model import predicted_speedup
 from ersparse.kernels.network import SparseNetwork
 from ersparse.sparse.layers import positions, prunable_layers
 from ersparse.sparse.mask import masks_of
 
-CELLS = ["uniform:0.99", "uniform:0.999"]
-LAYERS = [(3, 64, 32), (64, 64, 32), (256, 256, 8), (512, 512, 4), (512, 512, 2)]  # channels in, out, side of an image
-STORED = {"f32": torch.float32, "bf16": torch.bfloat16}
-Run = Callable[[], Any]
+CELLS = ["uniform:0.99", "uniform:0.999"]  # density distribution and sparsity
+LAYERS = [(3, 64, 32), (64, 64, 32), (256, 256, 8), (512, 512, 4), (512, 512, 2)]  # channels in and out, image side
+STORAGE_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+Step = Callable[[], Any]
 
 
-def show(title: str, runs: dict[str, Run], rounds: int) -> None:
-    """Medians of runs that take turns, and ratios to the better dense one's."""
-    found = {name: statistics.median(seconds) for name, seconds in in_turns(runs, rounds).items()}
-    better = min(found["dense f32"], found["dense bf16"])
+def print_comparison(title: str, steps: dict[str, Step], rounds: int) -> None:
+    """Print the median time of each step, and its speed-up over the faster dense one."""
+    medians = {name: statistics.median(seconds) for name, seconds in interleave(steps, rounds).items()}
+    dense = min(medians["dense f32"], medians["dense bf16"])
     print(title)
-    for name, seconds in found.items():
-        print(f"  {name:28}{1e3 * seconds:9.1f} ms {better / seconds:7.2f} x", flush=True)
+    for name, seconds in medians.items():
+        print(f"  {name:28}{1e3 * seconds:9.1f} ms {dense / seconds:7.2f} x", flush=True)
 
 
 # ---- training steps
 
 
-def step_of(network: Callable[[Tensor], Tensor], trained: Iterable[nn.Parameter], x: Tensor, bf16: bool = False) -> Run:
-    optimizer = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=5e-4, fused=True)
+def training_step(
+    network: Callable[[Tensor], Tensor], parameters: Iterable[nn.Parameter], x: Tensor, bfloat16: bool = False
+) -> Step:
+    """Return a training step of a network on the batch `x`."""
+    optimizer = torch.optim.SGD(parameters, 0.01, 0.9, weight_decay=5e-4, fused=True)
     y = torch.arange(len(x)) % 10
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = F.cross_entropy(network(x), y)
         optimizer.zero_grad()
         loss.backward()
@@ -76,15 +79,16 @@ def step_of(network: Callable[[Tensor], Tensor], trained: Iterable[nn.Parameter]
     return step
 
 
-def operations(network: nn.Module) -> list[tuple[int, float]]:
-    """Of each layer: its operations if it was dense, and its density."""
-    used, masks = positions(network, 3, 32), masks_of(network)
+def layer_flops(network: nn.Module) -> list[tuple[int, float]]:
+    """Return for each layer its FLOPs when dense, up to a factor, and its density."""
+    uses, masks = positions(network, 3, 32), masks_of(network)
     return [
-        (layer.size * used[layer.name], float(masks[layer.name].float().mean())) for layer in prunable_layers(network)
+        (layer.size * uses[layer.name], float(masks[layer.name].float().mean())) for layer in prunable_layers(network)
     ]
 
 
-def prototype_step(prototype: Any, density: str, level: float, x: Tensor) -> Run:
+def prototype_step(prototype: Any, density: str, level: float, x: Tensor) -> Step:
+    """Return a training step of the prototype."""
     network = prototype.Net(prototype.masks(density, 1 - level), len(x))
     optimizer, y = prototype.SGD(network.params), torch.arange(len(x)) % 10
 
@@ -98,98 +102,102 @@ def prototype_step(prototype: Any, density: str, level: float, x: Tensor) -> Run
 
 
 def load_prototype(folder: Path) -> Any:
-    """Compiled into a folder that is gone at the end of this process."""
-    built = Path(tempfile.mkdtemp(prefix="prototype-")) / "kernels.so"
+    """Compile the prototype's kernels into a temporary folder, and import its module."""
+    library = Path(tempfile.mkdtemp(prefix="prototype-")) / "kernels.so"
     flags = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-    subprocess.run(["g++", *flags, "-o", str(built), str(folder / "kernels.cpp")], check=True)
+    subprocess.run(["g++", *flags, "-o", str(library), str(folder / "kernels.cpp")], check=True)
     spec = importlib.util.spec_from_file_location("prototype", folder / "prototype.py")
     assert spec and spec.loader
-    module, sys.argv = importlib.util.module_from_spec(spec), [sys.argv[0], str(built)]
+    module, sys.argv = importlib.util.module_from_spec(spec), [sys.argv[0], str(library)]
     spec.loader.exec_module(module)
     return module
 
 
-def steps(asked: argparse.Namespace) -> None:
-    x = torch.randn(asked.batch, 3, 32, 32)
-    dense = getattr(models, asked.model)(10).to(memory_format=torch.channels_last)
+def compare_steps(arguments: argparse.Namespace) -> None:
+    """Compare training steps of a network in all cells."""
+    x = torch.randn(arguments.batch, 3, 32, 32)
+    dense = getattr(models, arguments.model)(10).to(memory_format=torch.channels_last)
     nhwc = x.to(memory_format=torch.channels_last)
-    runs = {f"dense {p}": step_of(dense, dense.parameters(), nhwc, p == "bf16") for p in STORED}
-    prototype = load_prototype(asked.prototype) if asked.prototype else None
-    for cell in asked.cells:
+    steps = {f"dense {p}": training_step(dense, dense.parameters(), nhwc, p == "bf16") for p in STORAGE_DTYPES}
+    prototype = load_prototype(arguments.prototype) if arguments.prototype else None
+    for cell in arguments.cells:
         density, level = cell.split(":")
-        for name, stored in STORED.items():
-            network = getattr(models, asked.model)(10)
+        for name, dtype in STORAGE_DTYPES.items():
+            network = getattr(models, arguments.model)(10)
             sparsify(network, density, float(level))
-            sparse = SparseNetwork(network, Number(torch.float32, stored))
-            runs[f"{density} {level} {name}"] = step_of(sparse, sparse.trained(), x)
-        print(f"{density} {level}: {predicted_speedup(operations(network)):.2f} x by the model")
+            sparse = SparseNetwork(network, Precision(torch.float32, dtype))
+            steps[f"{density} {level} {name}"] = training_step(sparse, sparse.trainable_parameters(), x)
+        print(f"{density} {level}: {predicted_speedup(layer_flops(network)):.2f} x by the model")
         if prototype:
-            runs[f"{density} {level} prototype"] = prototype_step(prototype, density, float(level), x)
-    show(f"{asked.model}, a training step of {asked.batch} images", runs, asked.rounds)
+            steps[f"{density} {level} prototype"] = prototype_step(prototype, density, float(level), x)
+    print_comparison(f"{arguments.model}, a training step of {arguments.batch} images", steps, arguments.rounds)
 
 
-# ---- one convolution, 3x3: forward, gradient of the input, gradient of the weights
+# ---- a 3x3 convolution: forward pass, gradient of the input, gradient of the weights
 
 
-def layer_step(layer: Callable[[Tensor], Tensor], x: Tensor, bf16: bool = False) -> Run:
+def layer_step(layer: Callable[[Tensor], Tensor], x: Tensor, bfloat16: bool = False) -> Step:
+    """Return the forward and backward pass of a layer."""
     x = x.clone().requires_grad_()
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             y = layer(x)
         y.backward(torch.ones_like(y))
 
     return step
 
 
-def our_steps(layer: nn.Module, x: Tensor, name: str) -> dict[str, Run]:
-    """From PyTorch's layout and back, and in the kernels' own, in which a network stays from entry to exit."""
-    sparse = SparseNetwork(layer, Number(torch.float32, STORED[name]))
-    whole = layer_step(sparse, x)
-    whole()
-    (program,) = sparse._programs.values()
+def kernel_steps(layer: nn.Module, x: Tensor, name: str) -> dict[str, Step]:
+    """Return the step with conversion of the layout, and the step within the layout of the kernels."""
+    sparse = SparseNetwork(layer, Precision(torch.float32, STORAGE_DTYPES[name]))
+    with_conversion = layer_step(sparse, x)
+    with_conversion()
+    ((_, program),) = sparse._programs.values()
 
-    def within() -> None:
+    def in_kernel_layout() -> None:
         program._run(program._forward, len(x))
         program._run(program._backward, len(x))
 
-    return {f"ours {name}": whole, f"ours {name}, in its layout": within}
+    return {f"ours {name}": with_conversion, f"ours {name}, in its layout": in_kernel_layout}
 
 
-def csr_step(weight: Tensor, x: Tensor) -> Run:
-    """As products with the unfolded images, [C * 9, B * H * W]."""
+def torch_sparse_step(weight: Tensor, x: Tensor) -> Step:
+    """Return the step as products of CSR matrices with the unfolded images, [C * 9, B * H * W]."""
     rows = weight.flatten(1).to_sparse_csr()
-    columns, side = rows.to_dense().t().to_sparse_csr(), x.shape[2:]
+    columns, size = rows.to_dense().t().to_sparse_csr(), x.shape[2:]
 
     def step() -> None:
         unfolded = F.unfold(x, 3, padding=1).movedim(0, 1).flatten(1)
         y = rows @ unfolded
         gradient = torch.ones_like(y)
-        back = (columns @ gradient).view(len(unfolded), len(x), -1).movedim(1, 0)
-        F.fold(back, side, 3, padding=1)
+        input_gradient = (columns @ gradient).view(len(unfolded), len(x), -1).movedim(1, 0)
+        F.fold(input_gradient, size, 3, padding=1)
         torch.sparse.sampled_addmm(rows, gradient, unfolded.t(), beta=0)
 
     return step
 
 
-def convolutions(asked: argparse.Namespace) -> None:
+def compare_convolutions(arguments: argparse.Namespace) -> None:
+    """Compare single convolutions of all layer shapes and densities."""
     for n_in, n_out, side in LAYERS:
-        x = torch.relu(torch.randn(asked.batch, n_in, side, side))
-        for density in asked.density:
+        x = torch.relu(torch.randn(arguments.batch, n_in, side, side))
+        for density in arguments.density:
             layer, dense = (nn.Conv2d(n_in, n_out, 3, padding=1, bias=False) for _ in range(2))
             sparsify(layer, "uniform", 1 - density, flow="none")
             weight = layer.weight.detach().clone()
             dense, nhwc = (v.to(memory_format=torch.channels_last) for v in (dense, x))
-            runs = {f"dense {p}": layer_step(dense, nhwc, p == "bf16") for p in STORED}
-            runs |= our_steps(layer, x, "f32") | our_steps(copy.deepcopy(layer), x, "bf16")
-            if asked.others:
-                runs["torch.sparse CSR"] = csr_step(weight, x)
-            if asked.others and importlib.util.find_spec("sparseprop"):
-                runs |= {f"SparseProp {mode}": layer_step(m, x) for mode, m in sparseprop(weight).items()}
-            show(f"{n_in} to {n_out} at {side}x{side}, density {density:g}", runs, asked.rounds)
+            steps = {f"dense {p}": layer_step(dense, nhwc, p == "bf16") for p in STORAGE_DTYPES}
+            steps |= kernel_steps(layer, x, "f32") | kernel_steps(copy.deepcopy(layer), x, "bf16")
+            if arguments.others:
+                steps["torch.sparse CSR"] = torch_sparse_step(weight, x)
+            if arguments.others and importlib.util.find_spec("sparseprop"):
+                steps |= {f"SparseProp {mode}": layer_step(m, x) for mode, m in sparseprop_layers(weight).items()}
+            print_comparison(f"{n_in} to {n_out} at {side}x{side}, density {density:g}", steps, arguments.rounds)
 
 
-def sparseprop(weight: Tensor) -> dict[str, nn.Module]:
+def sparseprop_layers(weight: Tensor) -> dict[str, nn.Module]:
+    """Return the layer in both modes of SparseProp, by the dimension over which it vectorises."""
     from sparseprop.modules import SparseConv2d
 
     return {
@@ -198,26 +206,31 @@ def sparseprop(weight: Tensor) -> dict[str, nn.Module]:
     }
 
 
-# ---- prediction
+# ---- inference
 
 
-def inference(asked: argparse.Namespace) -> None:
-    images = Images(3, 32, [0.5] * 3, [0.2] * 3)
-    for cell in asked.cells:
+def compare_inference(arguments: argparse.Namespace) -> None:
+    """Compare exported networks of all cells with the dense network."""
+    inputs = InputSpec(3, 32, [0.5] * 3, [0.2] * 3)
+    for cell in arguments.cells:
         density, level = cell.split(":")
-        network = getattr(models, asked.model)(10)
+        network = getattr(models, arguments.model)(10)
         sparsify(network, density, float(level))
         folded = fold(network.eval())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.sparse"
-            write(path, folded, images)
+            write(path, folded, inputs)
             size = path.stat().st_size
-        Console(soft_wrap=True).print(f"{asked.model} {cell}", table(folded, images, size, dense_size(folded)))
+        table = benchmark_table(folded, inputs, size, dense_size(folded))
+        Console(soft_wrap=True).print(f"{arguments.model} {cell}", table)
+
+
+COMPARISONS = {"steps": compare_steps, "convolutions": compare_convolutions, "inference": compare_inference}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steps", "convolutions", "inference"])
+    parser.add_argument("what", choices=COMPARISONS)
     parser.add_argument("--model", default="vgg16")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
@@ -226,9 +239,9 @@ def main() -> None:
     parser.add_argument("--density", nargs="+", type=float, default=[0.1, 0.01, 0.001])
     parser.add_argument("--others", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--prototype", type=Path)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    {"steps": steps, "convolutions": convolutions, "inference": inference}[asked.what](asked)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    COMPARISONS[arguments.what](arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""A training step: ersparse's own runs, a bare PyTorch loop, and the alternatives, step by step in turns.
+"""A training step of ersparse's runs, of a bare PyTorch loop, and of alternatives, interleaved step by step.
 
-ersparse's are whole runs, as `launch.py` makes them, with data, metrics and callbacks; their images are random. The
-others train on one prepared batch and do nothing else. Each is a process of its own, which also gives its peak memory.
+The trainings of ersparse are whole runs, as `launch.py` starts them, with data loading, metrics and callbacks, on
+random images. The others train on one prepared batch and do nothing else. Each training is a process of its own, which
+also measures its peak memory.
 """
 
 from __future__ import annotations
@@ -19,133 +20,152 @@ import numpy as np
 import torch
 
 from benchmarks.alternatives import ALTERNATIVES
-from benchmarks.hardware_limits import DEVICE, arithmetic, bandwidth
-from benchmarks.interleaved import Figure, Player, Turn, players_in_turns, ratio
-from benchmarks.networks import bfloat16, composed, settings_of
+from benchmarks.hardware_limits import DEVICE, memory_bandwidth, peak_flops
+from benchmarks.interleaved import Measurement, TurnCallback, TurnProcess, interleave_processes, ratio
+from benchmarks.networks import compose_config, settings_of, uses_bfloat16
 from ersparse.config.schema import Settings
-from ersparse.data.batches import Batches
+from ersparse.data.batches import InMemoryDataLoader
 from ersparse.runs.network import positions_of
 from ersparse.runs.planner import make_plan
 
 MODELS = ["resnet20", "resnet18", "vgg16", "resnet110"]
-STEPS = 10 if DEVICE.type == "cuda" else 1  # of a turn: a GPU works ahead of its host
-DELTA_T = 5 * STEPS  # so that every fifth turn has an update in it; what it takes is spread over 100 steps
-WARM = 6  # turns, with an update among them
-BATCH = 128
+STEPS = 10 if DEVICE.type == "cuda" else 1  # training steps per turn: a GPU runs asynchronously to its host
+DELTA_T = 5 * STEPS  # every fifth turn contains an update, whose cost is then attributed to 100 steps
+WARMUP = 6  # turns, which include an update
+BATCH = 128  # images
 
-OURS = {
+CONFIGS = {
     "dense": ["sparsity=dense"],
     "fixed": ["sparsity=erk", "trainer.execution=masked"],
     "rigl": ["sparsity=erk", "method=rigl", f"method.delta_t={DELTA_T}"],
-    "edge_popup": ["sparsity=uniform", "sparsity.level=0.5", "method=edge_popup", "method.final_sparsity=0.9"],
-}
-OURS |= {"edge_popup": [*OURS["edge_popup"], "method.levels=1", "method.epochs_per_level=1"]}
+    "edge_popup": [
+        "sparsity=uniform", "sparsity.level=0.5", "method=edge_popup", "method.final_sparsity=0.9", "method.levels=1",
+        "method.epochs_per_level=1",
+    ],
+}  # fmt: skip
 
 
-def ours(turn: Turn, words: list[str], threads: int) -> None:
-    """A run of ersparse, of which every few training steps are a turn."""
+def train_ersparse(turn: TurnCallback, overrides: list[str], threads: int) -> None:
+    """Execute a run of ersparse, of which every `STEPS` training steps are a turn."""
     from ersparse import run
 
     torch.set_num_threads(threads)
-    whole = Batches.__iter__
+    iterate = InMemoryDataLoader.__iter__
 
-    def in_turns(batches: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        made = whole(batches)
-        for number in range(len(batches)):
-            if batches.seed is not None and number % STEPS == 0:  # only training has a seed
+    def iterate_in_turns(loader: InMemoryDataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        batches = iterate(loader)
+        for number in range(len(loader)):
+            if loader.seed is not None and number % STEPS == 0:  # only the training data are shuffled by a seed
                 turn()
-            yield next(made)
+            yield next(batches)
 
-    Batches.__iter__ = in_turns  # type: ignore[method-assign]
+    InMemoryDataLoader.__iter__ = iterate_in_turns  # type: ignore[method-assign]
     with redirect_stdout(io.StringIO()):
-        run(composed(words))
+        run(compose_config(overrides))
 
 
-def theirs(turn: Turn, kind: str, words: list[str], threads: int) -> None:
-    """An alternative, likewise."""
+def train_alternative(turn: TurnCallback, name: str, overrides: list[str], threads: int) -> None:
+    """Train by an alternative for ever, of which every `STEPS` training steps are a turn."""
     torch.set_num_threads(threads)
-    step = ALTERNATIVES[kind](settings_of(words))
+    step = ALTERNATIVES[name](settings_of(overrides))
     while True:
         turn()
         for _ in range(STEPS):
             step()
 
 
-def figures(asked: Namespace) -> Iterator[Figure]:
-    if asked.rounds is not None and not any(map(_is_update, range(asked.rounds))):
-        raise SystemExit(f"--rounds={asked.rounds}: too few for step, of which none would have an update; try 20")
-    for model in asked.models or MODELS:
+def measure(arguments: Namespace) -> Iterator[Measurement]:
+    """Yield the measurements of all models."""
+    if arguments.rounds is not None and not any(map(_is_update, range(arguments.rounds))):
+        raise SystemExit(f"--rounds={arguments.rounds}: step needs a round with a rewiring update; must be at least 4")
+    for model in arguments.models or MODELS:
         with tempfile.TemporaryDirectory() as folder:
-            yield from _of_model(model, Path(folder), asked.rounds or 20)
+            yield from _measure_model(model, Path(folder), arguments.rounds or 20)
 
 
-def _of_model(model: str, folder: Path, rounds: int) -> Iterator[Figure]:
+def _measure_model(model: str, folder: Path, rounds: int) -> Iterator[Measurement]:
     common = [f"model={model}", "dataset=cifar10", f"dataset.batch_size={BATCH}", f"dataset.root={folder}"]
     common += [f"paths.root={folder}", f"paths.cache={folder}"]
-    write_images(folder / "cifar10.npz", (WARM + rounds + 1) * STEPS * BATCH)
-    players = {}
-    for name, words in OURS.items():
+    write_random_images(folder / "cifar10.npz", (WARMUP + rounds + 1) * STEPS * BATCH)
+    turns = interleave_processes(_start_processes(common), rounds, WARMUP)
+    seconds = {name: [elapsed / STEPS for elapsed, _ in results] for name, results in turns.items()}
+    memory = {name: results[-1][1] for name, results in turns.items()}
+    settings = settings_of(common)
+    yield from _compare_with_bare_loop(model, settings, seconds)
+    yield from _compare_methods(model, settings, seconds)
+    yield Measurement(f"{model}: peak memory, fixed / dense", [memory["fixed"] / memory["dense"]], at_most=1.10)
+    yield from _compare_alternatives(model, seconds)
+
+
+def _start_processes(common: list[str]) -> dict[str, TurnProcess]:
+    threads = torch.get_num_threads()
+    processes = {}
+    for name, overrides in CONFIGS.items():
         epochs = [] if name == "edge_popup" else ["trainer.max_epochs=1"]
-        players[name] = Player(ours, [*common, *words, *epochs], torch.get_num_threads())
+        processes[name] = TurnProcess(train_ersparse, [*common, *overrides, *epochs], threads)
     for name in ALTERNATIVES:
         if name != "rigl-torch" or find_spec("rigl_torch"):
-            players[name] = Player(theirs, name, [*common, *OURS["rigl"]], torch.get_num_threads())
-    turns = players_in_turns(players, rounds, WARM)
-    seconds = {name: [took / STEPS for took, _ in found] for name, found in turns.items()}
-    memory = {name: found[-1][1] for name, found in turns.items()}
-    yield from _figures(model, settings_of(common), seconds, memory)
+            processes[name] = TurnProcess(train_alternative, name, [*common, *CONFIGS["rigl"]], threads)
+    return processes
 
 
-def _figures(
-    model: str, settings: Settings, seconds: dict[str, list[float]], memory: dict[str, float]
-) -> Iterator[Figure]:
-    planned = make_plan(settings)
-    weights = sum(layer.size for layer in planned.layers)
-    positions = positions_of(planned.settings)
-    operations = 6.0 * BATCH * sum(layer.size * positions[layer.name] for layer in planned.layers)
-    rate = arithmetic(torch.bfloat16 if bfloat16(settings) else torch.float32)
+def _compare_with_bare_loop(model: str, settings: Settings, seconds: dict[str, list[float]]) -> Iterator[Measurement]:
+    layers, positions = make_plan(settings).layers, positions_of(settings)
+    flops = 6.0 * BATCH * sum(layer.size * positions[layer.name] for layer in layers)
+    floor = flops / peak_flops(torch.bfloat16 if uses_bfloat16(settings) else torch.float32)
     bare, dense = seconds["bare"], seconds["dense"]
-    ordinary = {name: _without_updates(found) for name, found in seconds.items()}
-
-    def over_dense(traffic: float) -> float:
-        """The floor of a ratio to dense: so many bytes a weight more."""
-        return 1 + traffic * weights / bandwidth() / statistics.median(dense)
-
-    yield Figure(f"{model}: bare step", bare, operations / rate, unit=" s")
-    yield Figure(f"{model}: dense, images/s", [BATCH / took for took in dense])
-    yield Figure(f"{model}: dense, part of the arithmetic", [operations / rate / took for took in dense])
+    yield Measurement(f"{model}: bare step", bare, floor, unit=" s")
+    yield Measurement(f"{model}: dense, images/s", [BATCH / elapsed for elapsed in dense])
+    yield Measurement(f"{model}: dense, part of the arithmetic", [floor / elapsed for elapsed in dense])
     yield ratio(f"{model}: dense / bare", dense, bare, floor=1.0, at_most=1.03)
-    yield ratio(f"{model}: fixed / dense", seconds["fixed"], dense, floor=over_dense(9), at_most=1.01)
-    rigl = ratio("", ordinary["rigl"], ordinary["fixed"]).values
-    update = _update(seconds["rigl"]) / 100 / statistics.median(seconds["fixed"])
-    yield Figure(f"{model}: rigl, ΔT = 100 / fixed", [each + update for each in rigl], 1.0, 1.02)
-    yield ratio(f"{model}: edge_popup / dense", seconds["edge_popup"], dense, floor=over_dense(30), at_most=1.05)
-    yield Figure(f"{model}: peak memory, fixed / dense", [memory["fixed"] / memory["dense"]], at_most=1.10)
+
+
+def _compare_methods(model: str, settings: Settings, seconds: dict[str, list[float]]) -> Iterator[Measurement]:
+    weights = sum(layer.size for layer in make_plan(settings).layers)
+    dense = seconds["dense"]
+
+    def floor(bytes_per_weight: float) -> float:
+        """Return the floor of a ratio to dense for so much additional memory traffic."""
+        return 1 + bytes_per_weight * weights / memory_bandwidth() / statistics.median(dense)
+
+    yield ratio(f"{model}: fixed / dense", seconds["fixed"], dense, floor=floor(9), at_most=1.01)
+    values = _with_update_every_100_steps(seconds["rigl"], seconds["fixed"])
+    yield Measurement(f"{model}: rigl, ΔT = 100 / fixed", values, 1.0, 1.02)
+    yield ratio(f"{model}: edge_popup / dense", seconds["edge_popup"], dense, floor=floor(30), at_most=1.05)
+
+
+def _compare_alternatives(model: str, seconds: dict[str, list[float]]) -> Iterator[Measurement]:
+    bare = seconds["bare"]
     for name in ALTERNATIVES:
         if name == "rigl-torch" and name in seconds:
-            spread = _update(seconds[name]) / 100 / statistics.median(bare)
-            values = ratio("", ordinary[name], ordinary["bare"]).values
-            yield Figure(f"{model}: {name}, ΔT = 100 / bare", [each + spread for each in values])
+            yield Measurement(f"{model}: {name}, ΔT = 100 / bare", _with_update_every_100_steps(seconds[name], bare))
         elif name in seconds and name != "bare":
             yield ratio(f"{model}: {name} / bare", seconds[name], bare)
 
 
+def _with_update_every_100_steps(seconds: list[float], reference: list[float]) -> list[float]:
+    """Return the ratio of a rewired training to a reference, with the cost of an update spread over 100 steps."""
+    update = _update_seconds(seconds) / 100 / statistics.median(reference)
+    return [value + update for value in ratio("", _without_updates(seconds), _without_updates(reference)).values]
+
+
 def _is_update(number: int) -> bool:
-    """Whether the turn of that number, after the warm ones, ends with an update."""
-    return (WARM + number + 1) % (DELTA_T // STEPS) == 0
+    """Return whether the turn of this number, counted after the warm-up, ends with a rewiring update."""
+    return (WARMUP + number + 1) % (DELTA_T // STEPS) == 0
 
 
 def _without_updates(seconds: list[float]) -> list[float]:
-    return [took for number, took in enumerate(seconds) if not _is_update(number)]
+    return [elapsed for number, elapsed in enumerate(seconds) if not _is_update(number)]
 
 
-def _update(seconds: list[float]) -> float:
-    """What an update takes, beyond the step that it belongs to: for a whole turn."""
-    updates = [took for number, took in enumerate(seconds) if _is_update(number)]
+def _update_seconds(seconds: list[float]) -> float:
+    """Return the seconds of an update in addition to those of its turn, which has `STEPS` steps."""
+    updates = [elapsed for number, elapsed in enumerate(seconds) if _is_update(number)]
     return STEPS * (statistics.median(updates) - statistics.median(_without_updates(seconds)))
 
 
-def write_images(path: Path, count: int) -> None:
+def write_random_images(path: Path, count: int) -> None:
+    """Write a data set with the shapes of CIFAR-10, and `count` training images, as an npz file."""
     random = np.random.default_rng(0)
     arrays = {}
     for part, images in (("train", count), ("test", BATCH)):

@@ -1,7 +1,9 @@
-"""What a sweep adds to its runs, and how long status takes: python -m benchmarks.sweeps [--runs 20] [--slots 2]
+"""Overhead of a sweep relative to its runs, and time of `ersparse status`.
 
-The bare runs come one after the other, each on the cores that a slot has; a sweep should take their sum over the slots.
-Then `ersparse status` looks at 10 000 run folders.
+    python -m benchmarks.sweeps [--runs 20] [--slots 2]
+
+Bare runs are executed one after the other, each on the cores of one slot. A sweep should take the sum of their times
+divided by the number of slots. Then `ersparse status` reads 10 000 run folders.
 """
 
 from __future__ import annotations
@@ -18,35 +20,40 @@ from pathlib import Path
 from ersparse.sweep.local.slots import cores_of, environment, slots_of, this_machine
 
 ROOT = Path(__file__).resolve().parent.parent
-WORDS = ["trainer.max_epochs=5", "model.width=0.5"]
+OVERRIDES = ["trainer.max_epochs=5", "model.width=0.5"]
 
 
-def seconds(*words: str, **options: object) -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, cwd=ROOT, **options)  # type: ignore[call-overload]
-    return time.perf_counter() - began
+def seconds(*arguments: str, **options: object) -> float:
+    """Return the seconds that the Python interpreter takes with these arguments; `options` are of subprocess.run."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, cwd=ROOT, **options)  # type: ignore[call-overload]
+    return time.perf_counter() - start
 
 
-def overhead(folder: Path, runs: int, slots: int) -> None:
+def measure_sweep(folder: Path, runs: int, slots: int) -> None:
+    """Print the times of the bare runs, of the sweep, and of the same sweep again."""
     cores, gib = this_machine()
     slot = slots_of(slots, 1, [], cores, gib)[:1]
-    outer = os.environ.copy()
-    os.sched_setaffinity(0, cores_of(slot))  # the children inherit it
+    inherited = os.environ.copy()
+    os.sched_setaffinity(0, cores_of(slot))  # inherited by child processes
     bare = [
-        seconds("launch.py", *WORDS, f"seed={seed}", f"paths.root={folder}/bare", env=environment(outer, slot, 1))
+        seconds(
+            "launch.py", *OVERRIDES, f"seed={seed}", f"paths.root={folder}/bare", env=environment(inherited, slot, 1)
+        )
         for seed in range(runs)
     ]
     os.sched_setaffinity(0, cores)
-    sweep = ["-m", *WORDS, f"seed=range(0,{runs})", f"paths.root={folder}/sweep", f"hydra.launcher.slots={slots}"]
-    took = seconds("launch.py", *sweep, env=outer)
-    again = seconds("launch.py", *sweep, env=outer)
+    sweep = ["-m", *OVERRIDES, f"seed=range(0,{runs})", f"paths.root={folder}/sweep", f"hydra.launcher.slots={slots}"]
+    first = seconds("launch.py", *sweep, env=inherited)
+    again = seconds("launch.py", *sweep, env=inherited)
     print(f"bare runs: n={runs}, mean {sum(bare) / runs:.2f} s, from {min(bare):.2f} to {max(bare):.2f} s")
-    ratio = took * slots / sum(bare)
-    print(f"their sum over {slots} slots {sum(bare) / slots:.1f} s; the sweep {took:.1f} s, {ratio:.3f} of it")
+    ratio = first * slots / sum(bare)
+    print(f"their sum over {slots} slots {sum(bare) / slots:.1f} s; the sweep {first:.1f} s, {ratio:.3f} of it")
     print(f"the sweep again, with nothing to do: {again:.1f} s")
 
 
-def status(folder: Path, runs: int) -> None:
+def measure_status(folder: Path, runs: int) -> None:
+    """Print the time of `ersparse status` over copies of the sweep's first run."""
     record = json.loads(next((folder / "sweep").rglob("run.json")).read_text())
     for number in range(runs):
         run = folder / "many" / "runs" / f"net{number // 5}" / f"s{number % 5}"
@@ -58,13 +65,13 @@ def status(folder: Path, runs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--slots", type=int, default=2)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        overhead(Path(folder), asked.runs, asked.slots)
-        status(Path(folder), 10_000)
+        measure_sweep(Path(folder), arguments.runs, arguments.slots)
+        measure_status(Path(folder), 10_000)
 
 
 if __name__ == "__main__":

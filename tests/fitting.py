@@ -5,7 +5,7 @@ import torch
 
 from ersparse.config.schema import OptimizerSettings
 from ersparse.data import digits
-from ersparse.data.batches import Batches, ImageTable
+from ersparse.data.batches import ImageTable, InMemoryDataLoader
 
 SGD = OptimizerSettings(
     name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[0.5, 0.75], gamma=0.1
@@ -14,8 +14,8 @@ SGD = OptimizerSettings(
 
 def batches(count=256, size=64):
     data = digits.load(None, True)
-    table = ImageTable.of(data.x_train, data.y_train, [0.3], [0.3], torch.device("cpu"))
-    return Batches(table, torch.arange(count), size, seed=0)
+    table = ImageTable.from_images(data.x_train, data.y_train, [0.3], [0.3], torch.device("cpu"))
+    return InMemoryDataLoader(table, torch.arange(count), size, seed=0)
 
 
 def trainer(callbacks, epochs=1, **options):

@@ -241,14 +241,15 @@ def test_a_run_is_read_back(launch, only_run):
     record = read(only_run())
     assert not network.training
     from ersparse.data import digits
-    from ersparse.data.batches import Batches, ImageTable
+    from ersparse.data.batches import ImageTable, InMemoryDataLoader
 
     data, config = digits.load(None, True).resized(16), record["config"]["dataset"]
-    table = ImageTable.of(data.x_test, data.y_test, config["mean"], config["std"], torch.device("cpu"))
+    table = ImageTable.from_images(data.x_test, data.y_test, config["mean"], config["std"], torch.device("cpu"))
     autocast = torch.autocast("cpu", torch.bfloat16, record["config"]["trainer"]["precision"] == "bf16-mixed")
     with torch.no_grad(), autocast:
         right = sum(
-            int((network(x.contiguous()).argmax(1) == y).sum()) for x, y in Batches(table, torch.arange(360), 500)
+            int((network(x.contiguous()).argmax(1) == y).sum())
+            for x, y in InMemoryDataLoader(table, torch.arange(360), 500)
         )
     assert right / 360 == pytest.approx(record["metrics"]["test/acc"], abs=1.5 / 360)
     with pytest.raises(UserError, match="is sparse already"):

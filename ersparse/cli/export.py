@@ -12,7 +12,7 @@ import torch
 from ersparse.api import load
 from ersparse.errors import UserError
 from ersparse.export import sparse_file
-from ersparse.export.folded import Folded, fold
+from ersparse.export.folded import FoldedNetwork, fold
 from ersparse.kernels.fused_graph import NotCovered
 from ersparse.storage.atomic import write_bytes
 from ersparse.storage.run_folder import RunFolder
@@ -44,14 +44,14 @@ def main(words: Sequence[str]) -> int:
     size, dense = out.stat().st_size, dense_size(network)
     print(f"{out}: {size / 1e6:.3g} MB, {size / dense:.4f} of the dense network's {dense / 1e6:.3g} MB")
     if asked.benchmark:
-        from ersparse.export.benchmark import table
+        from ersparse.export.benchmark import benchmark_table
         from ersparse.runs.console import make_console
 
-        make_console().print(table(network, images, size, dense))
+        make_console().print(benchmark_table(network, images, size, dense))
     return 0
 
 
-def finished(run: Path) -> tuple[Folded, sparse_file.Images]:
+def finished(run: Path) -> tuple[FoldedNetwork, sparse_file.InputSpec]:
     """The network of a finished run as it predicts, and what it takes.
 
     Raises:
@@ -62,10 +62,10 @@ def finished(run: Path) -> tuple[Folded, sparse_file.Images]:
     except NotCovered as layer:
         raise UserError(f"{run}: there is no sparse kernel for {layer}") from None
     dataset = (RunFolder(run).read() or {})["config"]["dataset"]
-    return network, sparse_file.Images(dataset["channels"], dataset["image_size"], dataset["mean"], dataset["std"])
+    return network, sparse_file.InputSpec(dataset["channels"], dataset["image_size"], dataset["mean"], dataset["std"])
 
 
-def write_onnx(path: Path, network: Folded, images: sparse_file.Images) -> None:
+def write_onnx(path: Path, network: FoldedNetwork, images: sparse_file.InputSpec) -> None:
     """Dense weights, zeros and all: normalised `images` [N, channels, side, side] -> `logits`.
 
     Raises:
@@ -85,6 +85,6 @@ def write_onnx(path: Path, network: Folded, images: sparse_file.Images) -> None:
     write_bytes(path, program.model_proto.SerializeToString())
 
 
-def dense_size(network: Folded) -> int:
+def dense_size(network: FoldedNetwork) -> int:
     """Bytes of its weights and biases as float32."""
     return sum(4 * parameter.numel() for parameter in network.parameters())

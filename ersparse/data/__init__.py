@@ -1,1 +1,1 @@
-"""Images in memory, and batches made of them on the device."""
+"""Data sets as arrays in memory, and data loaders that gather batches from them on the device."""

@@ -1,4 +1,4 @@
-"""A data set as four arrays, checked once."""
+"""Data sets in memory: images and labels for training and testing, validated on load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from ersparse.errors import UserError
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8 [N, H, W, C] and labels int64 [N], for training and for testing."""
+    """A data set for image classification.
+
+    Attributes:
+        x_train, x_test: images, uint8 [N, H, W, C].
+        y_train, y_test: labels, int64 [N].
+    """
 
     x_train: Tensor
     y_train: Tensor
@@ -21,32 +26,33 @@ class Arrays:
     y_test: Tensor
 
     def resized(self, side: int) -> Arrays:
-        """The same images with `side` x `side` pixels (bilinear, antialiased)."""
+        """Return the data set with images of `side` x `side` pixels (bilinear, antialiased)."""
         return Arrays(_resize(self.x_train, side), self.y_train, _resize(self.x_test, side), self.y_test)
 
     def check(self, where: str, num_classes: int, channels: int) -> Arrays:
-        """Itself, if it holds what it should.
+        """Validate types, shapes and labels, and return the data set itself.
+
+        Args:
+            where: begins the error message, such as "dataset=cifar10".
+            num_classes: labels lie in [0, num_classes).
+            channels: of the images.
 
         Raises:
-            UserError: one line that begins with `where` and names the array and what was expected of it.
+            UserError: one line that names the array, what it is, and what it must be.
         """
-        for part in ("train", "test"):
-            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            if (
-                x.dtype != torch.uint8
-                or x.dim() != 4
-                or x.shape[3] != channels
-                or x.shape[1] != x.shape[2]
-                or not len(x)
-            ):
-                raise UserError(
-                    f"{where}: x_{part} is {x.dtype} {list(x.shape)}, must be uint8 [N, side, side, {channels}]"
-                )
-            if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-                raise UserError(f"{where}: y_{part} is {y.dtype} {list(y.shape)}, must be int64 [{len(x)}]")
-            if y.min() < 0 or y.max() >= num_classes:
-                raise UserError(f"{where}: y_{part} has labels {y.min()}..{y.max()}, must lie in [0, {num_classes})")
+        _check_part(where, "train", self.x_train, self.y_train, num_classes, channels)
+        _check_part(where, "test", self.x_test, self.y_test, num_classes, channels)
         return self
+
+
+def _check_part(where: str, part: str, x: Tensor, y: Tensor, num_classes: int, channels: int) -> None:
+    has_shape = x.dim() == 4 and x.shape[3] == channels and x.shape[1] == x.shape[2] and len(x) > 0
+    if x.dtype != torch.uint8 or not has_shape:
+        raise UserError(f"{where}: x_{part} is {x.dtype} {list(x.shape)}, must be uint8 [N, side, side, {channels}]")
+    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        raise UserError(f"{where}: y_{part} is {y.dtype} {list(y.shape)}, must be int64 [{len(x)}]")
+    if y.min() < 0 or y.max() >= num_classes:
+        raise UserError(f"{where}: y_{part} has labels {y.min()}..{y.max()}, must lie in [0, {num_classes})")
 
 
 def _resize(images: Tensor, side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn (Alpaydin & Kaynak 1998): real scans, no download."""
+"""Handwritten digits shipped with scikit-learn (Alpaydin & Kaynak 1998), which need no download."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from ersparse.data.arrays import Arrays
 
 
 def load(root: Path, download: bool) -> Arrays:
-    """1 797 images, 8x8, of which every fifth is for testing: 1 437 and 360. `root` and `download` are not needed."""
-    package = find_spec("sklearn")  # whose load_digits takes a second to import, and reads this file
+    """Load 1 797 images of 8x8 pixels in 10 classes: 1 437 for training, and every fifth, 360 in all, for testing.
+
+    Args:
+        root: unused; all data sets share this signature.
+        download: unused.
+    """
+    package = find_spec("sklearn")  # its load_digits reads the same file, but takes a second to import
     assert package and package.origin
     table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
     images = torch.from_numpy(np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8))[..., None]

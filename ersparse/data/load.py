@@ -22,6 +22,6 @@ def load_arrays(dataset: DatasetSettings) -> Arrays:
     if len(arrays.y_train) - held_out < 2 or (dataset.validation and not held_out):
         raise UserError(
             f"dataset.validation={dataset.validation}: leaves {len(arrays.y_train) - held_out} training and "
-            f"{held_out} validation images, both need some"
+            f"{held_out} validation images; must leave at least two training images, and a validation image unless 0"
         )
     return arrays

@@ -1,1 +1,1 @@
-"""Finished networks for those who only predict: a sparse file, what reads it, and how fast that is."""
+"""Export of trained networks for inference: the sparse file format, its reader, and a benchmark."""

@@ -1,4 +1,4 @@
-"""What an exported network costs beside the dense one: latency, throughput, size."""
+"""Benchmark of an exported network against the dense one: latency, throughput and file size."""
 
 from __future__ import annotations
 
@@ -10,57 +10,65 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from ersparse.export.folded import Folded
-from ersparse.export.predictor import computed
-from ersparse.export.sparse_file import Images
+from ersparse.export.folded import FoldedNetwork
+from ersparse.export.predictor import sparse_forward
+from ersparse.export.sparse_file import InputSpec
 
-ONE, MANY = 1, 128  # images, for latency and for throughput
-AT_LEAST, SECONDS = 7, 0.5  # how often a batch is predicted, and for how long at least
+LATENCY_BATCH, THROUGHPUT_BATCH = 1, 128  # images
+MIN_REPETITIONS, MIN_SECONDS = 7, 0.5  # of each batch; both are minima
 
 Network = Callable[[Tensor], Tensor]
 
 
-def table(network: Folded, images: Images, size: int, dense_size: int) -> Table:
-    """Medians of the sparse network, and of the same with dense layers as PyTorch computes them, on the CPU.
+def benchmark_table(network: FoldedNetwork, inputs: InputSpec, size: int, dense_size: int) -> Table:
+    """Time the network on the CPU by the sparse kernels and by PyTorch's dense layers, and return the medians.
 
     Args:
-        size, dense_size: of their files in bytes; that of bfloat16 is half as large.
+        network: with masks attached.
+        inputs: the images that it expects.
+        size: of the sparse file in bytes.
+        dense_size: of the dense network in float32, in bytes.
     """
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("network", "1 image, ms", f"{MANY} images, ms", "images/s", "file, MB"):
-        made.add_column(column, justify="left" if column == "network" else "right")
-    x = torch.randn(MANY, images.channels, images.side, images.side)
-    rows: list[tuple[str, Network, Tensor, int]] = [("sparse", computed(network, images), x, size)]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("network", "1 image, ms", f"{THROUGHPUT_BATCH} images, ms", "images/s", "file, MB"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    x = torch.randn(THROUGHPUT_BATCH, inputs.channels, inputs.side, inputs.side)
+    candidates: list[tuple[str, Network, Tensor, int]] = [("sparse", sparse_forward(network, inputs), x, size)]
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        dense = plain(network).to(dtype).to(memory_format=torch.channels_last)
+        dense = without_masks(network).to(dtype).to(memory_format=torch.channels_last)
         y = x.to(dtype, memory_format=torch.channels_last)
-        bytes_ = dense_size * dtype.itemsize // 4
-        rows += [(f"dense {name}", dense, y, bytes_), (f"dense {name}, compiled", torch.compile(dense), y, bytes_)]
-    for name, run, x, bytes_ in rows:
-        try:
-            one, many = (seconds(run, x[:count]) for count in (ONE, MANY))
-        except Exception as error:  # whatever a compiler raises
-            made.add_row(name, f"{type(error).__name__}", "", "", "")
-            continue
-        made.add_row(name, f"{1e3 * one:.2f}", f"{1e3 * many:.1f}", f"{MANY / many:,.0f}", f"{bytes_ / 1e6:.3g}")
-    return made
+        file_size = dense_size * dtype.itemsize // 4
+        candidates.append((f"dense {name}", dense, y, file_size))
+        candidates.append((f"dense {name}, compiled", torch.compile(dense), y, file_size))
+    for candidate in candidates:
+        table.add_row(*_row(*candidate))
+    return table
 
 
-def plain(network: Folded) -> Folded:
-    """A copy without masks, its removed weights zeros."""
-    copy = Folded(network.parts)
+def _row(name: str, network: Network, x: Tensor, file_size: int) -> list[str]:
+    try:
+        latency, batch = (median_seconds(network, x[:count]) for count in (LATENCY_BATCH, THROUGHPUT_BATCH))
+    except Exception as error:  # torch.compile may raise anything
+        return [name, type(error).__name__, "", "", ""]
+    throughput = THROUGHPUT_BATCH / batch
+    return [name, f"{1e3 * latency:.2f}", f"{1e3 * batch:.1f}", f"{throughput:,.0f}", f"{file_size / 1e6:.3g}"]
+
+
+def without_masks(network: FoldedNetwork) -> FoldedNetwork:
+    """Return a copy without masks, whose removed weights are zeros."""
+    copy = FoldedNetwork(network.steps)
     copy.load_state_dict({key: value for key, value in network.state_dict().items() if value.dtype != torch.bool})
     return copy
 
 
 @torch.no_grad()
-def seconds(run: Network, x: Tensor) -> float:
-    """The median of a batch, once all is warm and compiled."""
+def median_seconds(network: Network, x: Tensor) -> float:
+    """Return the median time of a batch, after two passes that compile and fill caches."""
     for _ in range(2):
-        run(x)
-    found: list[float] = []
-    while len(found) < AT_LEAST or sum(found) < SECONDS:
+        network(x)
+    seconds: list[float] = []
+    while len(seconds) < MIN_REPETITIONS or sum(seconds) < MIN_SECONDS:
         start = time.perf_counter()
-        run(x)
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+        network(x)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)

@@ -1,4 +1,4 @@
-"""A trained network as it predicts: convolutions with their normalisations folded in, and what lies between them."""
+"""Inference form of a trained network: convolutions with batch normalisation folded in, and fused steps around them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ersparse.sparse.mask import attach, masks_of
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A convolution, or a linear layer over all that it reads, which has no kernel; both have a bias.
+class FoldedLayer:
+    """A convolution with bias, or a linear layer with bias, which has no kernel and reads all of its source.
 
     Attributes:
-        name: of its weight in the network that was trained.
-        shape: of its weight.
+        name: parameter name of the weight in the trained network.
+        shape: of the weight: output channels, input channels / groups, and the kernel of a convolution.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Layer:
     groups: int = 1
 
     def build(self) -> nn.Module:
+        """Return the PyTorch module of this layer, with random weights."""
         n_out, n_in, *kernel = self.shape
         if not kernel:
             return nn.Sequential(nn.Flatten(), nn.Linear(n_in, n_out))
@@ -37,23 +38,24 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Part:
-    """pool(relu(layer(source) + residual)), any of them left out.
+class FoldedStep:
+    """Fused operations pool(relu(layer(source) + residual)), any of which may be absent.
 
     Attributes:
-        source, residual: 0 is the image, n the result of the n-th part.
-        pool: "max" or "average" over windows that do not overlap; `window` None is the whole image.
+        source, residual: 0 is the image, n the result of the n-th step.
+        pool: "max" or "average" over windows that do not overlap; empty for no pooling.
+        window: pooling window in rows and columns; None is the whole image (global pooling).
     """
 
     source: int
-    layer: Layer | None = None
+    layer: FoldedLayer | None = None
     residual: int | None = None
     relu: bool = False
     pool: str = ""
     window: Sequence[int] | None = (1, 1)
 
-    def after(self) -> nn.Module:
-        """What follows the sum."""
+    def build_epilogue(self) -> nn.Module:
+        """Return the PyTorch module of what follows the sum: ReLU and pooling."""
         modules: list[nn.Module] = [nn.ReLU()] if self.relu else []
         if self.pool and self.window is None:
             modules.append(nn.AdaptiveAvgPool2d(1))
@@ -62,63 +64,65 @@ class Part:
         return nn.Sequential(*modules)
 
 
-class Folded(nn.Module):
-    """The network that `parts` describe, in eval mode; the last of them is its output."""
+class FoldedNetwork(nn.Module):
+    """A network in evaluation mode that computes `steps` by PyTorch's dense layers; the last step is its output."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, steps: Sequence[FoldedStep]) -> None:
         super().__init__()
-        self.parts = tuple(parts)
-        self.layers = nn.ModuleList(part.layer.build() if part.layer else nn.Identity() for part in parts)
-        self.afters = nn.ModuleList(part.after() for part in parts)
+        self.steps = tuple(steps)
+        self.layers = nn.ModuleList(step.layer.build() if step.layer else nn.Identity() for step in steps)
+        self.epilogues = nn.ModuleList(step.build_epilogue() for step in steps)
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the output, [B, ...]."""
+        """Compute the output [B, ...] of normalised images [B, C, H, W]."""
         results = [x]
-        for part, layer, after in zip(self.parts, self.layers, self.afters, strict=True):
-            y = layer(results[part.source])
-            results.append(after(y if part.residual is None else y + results[part.residual]))
+        for step, layer, epilogue in zip(self.steps, self.layers, self.epilogues, strict=True):
+            y = layer(results[step.source])
+            results.append(epilogue(y if step.residual is None else y + results[step.residual]))
         return results[-1]
 
 
 @torch.no_grad()
-def fold(network: nn.Module) -> Folded:
-    """What `network` computes in eval mode, its masks attached.
+def fold(network: nn.Module) -> FoldedNetwork:
+    """Return a network that computes what `network` computes in evaluation mode, with its masks attached.
 
     Raises:
-        NotCovered: names what is not, such as a normalisation that follows no convolution.
+        NotCovered: names the first operation that cannot be folded, such as a normalisation that follows no
+            convolution.
     """
     graph, masks = FusedGraph(network), masks_of(network)
     steps = [node for node in graph.nodes if isinstance(node, FusedStep)]
     if isinstance(graph.output, Convolution):
         steps.append(FusedStep(graph.output.position, graph.output))
     numbers: dict[Node, int] = {graph.nodes[0]: 0} | {step: number for number, step in enumerate(steps, 1)}
-    folded = Folded([_part(step, numbers) for step in steps])
+    folded = FoldedNetwork([_fold_step(step, numbers) for step in steps])
     weighted = [step for step in steps if isinstance(step.source, Convolution)]
-    kept = {}
+    folded_masks = {}
     for step, (name, module) in zip(weighted, prunable_modules(folded).items(), strict=True):
         assert isinstance(step.source, Convolution)
-        weight, bias = _weight_and_bias(step.source.module, step.norm)
+        weight, bias = _fold_norm(step.source.module, step.norm)
         assert module.bias is not None
         module.weight.copy_(weight), module.bias.copy_(bias)
-        kept[name] = masks.get(step.source.name, torch.ones_like(weight, dtype=torch.bool))
-    attach(folded, kept)
+        folded_masks[name] = masks.get(step.source.name, torch.ones_like(weight, dtype=torch.bool))
+    attach(folded, folded_masks)
     return folded
 
 
-def _part(step: FusedStep, numbers: dict[Node, int]) -> Part:
+def _fold_step(step: FusedStep, numbers: dict[Node, int]) -> FoldedStep:
     residual = numbers[step.residual] if step.residual else None
     window = step.window and list(step.window)
     if not isinstance(step.source, Convolution):
         if step.norm:
             raise NotCovered("a BatchNorm2d that follows no convolution")
-        return Part(numbers[step.source], None, residual, step.relu, step.pool, window)
+        return FoldedStep(numbers[step.source], None, residual, step.relu, step.pool, window)
     node = step.source
-    layer = Layer(node.name, list(node.module.weight.shape), node.stride, list(node.padding), node.groups)
-    return Part(numbers[node.source], layer, residual, step.relu, step.pool, window)
+    layer = FoldedLayer(node.name, list(node.module.weight.shape), node.stride, list(node.padding), node.groups)
+    return FoldedStep(numbers[node.source], layer, residual, step.relu, step.pool, window)
 
 
-def _weight_and_bias(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+def _fold_norm(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the layer followed by the normalisation with its running statistics."""
     bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
     if norm is None:
         return layer.weight, bias

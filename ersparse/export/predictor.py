@@ -1,4 +1,4 @@
-"""Predictions of an exported network, by the sparse kernels."""
+"""Inference with exported networks, by the sparse kernels where they can be compiled."""
 
 from __future__ import annotations
 
@@ -12,74 +12,83 @@ from torch import Tensor
 
 from ersparse.errors import UserError
 from ersparse.export import sparse_file
-from ersparse.export.folded import Folded
-from ersparse.export.single_image import FewImages
+from ersparse.export.folded import FoldedNetwork
+from ersparse.export.single_image import SingleImageNetwork
 from ersparse.kernels.compile import KernelsUnavailable
 from ersparse.kernels.network import SparseNetwork
 
-AT_ONCE = 512  # images; more are taken in turns
-FEW = 4  # images, up to which one after the other is faster than sixteen abreast
+MAX_BATCH_SIZE = 512  # images; larger inputs are split
+MAX_SINGLE_IMAGES = 4  # images up to which one image at a time is faster than blocks of sixteen
 
 log = logging.getLogger("ersparse")
 
 
 class Predictor:
-    """Logits of images, in any number.
+    """Computes the logits of any number of images.
 
     Attributes:
-        images: what the network takes.
-        network: [B, channels, side, side], normalised -> logits [B, classes], in float32.
+        network: maps normalised float32 images [B, channels, side, side] to logits [B, classes].
+        inputs: the images that the network expects.
     """
 
-    def __init__(self, network: Callable[[Tensor], Tensor], images: sparse_file.Images) -> None:
-        self.network, self.images = network, images
+    def __init__(self, network: Callable[[Tensor], Tensor], inputs: sparse_file.InputSpec) -> None:
+        self.network, self.inputs = network, inputs
 
     @torch.no_grad()
     def __call__(self, images: Tensor | np.ndarray) -> Tensor:
-        """Logits [N, classes].
+        """Return logits [N, classes].
 
         Args:
-            images: uint8 [N, side, side, channels], as data sets have them, or float [N, channels, side, side],
-                normalised, as training has them.
+            images: uint8 [N, side, side, channels], as in data sets, or float [N, channels, side, side], normalised as
+                for training.
 
         Raises:
-            UserError: they are neither, or none.
+            UserError: the images have another type or shape, or there are none.
         """
-        images, takes = torch.as_tensor(images), self.images
-        pixels = images.dtype == torch.uint8
-        one = (takes.side, takes.side, takes.channels) if pixels else (takes.channels, takes.side, takes.side)
-        if images.shape[1:] != one or not (pixels or images.is_floating_point()):
+        images = torch.as_tensor(images)
+        self._check(images)
+        batches = torch.split(images, MAX_BATCH_SIZE)
+        if images.dtype == torch.uint8:
+            return torch.cat([self.network(self.inputs.normalize(batch)) for batch in batches])
+        return torch.cat([self.network(batch.float()) for batch in batches])
+
+    def _check(self, images: Tensor) -> None:
+        side, channels = self.inputs.side, self.inputs.channels
+        is_uint8 = images.dtype == torch.uint8
+        shape = (side, side, channels) if is_uint8 else (channels, side, side)
+        if images.shape[1:] != shape or not (is_uint8 or images.is_floating_point()):
             raise UserError(
-                f"images={images.dtype} {list(images.shape)}: must be uint8 [N, {takes.side}, {takes.side}, "
-                f"{takes.channels}] or float [N, {takes.channels}, {takes.side}, {takes.side}]"
+                f"images={images.dtype} {list(images.shape)}: must be uint8 [N, {side}, {side}, {channels}] "
+                f"or float [N, {channels}, {side}, {side}]"
             )
         if not len(images):
-            raise UserError("images: must be one at least")
-        parts = torch.split(images, AT_ONCE)
-        return torch.cat([self.network((takes.normalised(p) if pixels else p).float()) for p in parts])
+            raise UserError(f"images={images.dtype} {list(images.shape)}: must contain at least one image")
 
 
 def load_sparse(path: str | Path) -> Predictor:
-    """What `python -m ersparse export` wrote, ready to predict on the CPU.
+    """Load a file that `python -m ersparse export` wrote, for inference on the CPU.
 
-    Without a compiler it computes with dense layers, and says so.
+    Without a C++ compiler the network is computed by PyTorch's dense layers, with a warning.
+
+    Args:
+        path: of the file, by default `network.sparse` in the run folder.
 
     Raises:
-        UserError: the file is damaged, of another version, or none of ours.
+        UserError: the file is missing, damaged, of another version, or not a sparse network.
     """
-    network, images = sparse_file.read(Path(path))
+    network, inputs = sparse_file.read(Path(path))
     try:
-        return Predictor(computed(network, images), images)
+        return Predictor(sparse_forward(network, inputs), inputs)
     except KernelsUnavailable as reason:
         log.warning(f"{reason}; predicting with dense layers, to the same result")
-        return Predictor(network, images)
+        return Predictor(network, inputs)
 
 
-def computed(network: Folded, images: sparse_file.Images) -> Callable[[Tensor], Tensor]:
-    """What computes `network` with its kept weights: one image or sixteen at a time, as the batch is.
+def sparse_forward(network: FoldedNetwork, inputs: sparse_file.InputSpec) -> Callable[[Tensor], Tensor]:
+    """Return a function that computes `network` by the sparse kernels, in the layout that suits the batch size.
 
     Raises:
-        KernelsUnavailable: they cannot be compiled here.
+        KernelsUnavailable: the kernels cannot be compiled.
     """
-    few, many = FewImages(network, images.channels, images.side), SparseNetwork(network).eval()
-    return lambda x: few(x) if len(x) <= FEW else many(x)
+    single, batched = SingleImageNetwork(network, inputs.channels, inputs.side), SparseNetwork(network).eval()
+    return lambda x: single(x) if len(x) <= MAX_SINGLE_IMAGES else batched(x)

@@ -1,17 +1,17 @@
-"""Sparse network files, `network.sparse`: a safetensors file whose layers are compressed rows.
+"""Sparse network files, `network.sparse`: safetensors files that hold each layer in compressed sparse rows.
 
-Any safetensors library reads it. Its metadata, all of them strings, are
+Any safetensors library can read them. The metadata, all of them strings, are
 
     format    "ersparse.network"
     version   "1"
-    network   JSON: "images" (channels, side, mean and std for pixels from 0 to 1) and "parts", as in folded.py
-    sha256    of `network` and all tensors in the order of their names
+    network   JSON: "images" (channels, side, mean and std of pixels in [0, 1]) and "parts", the steps of folded.py
+    sha256    digest of `network` and of all tensors in the order of their names
 
-and for the n-th part, from 1, it has, if that part has a layer with weights [n_out, n_in / groups, height, width],
+For each step n, counted from 1, whose layer has weights [n_out, n_in / groups, height, width], the file holds
 
     n.rows      uint32 [n_out + 1]: the kept weights of output channel c are those from rows[c] to rows[c + 1]
-    n.columns   uint16, or uint32 where that is too small: place of each of them in weight[c], read as one vector
-    n.values    float32: the weights, times what normalises their channel
+    n.columns   uint16, or uint32 if that is too small: index of each kept weight in weight[c].flatten()
+    n.values    float32: the kept weights, scaled by the folded batch normalisation
     n.bias      float32 [n_out]
 """
 
@@ -30,50 +30,65 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from ersparse.errors import UserError
-from ersparse.export.folded import Folded, Layer, Part
+from ersparse.export.folded import FoldedLayer, FoldedNetwork, FoldedStep
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.mask import attach, masks_of
 from ersparse.storage.atomic import write_bytes
 
 FORMAT, VERSION = "ersparse.network", "1"
-Arrays = dict[str, np.ndarray]
+NamedArrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Images:
-    """What the network takes: square images, normalised by `mean` and `std` [channels] of pixels from 0 to 1."""
+class InputSpec:
+    """The images that a network expects: square, normalised by the channel means and deviations of pixels in [0, 1].
+
+    Attributes:
+        channels: of an image.
+        side: height and width in pixels.
+        mean, std: [channels].
+    """
 
     channels: int
     side: int
     mean: list[float]
     std: list[float]
 
-    def normalised(self, pixels: Tensor) -> Tensor:
-        """uint8 [N, side, side, channels] -> float32 [N, channels, side, side]."""
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Convert uint8 [N, side, side, channels] to normalised float32 [N, channels, side, side]."""
         mean, std = 255 * torch.tensor([self.mean, self.std])
-        normalised: Tensor = (pixels.float() - mean) / std
-        return normalised.permute(0, 3, 1, 2)
+        normalized: Tensor = (pixels.float() - mean) / std
+        return normalized.permute(0, 3, 1, 2)
 
 
-def write(path: Path, network: Folded, images: Images) -> None:
-    """The file is there whole, or not at all."""
-    arrays = _compressed(network)
-    described = json.dumps({"images": asdict(images), "parts": [asdict(part) for part in network.parts]})
-    metadata = {"format": FORMAT, "version": VERSION, "network": described, "sha256": _digest(described, arrays)}
+def write(path: Path, network: FoldedNetwork, inputs: InputSpec) -> None:
+    """Write the file atomically."""
+    arrays = _compress(network)
+    description = json.dumps({"images": asdict(inputs), "parts": [asdict(step) for step in network.steps]})
+    metadata = {"format": FORMAT, "version": VERSION, "network": description, "sha256": _digest(description, arrays)}
     write_bytes(path, save(arrays, metadata))
 
 
-def read(path: Path) -> tuple[Folded, Images]:
-    """The network, its masks attached, and what it takes.
+def read(path: Path) -> tuple[FoldedNetwork, InputSpec]:
+    """Read a file and return the network, with masks attached, and the images it expects.
 
     Raises:
-        UserError: the file is not there, damaged, or of another version.
+        UserError: the file is missing, damaged, or of another version.
     """
+    metadata, arrays = _read_verified(path)
+    description = json.loads(metadata["network"])
+    network = FoldedNetwork([_step(fields) for fields in description["parts"]])
+    _decompress(network, arrays)
+    return network, InputSpec(**description["images"])
+
+
+def _read_verified(path: Path) -> tuple[dict[str, str], NamedArrays]:
+    """Return metadata and tensors of a file whose format, version and checksum are right."""
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise UserError(f"{path}: is no sparse network; must be a file that `ersparse export` wrote")
+                raise UserError(f"{path}: is not a sparse network; must be a file written by `ersparse export`")
             if (version := metadata.get("version")) != VERSION:
                 raise UserError(f"{path}: version {version}, must be {VERSION}; export the run again")
             arrays = load(path.read_bytes())
@@ -82,52 +97,50 @@ def read(path: Path) -> tuple[Folded, Images]:
     except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error}); export the run again") from None
     if metadata.get("sha256") != _digest(metadata["network"], arrays):
-        raise UserError(f"{path}: damaged (its checksum is another); export the run again")
-    described = json.loads(metadata["network"])
-    network = Folded([_part(part) for part in described["parts"]])
-    _fill(network, arrays)
-    return network, Images(**described["images"])
+        raise UserError(f"{path}: damaged (checksum mismatch); export the run again")
+    return metadata, arrays
 
 
-def _part(described: dict[str, Any]) -> Part:
-    layer = described.pop("layer")
-    return Part(layer=Layer(**layer) if layer else None, **described)
+def _step(fields: dict[str, Any]) -> FoldedStep:
+    layer = fields.pop("layer")
+    return FoldedStep(layer=FoldedLayer(**layer) if layer else None, **fields)
 
 
-def _numbered(network: Folded) -> list[tuple[int, str, Any]]:
-    """The number of each part with a layer, from 1, the name of its weight in `network`, and what holds it."""
-    numbers = [number for number, part in enumerate(network.parts, 1) if part.layer]
+def _numbered_layers(network: FoldedNetwork) -> list[tuple[int, str, Any]]:
+    """Return for each layer the number of its step, from 1, the name of its weight in `network`, and its module."""
+    numbers = [number for number, step in enumerate(network.steps, 1) if step.layer]
     return [(n, *item) for n, item in zip(numbers, prunable_modules(network).items(), strict=True)]
 
 
-def _compressed(network: Folded) -> Arrays:
-    masks, arrays = masks_of(network), Arrays()
-    for number, name, module in _numbered(network):
-        kept, weight = masks[name].flatten(1).numpy(), module.weight.flatten(1).numpy()
+def _compress(network: FoldedNetwork) -> NamedArrays:
+    masks, arrays = masks_of(network), NamedArrays()
+    for number, name, module in _numbered_layers(network):
+        mask, weight = masks[name].flatten(1).numpy(), module.weight.flatten(1).numpy()
         arrays |= {
-            f"{number}.rows": np.concatenate([[0], np.cumsum(kept.sum(1))]).astype(np.uint32),
-            f"{number}.columns": np.nonzero(kept)[1].astype(np.min_scalar_type(max(256, kept.shape[1] - 1))),
-            f"{number}.values": weight[kept],
+            f"{number}.rows": np.concatenate([[0], np.cumsum(mask.sum(1))]).astype(np.uint32),
+            f"{number}.columns": np.nonzero(mask)[1].astype(np.min_scalar_type(max(256, mask.shape[1] - 1))),
+            f"{number}.values": weight[mask],
             f"{number}.bias": module.bias.numpy(),
         }
     return arrays
 
 
-def _fill(network: Folded, arrays: Arrays) -> None:
+def _decompress(network: FoldedNetwork, arrays: NamedArrays) -> None:
+    """Copy the weights and biases into `network`, and attach its masks."""
     masks = {}
-    for number, name, module in _numbered(network):
+    for number, name, module in _numbered_layers(network):
         rows, columns, values, bias = (arrays[f"{number}.{key}"] for key in ("rows", "columns", "values", "bias"))
-        kept, weight = np.zeros((2, len(bias), module.weight[0].numel()), np.float32)
-        at = np.repeat(np.arange(len(bias)), np.diff(rows)), columns
-        kept[at], weight[at] = 1, values
+        mask, weight = np.zeros((2, len(bias), module.weight[0].numel()), np.float32)
+        kept = np.repeat(np.arange(len(bias)), np.diff(rows)), columns
+        mask[kept], weight[kept] = 1, values
         module.weight.copy_(torch.from_numpy(weight).view_as(module.weight))
         module.bias.copy_(torch.from_numpy(bias))
-        masks[name] = torch.from_numpy(kept).view_as(module.weight).bool()
+        masks[name] = torch.from_numpy(mask).view_as(module.weight).bool()
     attach(network, masks)
 
 
-def _digest(described: str, arrays: Arrays) -> str:
-    state = hashlib.sha256(described.encode())
+def _digest(description: str, arrays: NamedArrays) -> str:
+    state = hashlib.sha256(description.encode())
     for name in sorted(arrays):
         state.update(name.encode())
         state.update(arrays[name].tobytes())

@@ -1,1 +1,1 @@
-"""Networks whose cost falls with their density: convolutions and all that lies between them, over fixed masks."""
+"""Sparse CPU kernels for training and inference of networks with fixed masks, at a cost proportional to the density."""

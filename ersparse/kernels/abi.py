@@ -1,4 +1,4 @@
-"""The structs of kernels.cpp, in its order, and the numbers of its operations."""
+"""Binary interface of the kernels: the structs of kernels.cpp as ctypes, in the same order, and its operation codes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ STATISTICS, NORM_GRADIENT, SUM_BLOCKS, GATHER, EVALUATION = range(100, 105)
 
 
 def _fields(numbers: str = "", pointers: str = "") -> list[tuple[str, type]]:
+    """Return struct fields from names separated by spaces: the pointers first, then the 64-bit integers."""
     return [(name, ctypes.c_void_p) for name in pointers.split()] + [(n, ctypes.c_int64) for n in numbers.split()]
 
 
 class TensorStruct(ctypes.Structure):
+    """`struct Tensor`: the layout of an activation or gradient in memory."""
+
     _fields_ = _fields("block_size slotted height width rows columns origin step", "data")
 
 
 class NormStruct(ctypes.Structure):
+    """`struct Norm`: the per-channel vectors of a batch normalisation."""
+
     _fields_ = [
         *_fields(
             pointers="alpha beta mean inverse_std mean_gradient mean_product weight bias running_mean running_var "
@@ -30,6 +35,8 @@ class NormStruct(ctypes.Structure):
 
 
 class Op(ctypes.Structure):
+    """`struct Op`: one operation of a program, with its operands."""
+
     _fields_ = [
         ("kind", ctypes.c_int64),
         ("channels", ctypes.c_int64),
@@ -41,8 +48,5 @@ class Op(ctypes.Structure):
 
 
 def pointer(tensor: Tensor | None) -> int | None:
-    """Where its numbers lie.
-
-    The caller keeps the tensor alive as long as the kernels may read it.
-    """
+    """Return the address of the tensor's data; the caller keeps the tensor alive while kernels may access it."""
     return None if tensor is None else tensor.data_ptr()

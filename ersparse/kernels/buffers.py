@@ -1,9 +1,9 @@
-"""Memory of a program: activations with a border of zeros, numbers of normalisations, kept weights."""
+"""Memory of a program: activations with zero borders, batch-normalisation vectors, and kept weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,155 +11,179 @@ from torch.nn import functional as F
 
 from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
-from ersparse.kernels.csr import Kept
+from ersparse.kernels.csr import MaskCoordinates
 from ersparse.kernels.fused_graph import Convolution, NotCovered
 
-HALF = 16  # images of a vector's half, as in kernels.cpp
+VECTOR_SIZE = 16  # elements per SIMD vector: HALF in kernels.cpp
 
 
 @dataclass(frozen=True)
-class Number:
-    """What the kernels compute with, and what they keep activations and their gradients as."""
+class Precision:
+    """Data types of the kernels.
 
-    real: torch.dtype = torch.float32
-    stored: torch.dtype = torch.float32
+    Attributes:
+        compute_dtype: of weights, sums and arithmetic: float32 or float64.
+        storage_dtype: of activations and their gradients in memory: `compute_dtype`, or bfloat16.
+    """
+
+    compute_dtype: torch.dtype = torch.float32
+    storage_dtype: torch.dtype = torch.float32
 
     @property
-    def lanes(self) -> int:
-        """Images abreast."""
-        return lanes(self.stored)
+    def images_per_block(self) -> int:
+        """Images that lie side by side in memory: one vector of them, or two in bfloat16. LANES in kernels.cpp."""
+        return 2 * VECTOR_SIZE if self.storage_dtype == torch.bfloat16 else VECTOR_SIZE
 
 
-def lanes(stored: torch.dtype) -> int:
-    return 2 * HALF if stored == torch.bfloat16 else HALF
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Of an image, without the batch."""
+class ImageShape(NamedTuple):
+    """Shape of one image or activation, without the batch dimension."""
 
     channels: int
     height: int
     width: int
 
 
-class Buffer:
-    """An activation or its gradient: [blocks, channels, rows, columns, images], zero in its border.
+class ActivationBuffer:
+    """An activation or its gradient, [blocks, channels, rows, columns, images per block], with a border of zeros.
 
-    A block has 16 images; in bfloat16 it has 32, of which 0 to 15 and 16 to 31 alternate.
+    In bfloat16 the images of a block alternate: 0, 16, 1, 17, ..., 15, 31, so that a 32-bit word holds one element of
+    each of the block's two vectors.
 
     Args:
+        shape: of one image.
+        blocks: number of blocks, of images or, for scratch memory, of threads.
+        precision: gives the data type and the images per block.
         border: rows above and columns left of the first pixel.
-        outer: rows and columns with the border; None for a border that is the same on all sides.
-        step: pixels from one to the next, more than 1 for the gradient of a strided convolution.
-        slotted: it is scratch, and has a block for each thread only.
+        padded_size: rows and columns including the border; None for the same border on all sides.
+        dilation: distance between adjacent pixels in memory; more than 1 for the output gradient of a strided
+            convolution, so that the input gradient is a convolution with stride 1.
+        per_thread: scratch memory with one block for each thread.
     """
 
     def __init__(
         self,
-        shape: Shape,
+        shape: ImageShape,
         blocks: int,
-        dtype: torch.dtype,
+        precision: Precision,
         border: tuple[int, int] = (0, 0),
-        outer: tuple[int, int] | None = None,
-        step: int = 1,
-        slotted: bool = False,
+        padded_size: tuple[int, int] | None = None,
+        dilation: int = 1,
+        per_thread: bool = False,
     ) -> None:
-        self.shape, self.border, self.step = shape, border, step
-        self.rows, self.columns = outer or (shape.height + 2 * border[0], shape.width + 2 * border[1])
-        self.data = torch.zeros(blocks, shape.channels, self.rows, self.columns, lanes(dtype), dtype=dtype)
+        self.shape, self.border, self.dilation = shape, border, dilation
+        self.rows, self.columns = padded_size or (shape.height + 2 * border[0], shape.width + 2 * border[1])
+        size = (blocks, shape.channels, self.rows, self.columns, precision.images_per_block)
+        self.data = torch.zeros(size, dtype=precision.storage_dtype)
         self.struct = TensorStruct(
-            pointer(self.data), self.data[0].numel(), int(slotted), shape.height, shape.width, self.rows,
-            self.columns, border[0] * self.columns + border[1], step,
+            pointer(self.data), self.data[0].numel(), int(per_thread), shape.height, shape.width, self.rows,
+            self.columns, border[0] * self.columns + border[1], dilation,
         )  # fmt: skip
 
     @property
-    def inside(self) -> Tensor:
-        """[blocks, channels, height, width, halves, 16]."""
-        (top, left), step, shape = self.border, self.step, self.shape
-        inside = self.data[:, :, top::step, left::step][:, :, : shape.height, : shape.width]
+    def interior(self) -> Tensor:
+        """A view of the pixels inside the border, [blocks, channels, height, width, vectors per block, 16]."""
+        (top, left), step, shape = self.border, self.dilation, self.shape
+        interior = self.data[:, :, top::step, left::step][:, :, : shape.height, : shape.width]
         if self.data.dtype == torch.bfloat16:
-            return inside.view(*inside.shape[:4], HALF, 2).transpose(-1, -2)
-        return inside.unsqueeze(-2)
+            return interior.view(*interior.shape[:4], VECTOR_SIZE, 2).transpose(-1, -2)
+        return interior.unsqueeze(-2)
 
-    def put(self, x: Tensor) -> None:
-        """[B, C, H, W], or what flattens to it; lanes without an image become zero."""
-        shape = self.inside.shape[1:4]
-        halves, half = self.inside.shape[4:]
-        whole = F.pad(x.reshape(len(x), *shape), (0, 0) * 3 + (0, -len(x) % (halves * half)))
-        blocks = whole.view(-1, halves, half, *shape).movedim((1, 2), (-2, -1))
-        self.inside[: len(blocks)].copy_(blocks)
+    def write(self, x: Tensor) -> None:
+        """Store a batch [B, C, H, W], or a reshaped one; the unused images of the last block become zero."""
+        shape = self.interior.shape[1:4]
+        vectors, size = self.interior.shape[4:]
+        padded = F.pad(x.reshape(len(x), *shape), (0, 0) * 3 + (0, -len(x) % (vectors * size)))
+        blocks = padded.view(-1, vectors, size, *shape).movedim((1, 2), (-2, -1))
+        self.interior[: len(blocks)].copy_(blocks)
 
-    def get(self, count: int) -> Tensor:
-        """The first `count` images, [count, C, H, W]."""
-        return self.inside.movedim((-2, -1), (1, 2)).flatten(0, 2)[:count].clone(memory_format=torch.contiguous_format)
+    def read(self, count: int) -> Tensor:
+        """Return a copy of the first `count` images, [count, C, H, W]."""
+        images = self.interior.movedim((-2, -1), (1, 2)).flatten(0, 2)
+        return images[:count].clone(memory_format=torch.contiguous_format)
 
 
-class Normalisation:
-    """The numbers of a step's norm, one a channel, as the kernels want them; identities where there is none."""
+class BatchNormBuffers:
+    """Per-channel vectors of a batch normalisation and their gradients; the identity for a step without one.
 
-    def __init__(self, norm: nn.BatchNorm2d | None, channels: int, blocks: int, real: torch.dtype) -> None:
-        self.alpha, self.inverse_std = torch.ones(channels, dtype=real), torch.zeros(channels, dtype=real)
-        self.beta, self.mean, self.mean_gradient, self.mean_product = torch.zeros(4, channels, dtype=real)
-        self.weight_gradient, self.bias_gradient = torch.zeros(2, channels, dtype=real)
+    A step computes alpha * x + beta. Attribute names are those of `NormStruct`.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d | None, channels: int, blocks: int, dtype: torch.dtype) -> None:
+        self.alpha, self.inverse_std = torch.ones(channels, dtype=dtype), torch.zeros(channels, dtype=dtype)
+        self.beta, self.mean, self.mean_gradient, self.mean_product = torch.zeros(4, channels, dtype=dtype)
+        self.weight_gradient, self.bias_gradient = torch.zeros(2, channels, dtype=dtype)
         self.partial = torch.zeros(blocks, channels, 2, dtype=torch.float64)
         self.module = norm
 
     def struct(self) -> abi.NormStruct:
-        numbers: dict[str, Any] = {
+        """Return the struct that the kernels read; this object has to outlive it."""
+        fields: dict[str, Any] = {
             name: pointer(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         if self.module is not None:
-            numbers |= {
+            fields |= {
                 name: pointer(getattr(self.module, name)) for name in ("weight", "bias", "running_mean", "running_var")
             }
             assert self.module.momentum is not None
-            numbers |= {"epsilon": self.module.eps, "momentum": self.module.momentum}
-        return abi.NormStruct(**numbers)
+            fields |= {"epsilon": self.module.eps, "momentum": self.module.momentum}
+        return abi.NormStruct(**fields)
 
 
-class Weights:
-    """The kept weights of one convolution: values, patterns, and room for their gradients."""
+class SparseWeights:
+    """The kept weights of one convolution: values, CSR pattern, and buffers for their gradients.
 
-    def __init__(self, node: Convolution, mask: Tensor, values: Tensor, source: Buffer, lanes: int) -> None:
-        before = source.shape
-        self.kernel, self.padding = node.kernel or (before.height, before.width), node.padding
+    Args:
+        node: the convolution.
+        mask: boolean, in the shape of the weight.
+        values: the kept weights, in the order of `weight[mask]`.
+        source: the activation that the convolution reads.
+        images_per_block: as in `source`.
+
+    Raises:
+        NotCovered: a linear layer's number of inputs is not that of the image it reads.
+    """
+
+    def __init__(
+        self, node: Convolution, mask: Tensor, values: Tensor, source: ActivationBuffer, images_per_block: int
+    ) -> None:
+        self.input_shape = source.shape
+        self.kernel, self.padding = node.kernel or self.input_shape[1:], node.padding
         self.stride, self.bias, self.values = node.stride, node.module.bias, values
-        reads, there = mask[0].numel() * node.groups, before.channels * self.kernel[0] * self.kernel[1]
-        if reads != there:
-            raise NotCovered(f"{node.name}, which reads {reads} numbers of {there}")
-        self.kept = Kept.of(mask.reshape(len(mask), -1, *self.kernel), node.groups)
-        self.full = int(node.groups == 1 and len(values) == mask.numel())
-        self.rows = self.kept.forward(source.rows, source.columns, lanes)
-        self.gradient, self.turned = torch.zeros_like(values), torch.empty_like(values)
+        weights, inputs = mask[0].numel() * node.groups, self.input_shape.channels * self.kernel[0] * self.kernel[1]
+        if weights != inputs:
+            raise NotCovered(f"{node.name}, which reads {weights} numbers of {inputs}")
+        self.coordinates = MaskCoordinates.from_mask(mask.reshape(len(mask), -1, *self.kernel), node.groups)
+        self.is_dense = int(node.groups == 1 and len(values) == mask.numel())
+        self.pattern = self.coordinates.forward_pattern(source.rows, source.columns, images_per_block)
+        self.gradient, self.transposed_values = torch.zeros_like(values), torch.empty_like(values)
         self.bias_gradient = values.new_zeros(len(mask))
-        self.shape = Shape(
+        self.output_shape = ImageShape(
             len(mask),
-            (before.height + 2 * node.padding[0] - self.kernel[0]) // node.stride + 1,
-            (before.width + 2 * node.padding[1] - self.kernel[1]) // node.stride + 1,
+            (self.input_shape.height + 2 * node.padding[0] - self.kernel[0]) // node.stride + 1,
+            (self.input_shape.width + 2 * node.padding[1] - self.kernel[1]) // node.stride + 1,
         )
-        self.source = before
 
     @property
-    def beyond(self) -> tuple[int, int]:
-        """How far outside the output the gradient of the input's first pixel begins to read."""
+    def gradient_padding(self) -> tuple[int, int]:
+        """Padding of the convolution that computes the input gradient, in rows and columns; it may be negative."""
         return self.kernel[0] - 1 - self.padding[0], self.kernel[1] - 1 - self.padding[1]
 
-    def spread(self) -> dict[str, Any]:
-        """How the output's gradient is laid out, so that the gradient of the input is a convolution too."""
-        (top, left), out = self.beyond, self.shape
+    def gradient_layout(self) -> dict[str, Any]:
+        """Return the layout of the output gradient for which the input gradient is a convolution with stride 1."""
+        (top, left), output = self.gradient_padding, self.output_shape
         border = (max(0, top), max(0, left))
-        rows = self.source.height + self.kernel[0] - 1 + border[0] - top
-        columns = self.source.width + self.kernel[1] - 1 + border[1] - left
-        outer = (
-            max(rows, border[0] + (out.height - 1) * self.stride + 1),
-            max(columns, border[1] + (out.width - 1) * self.stride + 1),
+        rows = self.input_shape.height + self.kernel[0] - 1 + border[0] - top
+        columns = self.input_shape.width + self.kernel[1] - 1 + border[1] - left
+        padded_size = (
+            max(rows, border[0] + (output.height - 1) * self.stride + 1),
+            max(columns, border[1] + (output.width - 1) * self.stride + 1),
         )
-        return {"border": border, "outer": outer, "step": self.stride}
+        return {"border": border, "padded_size": padded_size, "dilation": self.stride}
 
-    def shift(self, source: Buffer) -> int:
-        """From the first pixel to the first that the kernel reads, which lies in the border."""
+    def forward_shift(self, source: ActivationBuffer) -> int:
+        """Return the distance in pixels from the first pixel to the first one the kernel reads, in the border."""
         return -(self.padding[0] * source.columns + self.padding[1])
 
-    def shift_back(self, gradient: Buffer) -> int:
-        return -(self.beyond[0] * gradient.columns + self.beyond[1])
+    def backward_shift(self, gradient: ActivationBuffer) -> int:
+        """Return the same distance for the convolution that computes the input gradient from the output gradient."""
+        return -(self.gradient_padding[0] * gradient.columns + self.gradient_padding[1])

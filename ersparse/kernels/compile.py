@@ -1,4 +1,4 @@
-"""kernels.cpp as a shared library: compiled at first use, and kept by what went into it."""
+"""Just-in-time compilation of kernels.cpp into a shared library, cached under a digest of everything it depends on."""
 
 from __future__ import annotations
 
@@ -17,68 +17,72 @@ log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 COMPILERS = ("c++", "g++", "clang++")
-ALWAYS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-shared", "-fPIC", "-Wno-psabi")
-# in this order; Apple's clang has no OpenMP, and some ARM compilers want -mcpu
-PREFERRED = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ())
+COMMON_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-shared", "-fPIC", "-Wno-psabi")
+# Tried in this order: Apple's clang has no OpenMP, and some ARM compilers require -mcpu.
+TARGET_FLAGS = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ())
 
 
 class KernelsUnavailable(RuntimeError):
-    """There is no compiler, or it refuses; the message is one line that says why."""
+    """The kernels cannot be compiled: there is no compiler, or it fails. The message is one line with the reason."""
 
 
 @lru_cache
 def library(real: str, stored: str) -> ctypes.CDLL:
-    """The kernels for numbers of type `real` ("float", "double"), kept as `stored` ("bfloat16" too).
+    """Load the kernels for a pair of element types, and compile them if they are not in the cache.
+
+    Args:
+        real: C type of weights, sums and arithmetic: "float" or "double".
+        stored: C type of activations and their gradients in memory: `real`, or "bfloat16".
 
     Raises:
-        KernelsUnavailable: it cannot be compiled here.
+        KernelsUnavailable: there is no compiler, or it fails.
     """
-    kernels = ctypes.CDLL(str(_compiled((f"-DREAL={real}", f"-DSTORED={stored}"))))
+    kernels = ctypes.CDLL(str(_cached_library((f"-DREAL={real}", f"-DSTORED={stored}"))))
     kernels.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
     kernels.run.restype = None
     kernels.size_of_op.restype = kernels.lanes.restype = ctypes.c_int64
     return kernels
 
 
-def _compiled(defines: tuple[str, ...]) -> Path:
-    """From the cache, where this source, compiler and processor were met before."""
-    compiler = _compiler()
-    made_of = [SOURCE.read_text(), _output([compiler, "--version"]), _processor(), *ALWAYS, *defines, str(PREFERRED)]
-    name = f"kernels-{hashlib.sha256('/'.join(made_of).encode()).hexdigest()[:16]}.so"
-    path = _folder() / name
+def _cached_library(defines: tuple[str, ...]) -> Path:
+    """Return the library for this source, compiler, processor and `defines`; it is compiled on a cache miss."""
+    compiler = _find_compiler()
+    inputs = [SOURCE.read_text(), _compiler_version(compiler), _processor(), *COMMON_FLAGS, *defines, str(TARGET_FLAGS)]
+    path = _cache_folder() / f"kernels-{hashlib.sha256('/'.join(inputs).encode()).hexdigest()[:16]}.so"
     if not path.exists():
         _build(compiler, defines, path)
     return path
 
 
 def _build(compiler: str, defines: tuple[str, ...], path: Path) -> None:
-    """Beside its place first: processes that start together all find a whole file."""
+    """Compile to a temporary file and rename it, so that processes that start together never load a partial library."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    said = ""
+    first_error = ""
     log.info("compiling the kernels of sparse execution, once for this processor")
     try:
-        for flags in PREFERRED:
-            command = [compiler, *ALWAYS, *flags, *defines, "-o", str(partial), str(SOURCE)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode == 0:
+        for flags in TARGET_FLAGS:
+            command = [compiler, *COMMON_FLAGS, *flags, *defines, "-o", str(partial), str(SOURCE)]
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode == 0:
                 partial.replace(path)
                 return
-            said = said or done.stderr.strip()
+            first_error = first_error or result.stderr.strip()
     finally:
         partial.unlink(missing_ok=True)
-    raise KernelsUnavailable(f"{compiler} cannot compile the kernels: {said.splitlines()[0] if said else 'no reason'}")
+    reason = first_error.splitlines()[0] if first_error else "no reason given"
+    raise KernelsUnavailable(f"{compiler} cannot compile the kernels: {reason}")
 
 
-def _compiler() -> str:
-    wanted = os.environ.get("CXX")
-    found = next(filter(None, map(shutil.which, [wanted] if wanted else COMPILERS)), None)
+def _find_compiler() -> str:
+    requested = os.environ.get("CXX")
+    found = next(filter(None, map(shutil.which, [requested] if requested else COMPILERS)), None)
     if found is None:
-        raise KernelsUnavailable(f"there is no C++ compiler ({wanted or ', '.join(COMPILERS)})")
+        raise KernelsUnavailable(f"there is no C++ compiler ({requested or ', '.join(COMPILERS)})")
     return found
 
 
-def _folder() -> Path:
-    """The cache, or a place of this process's own where that cannot be written."""
+def _cache_folder() -> Path:
+    """Return the cache folder, or a temporary folder of this process if the cache is not writable."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ersparse" / "kernels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,7 @@ def _folder() -> Path:
 
 
 def _processor() -> str:
-    """What -march=native follows from."""
+    """Return model and instruction sets of the processor, which determine the code that -march=native generates."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -100,5 +104,5 @@ def _processor() -> str:
     )
 
 
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True).stdout
+def _compiler_version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout

@@ -1,25 +1,26 @@
-"""Whether sparse execution pays: the time of a step by a model that `python -m benchmarks.sparse steps` calibrates.
+"""Cost model of a training step, by which `trainer.execution=auto` chooses between sparse and masked execution.
 
-A masked step takes the operations of all weights. A sparse one takes those of the kept weights, at a lower rate, and
-what lies between the layers, which no sparsity makes less.
+The time of a masked step is proportional to the FLOPs of all weights. The time of a sparse step is that of the kept
+weights' FLOPs, at a lower throughput, plus a constant for the operations between the layers, which do not get cheaper
+with sparsity. `python -m benchmarks.sparse steps` prints the prediction beside the measurement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-RATE = 2.3  # operations a second of dense layers over those of kept weights
-REST = 0.05  # of a masked step: normalisation, activations, pooling, in the sparse one
-WORTHWHILE_SPEEDUP = 2.0  # how many times faster it has to be by the model, which knows one processor and one network
+DENSE_TO_SPARSE_THROUGHPUT = 2.3  # FLOP/s of dense kernels relative to sparse kernels (measured, benchmarks/README.md)
+OVERHEAD_FRACTION = 0.05  # normalisation, activations and pooling of a sparse step, relative to a whole masked step
+WORTHWHILE_SPEEDUP = 2.0  # required by `auto`; the margin allows for other processors and networks than the measured
 
 
 def predicted_speedup(layers: Iterable[tuple[int, float]]) -> float:
-    """How many times faster a sparse training step is than a masked one.
+    """Return the predicted time of a masked training step divided by that of a sparse one.
 
     Args:
-        layers: of each the operations if all its weights were kept, in any unit, and its density.
+        layers: for each layer its FLOPs when dense, in any unit, and its density in [0, 1].
     """
     dense = sparse = 0.0
-    for operations, density in layers:
-        dense, sparse = dense + operations, sparse + operations * density
-    return 1 / (RATE * sparse / dense + REST)
+    for flops, density in layers:
+        dense, sparse = dense + flops, sparse + flops * density
+    return 1 / (DENSE_TO_SPARSE_THROUGHPUT * sparse / dense + OVERHEAD_FRACTION)

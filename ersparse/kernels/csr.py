@@ -1,4 +1,4 @@
-"""Where the kept weights of a layer read: compressed rows, for the layer and for the gradient of its input."""
+"""Sparsity patterns of convolutions: coordinates (COO) of kept weights, and compressed sparse rows (CSR)."""
 
 from __future__ import annotations
 
@@ -10,51 +10,74 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Kept weights by output channel, as in CSR.
+class CSRPattern:
+    """Compressed sparse rows of one layer: a row for each output channel, and input offsets in place of column indices.
 
     Attributes:
-        starts: int32 [channels + 1]; the weights of channel c are those from starts[c] to starts[c + 1].
-        offsets: int32, for each weight how many numbers after the tile's first pixel it reads.
+        row_pointers: int32 [n_out + 1]; the weights of channel c are those from row_pointers[c] to row_pointers[c + 1].
+        offsets: int32 [kept weights]; the distance in memory, in elements, from the first pixel that an output pixel
+            reads to the pixel that this weight multiplies.
     """
 
-    starts: Tensor
+    row_pointers: Tensor
     offsets: Tensor
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The coordinates of a mask's weights, in the order of `weight[mask]`; input channels count over all groups."""
+class MaskCoordinates:
+    """Coordinates (COO) of the kept weights of a convolution, in the order of `weight[mask]`.
 
-    out: np.ndarray
-    into: np.ndarray
+    Attributes:
+        out_channel, in_channel, row, column: int64 [kept weights]; input channels are numbered over all groups.
+        shape: output channels, input channels of all groups, kernel height, kernel width.
+    """
+
+    out_channel: np.ndarray
+    in_channel: np.ndarray
     row: np.ndarray
     column: np.ndarray
-    shape: tuple[int, int, int, int]  # output channels, input channels, kernel
+    shape: tuple[int, int, int, int]
 
     @classmethod
-    def of(cls, mask: Tensor, groups: int = 1) -> Kept:
-        """`mask`: [n_out, n_in / groups, height, width]."""
-        out, into, row, column = (axis.astype(np.int64) for axis in np.nonzero(mask.numpy()))
+    def from_mask(cls, mask: Tensor, groups: int = 1) -> MaskCoordinates:
+        """Return the coordinates of a boolean mask [n_out, n_in / groups, height, width]."""
+        out_channel, in_channel, row, column = (axis.astype(np.int64) for axis in np.nonzero(mask.numpy()))
         n_out, n_in, height, width = mask.shape
         if groups > 1:
-            into = into + out // (n_out // groups) * n_in
-        return cls(out, into, row, column, (n_out, n_in * groups, height, width))
+            in_channel = in_channel + out_channel // (n_out // groups) * n_in
+        return cls(out_channel, in_channel, row, column, (n_out, n_in * groups, height, width))
 
-    def forward(self, rows: int, columns: int, lanes: int = 1) -> Rows:
-        """For an input of `rows` times `columns` pixels of so many numbers, border included."""
-        return _rows(self.out, self.shape[0], ((self.into * rows + self.row) * columns + self.column) * lanes)
+    def forward_pattern(self, rows: int, columns: int, images: int = 1) -> CSRPattern:
+        """Return the pattern of the forward pass.
 
-    def transposed(self, rows: int, columns: int, lanes: int = 1) -> tuple[Rows, Tensor]:
-        """The same for the gradient: the kernel is turned round. And which weight each is."""
-        order = np.argsort(self.into.astype(np.int32), kind="stable")
+        Args:
+            rows: height of an input channel in pixels, its zero border included.
+            columns: width of an input channel in pixels, its zero border included.
+            images: elements per pixel, which is the number of images that lie side by side in memory.
+        """
+        offsets = ((self.in_channel * rows + self.row) * columns + self.column) * images
+        return _compress(self.out_channel, self.shape[0], offsets)
+
+    def transposed_pattern(self, rows: int, columns: int, images: int = 1) -> tuple[CSRPattern, Tensor]:
+        """Return the pattern of the input gradient, which is a convolution with the flipped, transposed kernel.
+
+        Args:
+            rows: height of a channel of the output gradient in pixels, its zero border included.
+            columns: width of a channel of the output gradient in pixels, its zero border included.
+            images: elements per pixel.
+
+        Returns:
+            The pattern, and the permutation int64 [kept weights] that brings `weight[mask]` into its order.
+        """
+        order = np.argsort(self.in_channel.astype(np.int32), kind="stable")
         height, width = self.shape[2:]
         row, column = height - 1 - self.row, width - 1 - self.column
-        places = ((self.out * rows + row) * columns + column) * lanes
-        return _rows(self.into[order], self.shape[1], places[order]), torch.from_numpy(order)
+        offsets = ((self.out_channel * rows + row) * columns + column) * images
+        return _compress(self.in_channel[order], self.shape[1], offsets[order]), torch.from_numpy(order)
 
 
-def _rows(channel: np.ndarray, channels: int, places: np.ndarray) -> Rows:
-    starts = np.searchsorted(channel, np.arange(channels + 1))
-    assert not len(places) or places.max() < 2**31, "an image too large for 32-bit offsets"
-    return Rows(torch.from_numpy(starts.astype(np.int32)), torch.from_numpy(places.astype(np.int32)))
+def _compress(channel: np.ndarray, channels: int, offsets: np.ndarray) -> CSRPattern:
+    """Compress sorted channel indices [kept weights] into row pointers."""
+    row_pointers = np.searchsorted(channel, np.arange(channels + 1))
+    assert not len(offsets) or offsets.max() < 2**31, "the image is too large for 32-bit offsets"
+    return CSRPattern(torch.from_numpy(row_pointers.astype(np.int32)), torch.from_numpy(offsets.astype(np.int32)))

@@ -1,7 +1,7 @@
-"""From a module to what the kernels do: convolutions, and one fused step between each of them and the next.
+"""Operator fusion: the graph of a network as convolutions, and one fused step between consecutive convolutions.
 
-A step is pool(relu(norm(source) + residual)); what a network does between two convolutions is folded into as few of
-them as there can be.
+A fused step computes pool(relu(norm(source) + residual)), and any of its operations may be absent. What a network
+computes between two convolutions becomes as few of these steps as possible.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from torch.nn import functional as F
 
 from ersparse.sparse.layers import prunable_modules
 
-FLATTENS = (torch.flatten, "flatten")
+FLATTEN_FUNCTIONS = (torch.flatten, "flatten")
+ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
+RELU_FUNCTIONS = (F.relu, torch.relu, "relu")
 
 
 class NotCovered(ValueError):
-    """The network does something that there is no kernel for. The message names it."""
+    """The network contains an operation without a sparse kernel; the message names the operation."""
 
 
 @dataclass(eq=False)
 class Node:
-    """Something that the network computes.
+    """A tensor that the network computes.
 
     Attributes:
-        position: the place of its last part in the order of computation.
-        users: the nodes that read it.
+        position: index in the traced graph of the last operation that is fused into this node.
+        users: the nodes that read this one.
     """
 
     position: int
@@ -40,20 +42,21 @@ N = TypeVar("N", bound=Node)
 
 
 @dataclass(eq=False)
-class Image(Node):
-    """What comes in."""
+class Input(Node):
+    """The batch of images that the network receives."""
 
 
 @dataclass(eq=False)
 class Convolution(Node):
-    """A convolution, or a linear layer as the convolution whose kernel is the whole image.
+    """A convolution, or a linear layer, which is a convolution whose kernel covers the whole image.
 
     Attributes:
-        name: of its weight parameter.
-        kernel: None for a linear layer.
+        name: parameter name of the weight.
+        kernel: kernel height and width; None for a linear layer.
+        padding: zero padding in rows and columns.
     """
 
-    source: FusedStep | Image
+    source: FusedStep | Input
     name: str
     module: nn.Conv2d | nn.Linear
     kernel: tuple[int, int] | None = None
@@ -64,38 +67,43 @@ class Convolution(Node):
 
 @dataclass(eq=False)
 class FusedStep(Node):
-    """pool(relu(norm(source) + residual)), any of them left out.
+    """Fused operations pool(relu(norm(source) + residual)), any of which may be absent.
 
     Attributes:
-        pool: "max" or "average" over windows that do not overlap; `window` None is the whole image.
-        stays: whether its result is kept from the forward to the backward pass, and not computed anew.
+        pool: "max" or "average" over windows that do not overlap; empty for no pooling.
+        window: pooling window in rows and columns; None is the whole image (global pooling).
     """
 
-    source: Convolution | FusedStep | Image
+    source: Convolution | FusedStep | Input
     norm: nn.BatchNorm2d | None = None
-    residual: FusedStep | Image | None = None
+    residual: FusedStep | Input | None = None
     relu: bool = False
     pool: str = ""
     window: tuple[int, int] | None = (1, 1)
 
     @property
-    def stays(self) -> bool:
+    def materialized(self) -> bool:
+        """Whether the result is stored until the backward pass; otherwise its only reader recomputes it."""
         return not (len(self.users) == 1 and isinstance(self.users[0], Convolution))
 
     @property
-    def open(self) -> bool:
-        """Whether a sum may still be folded into it."""
+    def accepts_residual(self) -> bool:
+        """Whether a residual sum that follows can be fused into this step."""
         return not (self.relu or self.pool or self.residual)
 
 
 class FusedGraph:
-    """The nodes of a network in the order of their computation; the last is its output.
+    """The fused graph of a network, traced by torch.fx.
+
+    Args:
+        network: any module; its weights are not read, so it may be on the meta device.
 
     Attributes:
-        flat: whether the output is [B, features], else [B, C, H, W].
+        nodes: in the order of computation; the last one is the output.
+        output_is_flat: whether the output is [B, features] rather than [B, C, H, W].
 
     Raises:
-        NotCovered: names the first thing that is not.
+        NotCovered: names the first operation that has no kernel.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -103,92 +111,98 @@ class FusedGraph:
         self._modules = dict(network.named_modules())
         self._names = {id(module.weight): name for name, module in prunable_modules(network).items()}
         self._values: dict[fx.Node, Any] = {}
-        self._shared: set[Node] = set()  # read in several places: nothing more is folded into these
+        self._shared: set[Node] = set()  # read by several nodes: nothing more may be fused into these
         self._flat: set[fx.Node] = set()
-        for position, node in enumerate(self._traced(network).nodes):
+        for position, node in enumerate(self._trace(network).nodes):
             if node.op == "output":
-                self._end(node, position)
+                self._set_output(node, position)
                 continue
-            value = self._follow(node, position)
+            value = self._convert(node, position)
             if len(node.users) != 1:
-                value = self._closed(value, position)
+                value = self._as_step(value, position)
                 self._shared.add(value)
             self._values[node] = value
         self.nodes.sort(key=lambda node: node.position)
-        for node in self.nodes:
-            for read in (getattr(node, "source", None), getattr(node, "residual", None)):
-                if read is not None:
-                    read.users.append(node)
-
-    @property
-    def convolutions(self) -> list[Convolution]:
-        return [node for node in self.nodes if isinstance(node, Convolution)]
+        self._link_users()
 
     @property
     def norms(self) -> list[nn.BatchNorm2d]:
+        """The batch normalisations in the order of computation."""
         return [node.norm for node in self.nodes if isinstance(node, FusedStep) and node.norm is not None]
 
     @property
     def output(self) -> Node:
+        """The node that computes the network's output."""
         return self.nodes[-1]
 
-    def _traced(self, network: nn.Module) -> fx.Graph:
-        if isinstance(network, nn.Conv2d | nn.Linear):  # which torch.fx would look into
+    def _trace(self, network: nn.Module) -> fx.Graph:
+        if isinstance(network, nn.Conv2d | nn.Linear):  # torch.fx would trace into the root module's own code
             network = nn.Sequential(network)
             self._modules = dict(network.named_modules())
         try:
             return fx.symbolic_trace(network).graph
-        except Exception as error:  # whatever the module's own code raises when it is run on proxies
+        except Exception as error:  # the module's own code may raise anything when it is executed on proxies
             raise NotCovered(f"{type(network).__name__} cannot be traced ({error})") from None
 
-    def _end(self, node: fx.Node, position: int) -> None:
+    def _set_output(self, node: fx.Node, position: int) -> None:
         value = self._values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
         if not isinstance(value, Convolution | FusedStep):
             raise NotCovered("an output other than one tensor of a layer")
         value.position = position
-        self.flat = node.args[0] in self._flat
+        self.output_is_flat = node.args[0] in self._flat
+
+    def _link_users(self) -> None:
+        for node in self.nodes:
+            for operand in (getattr(node, "source", None), getattr(node, "residual", None)):
+                if operand is not None:
+                    operand.users.append(node)
 
     def _add(self, node: N) -> N:
         self.nodes.append(node)
         return node
 
-    def _closed(self, value: Any, position: int) -> Any:
-        """As something that several may read: the result of a convolution is read by one step only."""
+    def _as_step(self, value: Any, position: int) -> Any:
+        """Wrap a convolution in an identity step: a convolution's output has one reader, a step's may have several."""
         return self._add(FusedStep(position, value)) if isinstance(value, Convolution) else value
 
-    def _follow(self, node: fx.Node, position: int) -> Any:
+    def _convert(self, node: fx.Node, position: int) -> Any:
+        """Return the fused node that computes the traced `node`; its operands have been converted before."""
         if node.op == "placeholder":
-            return self._add(Image(position))
-        what = self._modules[str(node.target)] if node.op == "call_module" else node.target
-        read = [self._values[argument] for argument in node.args if isinstance(argument, fx.Node)]
-        if self._flat & set(node.all_input_nodes) or isinstance(what, nn.Linear | nn.Flatten) or what in FLATTENS:
+            return self._add(Input(position))
+        target = self._modules[str(node.target)] if node.op == "call_module" else node.target
+        operands = [self._values[argument] for argument in node.args if isinstance(argument, fx.Node)]
+        if (
+            self._flat & set(node.all_input_nodes)
+            or isinstance(target, nn.Linear | nn.Flatten)
+            or target in FLATTEN_FUNCTIONS
+        ):
             self._flat.add(node)
-        if isinstance(what, nn.Conv2d | nn.Linear):
-            return self._convolution(str(node.target), what, read[0], position)
-        if isinstance(what, nn.Identity | nn.Flatten) or what in (*FLATTENS, "contiguous"):
-            return self._passed(node, what, read[0], position)
-        if what in (operator.add, operator.iadd, torch.add) and len(read) == 2 and read[0] is not read[1]:
-            return self._sum(read[0], read[1], position)
-        if type(what) is nn.BatchNorm2d and what.affine and what.track_running_stats and what.momentum:
-            return self._add(FusedStep(position, read[0], norm=what))
-        if isinstance(what, nn.ReLU) or what in (F.relu, torch.relu, "relu"):
-            return self._folded(read[0], position, relu=True)
-        if isinstance(what, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
-            return self._folded(read[0], position, **self._pool(str(node.target), what))
-        raise NotCovered(f"{node.target} ({_kind(what)})")
+        if isinstance(target, nn.Conv2d | nn.Linear):
+            return self._convolution(str(node.target), target, operands[0], position)
+        if isinstance(target, nn.Identity | nn.Flatten) or target in (*FLATTEN_FUNCTIONS, "contiguous"):
+            return self._identity(node, target, operands[0])
+        if target in ADD_FUNCTIONS and len(operands) == 2 and operands[0] is not operands[1]:
+            return self._sum(operands[0], operands[1], position)
+        if type(target) is nn.BatchNorm2d and target.affine and target.track_running_stats and target.momentum:
+            return self._add(FusedStep(position, operands[0], norm=target))
+        if isinstance(target, nn.ReLU) or target in RELU_FUNCTIONS:
+            return self._fuse(operands[0], position, relu=True)
+        if isinstance(target, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
+            return self._fuse(operands[0], position, **_pooling(str(node.target), target))
+        raise NotCovered(f"{node.target} ({_type_name(target)})")
 
-    def _passed(self, node: fx.Node, what: Any, value: Any, position: int) -> Any:
-        """Flattening changes nothing: the layout has channels first, and linear layers take whole images."""
-        if isinstance(what, nn.Flatten) and (what.start_dim, what.end_dim) != (1, -1):
-            raise NotCovered(f"{node.target} (Flatten from dimension {what.start_dim})")
-        if what in FLATTENS and (tuple(node.args[1:]), dict(node.kwargs)) not in (
+    def _identity(self, node: fx.Node, target: Any, value: Any) -> Any:
+        """Return `value`: channels come first in memory, and linear layers read whole images, so flattening is free."""
+        if isinstance(target, nn.Flatten) and (target.start_dim, target.end_dim) != (1, -1):
+            raise NotCovered(f"{node.target} (Flatten from dimension {target.start_dim})")
+        if target in FLATTEN_FUNCTIONS and (tuple(node.args[1:]), dict(node.kwargs)) not in (
             ((1,), {}), ((1, -1), {}), ((), {"start_dim": 1}),
         ):  # fmt: skip
-            raise NotCovered(f"{node.name} (flatten, but from dimension 1 on)")
+            raise NotCovered(f"{node.name} (flatten from another dimension than 1)")
         return value
 
     def _convolution(self, path: str, module: nn.Conv2d | nn.Linear, source: Any, position: int) -> Convolution:
-        source, name = self._closed(source, position), self._names[id(module.weight)]
+        source, name = self._as_step(source, position), self._names[id(module.weight)]
         if isinstance(module, nn.Linear):
             return self._add(Convolution(position, source, name, module))
         if isinstance(module.padding, str) or module.padding_mode != "zeros" or set(module.dilation) != {1}:
@@ -199,43 +213,45 @@ class FusedGraph:
         return self._add(Convolution(position, source, name, module, kernel, module.stride[0], padding, module.groups))
 
     def _sum(self, first: Any, second: Any, position: int) -> FusedStep:
-        for one, other in ((first, second), (second, first)):
-            if isinstance(one, FusedStep) and one.open and one not in self._shared:
-                one.residual, one.position = self._closed(other, position), position
-                return one
-        residual = self._closed(second, position)
+        """Fuse the sum into the step that computes one of its operands, or add a step for it."""
+        for step, other in ((first, second), (second, first)):
+            if isinstance(step, FusedStep) and step.accepts_residual and step not in self._shared:
+                step.residual, step.position = self._as_step(other, position), position
+                return step
+        residual = self._as_step(second, position)
         return self._add(FusedStep(position, first, residual=residual))
 
-    def _folded(self, source: Any, position: int, **parts: Any) -> FusedStep:
-        """Into the step before, where it has not come that far yet."""
+    def _fuse(self, source: Any, position: int, **operations: Any) -> FusedStep:
+        """Fuse a ReLU or a pooling into the step `source` if the order within a step allows it, or add a step."""
         if (
             not isinstance(source, FusedStep)
             or source in self._shared
             or source.pool
-            or (source.relu and "relu" in parts)
+            or (source.relu and "relu" in operations)
         ):
-            return self._add(FusedStep(position, source, **parts))
+            return self._add(FusedStep(position, source, **operations))
         source.position = position
-        for name, value in parts.items():
+        for name, value in operations.items():
             setattr(source, name, value)
         return source
 
-    def _pool(self, path: str, module: nn.Module) -> dict[str, Any]:
-        if isinstance(module, nn.AdaptiveAvgPool2d):
-            if module.output_size not in (1, (1, 1)):
-                raise NotCovered(f"{path} (AdaptiveAvgPool2d to {module.output_size})")
-            return {"pool": "average", "window": None}
-        assert isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
-        window, stride, padding = (_pair(v) for v in (module.kernel_size, module.stride, module.padding))
-        plain = padding == (0, 0) and not module.ceil_mode and getattr(module, "dilation", 1) in (1, (1, 1))
-        if window != stride or not plain or getattr(module, "divisor_override", None):
-            raise NotCovered(f"{path} ({_kind(module)} with windows that overlap, padding or dilation)")
-        return {"pool": "max" if isinstance(module, nn.MaxPool2d) else "average", "window": window}
+
+def _pooling(path: str, module: nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d) -> dict[str, Any]:
+    """Return the fields `pool` and `window` of a fused step."""
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        if module.output_size not in (1, (1, 1)):
+            raise NotCovered(f"{path} (AdaptiveAvgPool2d to {module.output_size})")
+        return {"pool": "average", "window": None}
+    window, stride, padding = (_pair(v) for v in (module.kernel_size, module.stride, module.padding))
+    plain = padding == (0, 0) and not module.ceil_mode and getattr(module, "dilation", 1) in (1, (1, 1))
+    if window != stride or not plain or getattr(module, "divisor_override", None):
+        raise NotCovered(f"{path} ({_type_name(module)} with windows that overlap, padding or dilation)")
+    return {"pool": "max" if isinstance(module, nn.MaxPool2d) else "average", "window": window}
 
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def _kind(what: Any) -> str:
-    return type(what).__name__ if isinstance(what, nn.Module) else getattr(what, "__name__", str(what))
+def _type_name(target: Any) -> str:
+    return type(target).__name__ if isinstance(target, nn.Module) else getattr(target, "__name__", str(target))

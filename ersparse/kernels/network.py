@@ -1,4 +1,4 @@
-"""A masked network that is computed with its kept weights alone."""
+"""Sparse execution of a masked network: its parameters are the kept weights, and its cost falls with the density."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ersparse.kernels.buffers import Number, Shape
+from ersparse.kernels.buffers import ImageShape, Precision
 from ersparse.kernels.fused_graph import FusedGraph
 from ersparse.kernels.program import Program
+from ersparse.kernels.workspace import Workspace
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.mask import masks_of
 
 
 class SparseNetwork(nn.Module):
-    """Trains and evaluates `network` with kernels whose cost falls with its density.
+    """Trains and evaluates a masked network by sparse CPU kernels.
 
-    Its parameters are the kept weights of each layer, as one vector in the order of `weight[mask]`, and what else of
-    `network` is trained. `gather` takes the kept weights from `network`, where they are frozen; `scatter` puts them
-    back, for whoever reads them there. Biases and normalisations are those of `network` itself.
+    The parameters of this module are the kept weights, one vector per layer in the order of `weight[mask]`. Biases and
+    batch normalisations are shared with `network`; its weights are frozen. `gather` copies masks and kept weights from
+    `network`, `scatter` copies the kept weights back.
 
     Args:
-        network: on the CPU, its masks attached; a layer without a mask is dense.
-        number: float32 or float64 to compute with, and what is kept between layers.
+        network: on the CPU, with masks attached; a layer without a mask is dense.
+        precision: data types of computation and storage.
 
     Raises:
-        NotCovered: names what there is no kernel for.
-        KernelsUnavailable: they cannot be compiled here.
+        NotCovered: names an operation that has no kernel.
     """
 
-    def __init__(self, network: nn.Module, number: Number = Number()) -> None:
+    def __init__(self, network: nn.Module, precision: Precision = Precision()) -> None:
         super().__init__()
-        self.graph, self.number = FusedGraph(network), number
-        self._dense = [network]  # in a list, so that its weights are not parameters here
+        self.graph, self.precision = FusedGraph(network), precision
+        self._dense = [network]  # in a list, so that its weights are not registered as parameters of this module
         self.layers = prunable_modules(network)
         self.values = nn.ParameterList()
         for module in self.layers.values():
             module.weight.requires_grad_(False)
-        self._programs: dict[Any, Program] = {}
+        self._programs: dict[Any, tuple[Any, Program]] = {}
         self.gather()
 
     def masks(self) -> dict[str, Tensor]:
-        """By the name of the weight, contiguous; all ones where there is none."""
+        """Return contiguous masks by parameter name; that of a layer without a mask is all ones."""
         found = masks_of(self._dense[0])
         return {
             name: found.get(name, torch.ones_like(module.weight, dtype=torch.bool)).contiguous()
@@ -51,14 +51,14 @@ class SparseNetwork(nn.Module):
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Takes masks and kept weights from the dense network, as they are now; parameters stay the objects they are.
+        """Copy masks and kept weights from the dense network; the parameters remain the same objects.
 
-        Where the number of kept weights has changed, what an optimizer remembers of them has to change too.
+        If the number of a layer's kept weights has changed, the caller updates the optimizer's state.
         """
         masks = self.masks()
         self._programs.clear()
         for position, (name, module) in enumerate(self.layers.items()):
-            values = kept(module.weight, masks[name]).to(self.number.real)
+            values = to_kept(module.weight, masks[name]).to(self.precision.compute_dtype)
             if position == len(self.values):
                 self.values.append(nn.Parameter(values))
             elif self.values[position].shape == values.shape:
@@ -68,68 +68,83 @@ class SparseNetwork(nn.Module):
 
     @torch.no_grad()
     def scatter(self) -> None:
-        """Puts the kept weights into the dense network, zeros elsewhere."""
+        """Copy the kept weights into the dense network, and set its other weights to zero."""
         masks = self.masks()
         for (name, module), values in zip(self.layers.items(), self.values, strict=True):
-            module.weight.copy_(dense(values, masks[name]))
+            module.weight.copy_(to_dense(values, masks[name]))
 
-    def trained(self) -> list[nn.Parameter]:
-        """In the order of the dense network's parameters."""
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters for the optimizer, in the order of the dense network's `parameters()`."""
         values = {id(module.weight): value for module, value in zip(self.layers.values(), self.values, strict=True)}
         return [values.get(id(p), p) for p in self._dense[0].parameters()]
 
     def train(self, mode: bool = True) -> SparseNetwork:
+        """Set training mode here and in the dense network, whose mode the forward pass reads."""
         self._dense[0].train(mode)
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> what the network gives. Statistics of BatchNorm are of the batch while training."""
+        """Compute the output [B, ...] of a batch [B, C, H, W], in training mode by the batch's own statistics.
+
+        Raises:
+            KernelsUnavailable: the kernels cannot be compiled.
+            NotCovered: a linear layer does not fit the image size.
+        """
         if not (self._dense[0].training and torch.is_grad_enabled()):
-            return self._program(x, trains=False).forward(x)
-        program = self._program(x, trains=True, wants_image=x.requires_grad)
+            return self._program(x, training=False).forward(x)
+        program = self._program(x, training=True, needs_input_gradient=x.requires_grad)
         for norm in self.graph.norms:
             assert norm.num_batches_tracked is not None
             norm.num_batches_tracked.add_(1)
-        output: Tensor = _Run.apply(program, x, *program.parameters)  # type: ignore[no-untyped-call]
+        output: Tensor = _RunProgram.apply(program, x, *program.parameters)  # type: ignore[no-untyped-call]
         return output
 
-    def _program(self, x: Tensor, trains: bool, wants_image: bool = False) -> Program:
-        """Made once for each shape, and again when a tensor that it points to has moved."""
-        lie = tuple(p.data_ptr() for p in self.trained())
-        key = (tuple(x.shape[1:]), trains, wants_image)
-        made_for = (lie, torch.get_num_threads())
-        found = self._programs.get(key)
-        if found is None or found.images < len(x) or found.made_for != made_for:
+    def _program(self, x: Tensor, training: bool, needs_input_gradient: bool = False) -> Program:
+        """Return the cached program for the shape of `x`.
+
+        It is rebuilt for a larger batch, for another number of threads, and when a parameter has moved in memory.
+        """
+        shape = ImageShape(*x.shape[1:])
+        key = (shape, training, needs_input_gradient)
+        threads = torch.get_num_threads()
+        version = (tuple(p.data_ptr() for p in self.trainable_parameters()), threads)
+        built_for, program = self._programs.get(key, (None, None))
+        if program is None or program.workspace.max_images < len(x) or built_for != version:
             values = dict(zip(self.layers, self.values, strict=True))
-            found = Program(
-                self.graph, self.masks(), values, Shape(*x.shape[1:]), len(x), self.number, made_for[1], trains,
-                wants_image,
+            workspace = Workspace(
+                self.graph, self.masks(), values, shape, len(x), self.precision, threads, training,
+                needs_input_gradient,
             )  # fmt: skip
-            found.made_for = made_for
-            self._programs[key] = found
-        return found
+            program = Program(workspace)
+            self._programs[key] = version, program
+        return program
 
 
-def dense(values: Tensor, mask: Tensor) -> Tensor:
-    """Kept numbers in the shape of their mask, zeros elsewhere."""
+def to_dense(values: Tensor, mask: Tensor) -> Tensor:
+    """Return a tensor in the shape of `mask` with `values` [kept weights] where it is true, and zeros elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype).masked_scatter_(mask, values)
 
 
-def kept(weights: Tensor, mask: Tensor) -> Tensor:
-    """The inverse: a vector in the order of memory."""
+def to_kept(weights: Tensor, mask: Tensor) -> Tensor:
+    """Return the elements of `weights` where `mask` is true, as a vector [kept weights]; the inverse of `to_dense`."""
     return weights.contiguous()[mask]
 
 
-class _Run(torch.autograd.Function):
+class _RunProgram(torch.autograd.Function):
+    """Autograd function of a program; buffers are reused, so only the latest forward pass has a backward pass."""
+
     @staticmethod
     def forward(ctx: Any, program: Program, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.program, ctx.run = program, program.count
+        ctx.program, ctx.run = program, program.runs
         return program.forward(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
         program: Program = ctx.program
-        if ctx.run != program.count - 1:
-            raise RuntimeError("the network has been run again since; its gradient is that of the last run only")
+        if ctx.run != program.runs - 1:
+            raise RuntimeError(
+                "the network has been run again since this forward pass, and its buffers were overwritten; "
+                "call backward before the next forward pass"
+            )
         image = program.backward(gradient)
         return None, image, *program.parameter_gradients

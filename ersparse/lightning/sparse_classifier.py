@@ -12,8 +12,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from ersparse.distributed.collectives import mean_over_ranks
-from ersparse.kernels.buffers import Number
-from ersparse.kernels.network import SparseNetwork, dense, kept
+from ersparse.kernels.buffers import Precision
+from ersparse.kernels.network import SparseNetwork, to_dense, to_kept
 from ersparse.lightning.classifier import Classifier
 from ersparse.sparse.mask import attach, masks_of
 
@@ -31,7 +31,7 @@ class SparseClassifier(Classifier):
         if not hasattr(self, "sparse"):
             real = next(self.network.parameters()).dtype
             bf16 = str(self.trainer.precision).startswith("bf16")
-            self.sparse = SparseNetwork(self.network, Number(real, torch.bfloat16 if bf16 else real))
+            self.sparse = SparseNetwork(self.network, Precision(real, torch.bfloat16 if bf16 else real))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(x)
@@ -60,7 +60,7 @@ class SparseClassifier(Classifier):
         return super().product()
 
     def trained(self) -> Iterable[nn.Parameter]:
-        return self.sparse.trained()
+        return self.sparse.trainable_parameters()
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
         if hasattr(self, "sparse"):
@@ -80,11 +80,11 @@ class SparseClassifier(Classifier):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         masks = {name: checkpoint["state_dict"][f"network.{name}_mask"] for name in masks_of(self.network)}
         attach(self.network, masks)
-        self._convert(checkpoint, kept)
+        self._convert(checkpoint, to_kept)
 
     def _dense(self, state: Tensor, mask: Tensor) -> Tensor:
         """In the memory layout of the weights, which fused optimizers rely on."""
-        return dense(state, mask).to(memory_format=self.memory_format) if mask.dim() == 4 else dense(state, mask)
+        return to_dense(state, mask).to(memory_format=self.memory_format) if mask.dim() == 4 else to_dense(state, mask)
 
     def _convert(self, checkpoint: dict[str, Any], change: Callable[..., Tensor]) -> None:
         """The optimizer's state of each layer's weights, from kept to dense or back."""

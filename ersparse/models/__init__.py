@@ -1,7 +1,7 @@
-"""The networks of the paper. Plain modules: they know nothing of masks.
+"""Network architectures of the paper, as plain modules without masks.
 
-Each is a function (num_classes, channels=3, width=1.0) -> nn.Module with an attribute `shrinks_by`: the factor by which
-its strides and pools divide the image side, which is the smallest side that it takes.
+Each is a function (num_classes, channels=3, width=1.0) -> nn.Module. The module has an attribute `shrinks_by`: the
+factor by which strides and poolings divide the image side, which is also the smallest image side it accepts.
 """
 
 from ersparse.models.resnet import resnet18, resnet20, resnet50, resnet110

@@ -1,6 +1,7 @@
-"""Residual networks for small images (He et al. 2016): a 3x3 stem, no max-pool, projection shortcuts.
+"""Residual networks for small images (He et al. 2016): a 3x3 stem, no max pooling, projection shortcuts.
 
-In every block the shortcut convolution comes after the block's last one, which fixes the order of the layers.
+In every block the shortcut convolution is registered after the last convolution, which determines the order of the
+prunable layers.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from torch.nn import functional as F
 
 
 def conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Return a convolution without bias, padded so that stride 1 keeps the image size."""
     return nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, bias=False)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+    """Residual block of two 3x3 convolutions."""
 
     expansion = 1
 
@@ -25,13 +27,14 @@ class BasicBlock(nn.Module):
         self.shortcut = shortcut(n_in, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the output [B, width * expansion, H / stride, W / stride] of x [B, n_in, H, W]."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return F.relu(y + self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, the last four times as wide, and a shortcut."""
+    """Residual block of a 1x1, a 3x3 and a 1x1 convolution, the last of which is four times as wide."""
 
     expansion = 4
 
@@ -44,6 +47,7 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut(n_in, n_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the output [B, width * expansion, H / stride, W / stride] of x [B, n_in, H, W]."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -51,13 +55,26 @@ class Bottleneck(nn.Module):
 
 
 def shortcut(n_in: int, n_out: int, stride: int) -> nn.Module:
+    """Return the identity, or a 1x1 projection where a block changes the shape."""
     if n_in == n_out and stride == 1:
         return nn.Identity()
     return nn.Sequential(conv(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
 
 
 class ResNet(nn.Module):
-    """A stem, then stages of blocks; every stage after the first halves the image."""
+    """A stem, stages of residual blocks, global average pooling, and a linear classifier.
+
+    Every stage after the first halves the image.
+
+    Args:
+        block: type of the residual blocks.
+        depths: number of blocks of each stage.
+        widths: channels of each stage before `width` is applied; a `Bottleneck` has four times as many at its end.
+        num_classes: number of outputs.
+        channels: channels of an input image.
+        width: factor on `widths`.
+        classifier_bias: whether the classifier has a bias.
+    """
 
     def __init__(
         self,
@@ -71,7 +88,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.shrinks_by = 2 ** (len(depths) - 1)
-        scaled = [max(1, round(plain_width * width)) for plain_width in widths]
+        scaled = [max(1, round(unscaled * width)) for unscaled in widths]
         self.conv1, self.bn1 = conv(channels, scaled[0], 3), nn.BatchNorm2d(scaled[0])
         stages: list[nn.Module] = []
         n_in = scaled[0]
@@ -86,29 +103,61 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(n_in, num_classes, bias=classifier_bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute logits [B, num_classes] of images [B, channels, side, side]."""
         x = F.relu(self.bn1(self.conv1(x)))
         logits: Tensor = self.classifier(self.pool(self.stages(x)))
         return logits
 
 
 def resnet18(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
+    """Build ResNet-18.
+
+    Args:
+        num_classes: number of outputs.
+        channels: channels of an input image.
+        width: factor on the number of channels of every hidden layer.
+    """
     return ResNet(BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), num_classes, channels, width, classifier_bias=False)
 
 
 def resnet50(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
+    """Build ResNet-50.
+
+    Args:
+        num_classes: number of outputs.
+        channels: channels of an input image.
+        width: factor on the number of channels of every hidden layer.
+    """
     return ResNet(Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), num_classes, channels, width, classifier_bias=False)
 
 
 def resnet20(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
+    """Build ResNet-20.
+
+    Args:
+        num_classes: number of outputs.
+        channels: channels of an input image.
+        width: factor on the number of channels of every hidden layer.
+    """
     return kaiming(ResNet(BasicBlock, (3, 3, 3), (16, 32, 64), num_classes, channels, width, classifier_bias=True))
 
 
 def resnet110(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
+    """Build ResNet-110.
+
+    Args:
+        num_classes: number of outputs.
+        channels: channels of an input image.
+        width: factor on the number of channels of every hidden layer.
+    """
     return kaiming(ResNet(BasicBlock, (18, 18, 18), (16, 32, 64), num_classes, channels, width, classifier_bias=True))
 
 
 def kaiming(network: ResNet) -> ResNet:
-    """Kaiming-normal weights (fan-in) in convolutions and the classifier; ResNet18 and 50 keep PyTorch's default."""
+    """Initialise convolutions and the classifier from Kaiming's normal distribution (fan-in), and return the network.
+
+    ResNet-20 and ResNet-110 use it; ResNet-18 and ResNet-50 keep PyTorch's default initialisation.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)

@@ -11,7 +11,7 @@ from typing import Any
 from ersparse.config.command_line import command
 from ersparse.config.schema import Settings, TrainerSettings, build
 from ersparse.data.arrays import Arrays
-from ersparse.data.batches import EVALUATED, smallest
+from ersparse.data.batches import EVALUATION_BATCH_SIZE, smallest_batch
 from ersparse.data.load import load_arrays
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.distributed.signals import interruptible
@@ -188,9 +188,9 @@ def _check_batches(settings: Settings, trainer: TrainerSettings, arrays: Arrays)
         UserError: there are more ranks than that.
     """
     held_out = round(settings.dataset.validation * len(arrays.y_train))
-    least = smallest(len(arrays.y_train) - held_out, settings.dataset.batch_size) // 2
+    least = smallest_batch(len(arrays.y_train) - held_out, settings.dataset.batch_size) // 2
     for count in (len(arrays.y_test), held_out):
-        least = min(least, smallest(count, EVALUATED)) if count else least
+        least = min(least, smallest_batch(count, EVALUATION_BATCH_SIZE)) if count else least
     if trainer.ranks > max(1, least):
         raise UserError(
             f"{_devices(trainer)}: must be at most {max(1, least)} with dataset.batch_size="

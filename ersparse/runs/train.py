@@ -14,7 +14,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
 from ersparse.data.arrays import Arrays
-from ersparse.data.datamodule import InMemory
+from ersparse.data.datamodule import InMemoryDataModule
 from ersparse.distributed.environment import RankEnvironment
 from ersparse.distributed.sync_batchnorm import synchronise
 from ersparse.lightning.allocator import keep_freed
@@ -74,7 +74,7 @@ def train(
     """
     quiet_lightning()
     torch.set_float32_matmul_precision("high")
-    data = InMemory(arrays, plan.settings.dataset, plan.settings.seed_of("data"))
+    data = InMemoryDataModule(arrays, plan.settings.dataset, plan.settings.seed_of("data"))
     module = make_module(plan, data.eval_names)
     run_logger = logger_of(plan.settings)
     logger = run_logger.create(plan, record) if record else False

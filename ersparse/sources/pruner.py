@@ -22,7 +22,7 @@ from torch import nn
 from ersparse.config.schema import Settings, identity_fields
 from ersparse.config.sparsity_option import SparsityOption
 from ersparse.data.arrays import Arrays
-from ersparse.data.scoring_batches import TrainingExamples
+from ersparse.data.scoring_batches import ScoringExamples
 from ersparse.errors import UserError
 from ersparse.sources.er import source_from_densities
 from ersparse.sources.unresolved import UnresolvedSource
@@ -124,7 +124,7 @@ class PrunerSource(UnresolvedSource):
         if "seed" in takes:
             arguments["seed"] = settings.seed_of("init")
         if "examples" in takes:
-            arguments["examples"] = TrainingExamples(images(), settings.dataset, settings.seed_of("data"))
+            arguments["examples"] = ScoringExamples(images(), settings.dataset, settings.seed_of("data"))
         return arguments
 
     def _check_collapse(self, found: DensityFile) -> None:

@@ -1,4 +1,4 @@
-"""Data sets: what is promised of them, and what is refused."""
+"""Data sets: shapes, types and contents, and errors for invalid files."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def load(folder, classes=10):
     return cifar.load_cifar10(folder, False).check("dataset=cifar10", classes, 3)
 
 
-def test_digits():
+def test_digits_have_the_documented_sizes_and_statistics():
     data = digits.load(None, True)
     assert (len(data.y_train), len(data.y_test)) == (1437, 360)
     assert data.x_train.dtype == torch.uint8 and data.x_train.shape[1:] == (8, 8, 1)
@@ -40,7 +40,7 @@ def test_digits():
     assert (round(mean, 4), round(std, 4)) == (0.3053, 0.3191)  # conf/dataset/digits.yaml
 
 
-def test_digits_are_scikit_learns():
+def test_digits_match_scikit_learn():
     data, oracle = digits.load(None, True), load_digits()
     images, labels = np.rint(oracle.images * (255 / 16)), oracle.target
     held_out = np.arange(1797) % 5 == 0
@@ -49,7 +49,7 @@ def test_digits_are_scikit_learns():
         assert np.array_equal(getattr(data, f"y_{part}"), labels[chosen])
 
 
-def test_an_npz_is_used_as_it_is(tmp_path):
+def test_npz_file_is_read_without_conversion_of_images(tmp_path):
     data = load(save(tmp_path, y_train=(np.arange(20) % 10).astype(np.uint8)))
     assert data.y_train.dtype == torch.int64 and data.x_test.shape == (5, 32, 32, 3)
 
@@ -69,28 +69,28 @@ def test_an_npz_is_used_as_it_is(tmp_path):
         ({"x_test": np.zeros((5, 32, 32, 3), ">u2")}, "must be numbers of this machine"),
     ],
 )
-def test_other_arrays_than_promised(tmp_path, changes, message):
+def test_invalid_arrays_raise(tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as error:
         load(save(tmp_path, **changes))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, -100])
-def test_a_truncated_npz(tmp_path, size):
+def test_truncated_npz_raises(tmp_path, size):
     path = save(tmp_path) / "cifar10.npz"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(UserError, match="damaged or not an npz file"):
         read_npz(path)
 
 
-def test_a_single_array_under_the_name_of_an_npz(tmp_path):
+def test_npy_file_with_the_name_of_an_npz_raises(tmp_path):
     with (tmp_path / "cifar10.npz").open("wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(UserError, match="damaged or not an npz"):
         read_npz(tmp_path / "cifar10.npz")
 
 
-def test_a_missing_folder_says_where_it_looked_and_both_ways_out(tmp_path):
+def test_missing_file_error_names_the_path_and_both_remedies(tmp_path):
     with pytest.raises(UserError) as error:
         cifar.load_cifar10(tmp_path / "nowhere", False)
     for words in (f"{tmp_path}/nowhere/cifar10.npz", "put cifar10.npz there", "dataset.download=true"):
@@ -98,7 +98,7 @@ def test_a_missing_folder_says_where_it_looked_and_both_ways_out(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_download_leaves_no_files(tmp_path, monkeypatch):
     from torchvision import datasets
 
     class Unreachable:
@@ -113,8 +113,8 @@ def test_a_failed_download_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_is_written_once_and_whole(tmp_path, monkeypatch):
-    """torchvision's part is replaced: what it would have fetched is the four arrays."""
+def test_download_is_cached_as_one_npz_file(tmp_path, monkeypatch):
+    """A replacement for torchvision's data set returns the four arrays."""
     from torchvision import datasets
 
     class Fetched:
@@ -133,7 +133,7 @@ def test_a_download_is_written_once_and_whole(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "data").glob("*.npz")] == ["cifar10.npz"]
 
 
-def test_the_real_cifar10(cifar_root):
+def test_cifar10_has_the_published_size_and_mean(cifar_root):
     data = load(cifar_root)
     assert (len(data.y_train), len(data.y_test)) == (50_000, 10_000)
     mean = data.x_train.double().mean((0, 1, 2)) / 255

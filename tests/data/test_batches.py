@@ -1,11 +1,11 @@
-"""Batches against slow references: numpy's padding, slicing, torchvision's normalisation."""
+"""Data loading against slow references: numpy's padding and slicing, torchvision's normalisation."""
 
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms import functional as TF
 
-from ersparse.data.batches import Augmentation, Batches, ImageTable
+from ersparse.data.batches import Augmentation, ImageTable, InMemoryDataLoader
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 
@@ -14,12 +14,12 @@ def images(count: int = 50, side: int = 8) -> tuple[torch.Tensor, torch.Tensor, 
     random = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=random)
     y = torch.arange(count) % 10
-    return x, y, ImageTable.of(x, y, MEAN, STD, torch.device("cpu"))
+    return x, y, ImageTable.from_images(x, y, MEAN, STD, torch.device("cpu"))
 
 
-def test_without_augmentation_it_is_normalisation():
+def test_batches_without_augmentation_are_normalised_images():
     x, y, table = images()
-    ((batch, labels),) = Batches(table, torch.arange(50), 50)
+    ((batch, labels),) = InMemoryDataLoader(table, torch.arange(50), 50)
     expected = TF.normalize(x.permute(0, 3, 1, 2).float() / 255, MEAN, STD)
     torch.testing.assert_close(batch, expected, rtol=1e-5, atol=1e-5)
     assert labels.equal(y)
@@ -27,13 +27,13 @@ def test_without_augmentation_it_is_normalisation():
 
 
 @pytest.mark.parametrize("mode, numpy_mode", [("zero", "constant"), ("reflect", "reflect")])
-def test_crop_and_flip_against_padding_and_slicing(mode, numpy_mode):
-    """Every output is one of the 81 x 2 crops of its own padded image, and all kinds occur."""
+def test_crop_and_flip_match_padding_and_slicing(mode, numpy_mode):
+    """Every output is one of the 81 x 2 crops of its own padded image, and all offsets and flips occur."""
     x, y, table = images()
     padded = np.pad(x.numpy(), ((0, 0), (4, 4), (4, 4), (0, 0)), mode=numpy_mode)
     seen = set()
     for epoch in range(40):
-        batches = Batches(
+        batches = InMemoryDataLoader(
             table, torch.arange(50), 50, seed=3, augmentation=Augmentation(4, mode, True), epoch=lambda e=epoch: e
         )
         ((batch, labels),) = batches
@@ -50,16 +50,18 @@ def test_crop_and_flip_against_padding_and_slicing(mode, numpy_mode):
                 if np.array_equal(padded[source, top : top + 8, left : left + 8][:, ::flip], image)
             ]
             assert matches
-            seen.update(matches)  # a mirrored border can be told in two ways
+            seen.update(matches)  # a symmetric crop matches in two ways
     assert {top for top, _, _ in seen} == {left for _, left, _ in seen} == set(range(9))
     assert {flip for _, _, flip in seen} == {1, -1}
 
 
-def test_order_follows_from_seed_and_epoch():
+def test_order_is_determined_by_seed_and_epoch():
     _, _, table = images()
 
     def labels(seed, epoch):
-        return torch.cat([y for _, y in Batches(table, torch.arange(50), 16, seed=seed, epoch=lambda: epoch)]).tolist()
+        return torch.cat(
+            [y for _, y in InMemoryDataLoader(table, torch.arange(50), 16, seed=seed, epoch=lambda: epoch)]
+        ).tolist()
 
     assert labels(1, 0) == labels(1, 0)
     assert labels(1, 0) != labels(1, 1)
@@ -69,20 +71,25 @@ def test_order_follows_from_seed_and_epoch():
 
 @pytest.mark.parametrize("count, size", [(50, 32), (33, 32), (64, 32), (3, 32), (50, 50)])
 @pytest.mark.parametrize("world", [1, 2])
-def test_every_image_once_whatever_the_ranks(count, size, world):
+def test_ranks_see_every_image_once_per_epoch(count, size, world):
     x = torch.arange(count, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 2, 2, 1)
-    table = ImageTable.of(x, torch.arange(count), [0.0], [1.0], torch.device("cpu"))
-    shares = [list(Batches(table, torch.arange(count), size, seed=0, rank=r, world_size=world)) for r in range(world)]
+    table = ImageTable.from_images(x, torch.arange(count), [0.0], [1.0], torch.device("cpu"))
+    shares = [
+        list(InMemoryDataLoader(table, torch.arange(count), size, seed=0, rank=r, world_size=world))
+        for r in range(world)
+    ]
     assert len({len(share) for share in shares}) == 1
     seen = sorted(label for share in shares for _, y in share for label in y.tolist())
     assert seen == list(range(count))
-    assert len(shares[0]) == len(Batches(table, torch.arange(count), size, world_size=world))
+    assert len(shares[0]) == len(InMemoryDataLoader(table, torch.arange(count), size, world_size=world))
     assert min(len(y) for share in shares for _, y in share) >= min(2, count // world)
 
 
-def test_global_batches_are_the_same_on_one_rank_and_two():
+def test_global_batches_do_not_depend_on_the_number_of_ranks():
     _, _, table = images()
-    whole = [y for _, y in Batches(table, torch.arange(50), 16, seed=5)]
-    halves = [[y for _, y in Batches(table, torch.arange(50), 16, seed=5, rank=r, world_size=2)] for r in (0, 1)]
+    whole = [y for _, y in InMemoryDataLoader(table, torch.arange(50), 16, seed=5)]
+    halves = [
+        [y for _, y in InMemoryDataLoader(table, torch.arange(50), 16, seed=5, rank=r, world_size=2)] for r in (0, 1)
+    ]
     for one, even, odd in zip(whole, *halves, strict=True):
         assert one[0::2].equal(even) and one[1::2].equal(odd)

@@ -1,4 +1,4 @@
-"""Tiny ImageNet as it is handed out: a zip or its folder, a few images of it grey."""
+"""Tiny ImageNet in its official form: a zip file or its folder, with some grayscale images."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from ersparse.data import jpeg as decoding
 from ersparse.data import npz_cache, tiny_imagenet
 from ersparse.errors import UserError
 
-CLASSES = ["n02", "n01"]  # in an order of their own, as in the official file
+CLASSES = ["n02", "n01"]  # not sorted, as in the official file
 TOP = "tiny-imagenet-200"
 
 
@@ -30,7 +30,7 @@ def jpeg(seed, mode="RGB", side=64):
 
 
 def files(**changes):
-    """Two classes with three training images each, the last of them grey, and four validation images."""
+    """Return two classes with three training images each, the last one grayscale, and four validation images."""
     made = {"wnids.txt": "\n".join(CLASSES).encode(), "words.txt": b""}
     for c, wnid in enumerate(CLASSES):
         for i in range(3):
@@ -58,32 +58,34 @@ def as_folder(root):
 
 
 @pytest.mark.parametrize("kind", [as_zip, as_folder])
-def test_images_and_labels_are_those_of_pillow(tmp_path, kind):
+def test_images_and_labels_match_pillow(tmp_path, kind):
     data = tiny_imagenet.load(kind(tmp_path), False).check("tiny", 200, 3)
     assert data.y_train.tolist() == [0, 0, 0, 1, 1, 1] and data.y_test.tolist() == [1, 0, 1, 0]
     names = [f"train/{wnid}/images/{wnid}_{i}.JPEG" for wnid in sorted(CLASSES) for i in range(3)]
     for image, name in zip(data.x_train, names, strict=True):
         with Image.open(io.BytesIO(files()[name])) as expected:
             assert np.array_equal(image.numpy(), np.asarray(expected.convert("RGB"))), name
-    assert all(data.x_train[i, ..., 0].equal(data.x_train[i, ..., 2]) for i in (2, 5)), "the grey ones"
+    assert all(data.x_train[i, ..., 0].equal(data.x_train[i, ..., 2]) for i in (2, 5)), (
+        "grayscale images have three equal channels"
+    )
 
 
-def test_it_is_decoded_once(tmp_path, monkeypatch):
+def test_data_set_is_decoded_once(tmp_path, monkeypatch):
     first = tiny_imagenet.load(as_zip(tmp_path), False)
-    monkeypatch.setattr(tiny_imagenet, "_decoded", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr(tiny_imagenet, "_decode", lambda _: pytest.fail("decoded again"))
     second = tiny_imagenet.load(tmp_path, False)
-    assert all(getattr(first, name).equal(getattr(second, name)) for name in npz_cache.NAMES)
+    assert all(getattr(first, name).equal(getattr(second, name)) for name in npz_cache.ARRAY_NAMES)
     (tmp_path / f"{TOP}.zip").unlink()
-    assert tiny_imagenet.load(tmp_path, False).y_test.equal(first.y_test), "the cache does without the zip"
+    assert tiny_imagenet.load(tmp_path, False).y_test.equal(first.y_test), "the cached file suffices"
 
 
-def test_another_zip_is_decoded_anew(tmp_path):
+def test_changed_zip_is_decoded_again(tmp_path):
     tiny_imagenet.load(as_zip(tmp_path), False)
     as_zip(tmp_path, **{"train/n01/images/n01_9.JPEG": jpeg(9)})
     assert len(tiny_imagenet.load(tmp_path, False).y_train) == 7
 
 
-def test_another_zip_beside_a_cache_is_left_alone(tmp_path):
+def test_other_zip_beside_a_cached_file_is_ignored(tmp_path):
     first = tiny_imagenet.load(as_zip(tmp_path), False)
     (tmp_path / f"{TOP}.zip").unlink()
     (tmp_path / "tiny-imagenet-c.zip").write_bytes(b"something else")
@@ -96,10 +98,10 @@ def test_another_zip_beside_a_cache_is_left_alone(tmp_path):
         ({"wnids.txt": None}, "is not Tiny ImageNet, has no tiny-imagenet-200/wnids.txt"),
         ({"val/val_annotations.txt": None}, "is not Tiny ImageNet, has no tiny-imagenet-200/val/val_annotations.txt"),
         ({"wnids.txt": b""}, "is not Tiny ImageNet, has no training images"),
-        ({"wnids.txt": b"n77"}, "is not whole, has no training images of class n77"),
-        ({"wnids.txt": b"\xff\xfe"}, "is not whole, has no training images of class"),
-        ({"val/images/val_2.JPEG": None}, "is not whole, has no val/images/val_2.JPEG"),
-        ({"val/val_annotations.txt": b"val_0.JPEG\tn03"}, "is not whole, has no class n03"),
+        ({"wnids.txt": b"n77"}, "is incomplete, has no training images of class n77"),
+        ({"wnids.txt": b"\xff\xfe"}, "is incomplete, has no training images of class"),
+        ({"val/images/val_2.JPEG": None}, "is incomplete, has no val/images/val_2.JPEG"),
+        ({"val/val_annotations.txt": b"val_0.JPEG\tn03"}, "is incomplete, has no class n03"),
         ({"val/val_annotations.txt": b"val_0.JPEG"}, "has no validation images"),
         ({"val/images/val_1.JPEG": jpeg(1, side=32)}, "val_1.JPEG has 32x32 pixels, must have 64x64"),
         ({"val/images/val_1.JPEG": b"no image"}, "val_1.JPEG cannot be decoded"),
@@ -107,15 +109,15 @@ def test_another_zip_beside_a_cache_is_left_alone(tmp_path):
         ({"val/images/val_1.JPEG": b""}, "val_1.JPEG cannot be decoded"),
     ],
 )
-def test_another_zip_than_promised(tmp_path, changes, message):
+def test_incomplete_or_damaged_archives_raise(tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as error:
         tiny_imagenet.load(as_zip(tmp_path, **changes), False)
     assert "\n" not in str(error.value) and not list(tmp_path.glob("*.npz"))
 
 
-def test_many_are_decoded_by_several_processes(tmp_path, monkeypatch):
+def test_parallel_decoding_matches_serial_decoding(tmp_path, monkeypatch):
     first = tiny_imagenet.load(as_zip(tmp_path), False)
-    monkeypatch.setattr(decoding, "FEW", 0)
+    monkeypatch.setattr(decoding, "PARALLEL_THRESHOLD", 0)
     monkeypatch.setattr(tiny_imagenet, "CHUNK", 4)
     (tmp_path / "tiny_imagenet.npz").unlink()
     second = tiny_imagenet.load(tmp_path, False)
@@ -123,14 +125,14 @@ def test_many_are_decoded_by_several_processes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
-def test_a_truncated_zip(tmp_path, keep):
+def test_truncated_zip_raises(tmp_path, keep):
     path = as_zip(tmp_path) / f"{TOP}.zip"
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     with pytest.raises(UserError, match="damaged or truncated"):
         tiny_imagenet.load(tmp_path, False)
 
 
-def test_a_flipped_bit_in_the_zip(tmp_path):
+def test_flipped_bit_in_the_zip_raises(tmp_path):
     path = as_zip(tmp_path) / f"{TOP}.zip"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
@@ -139,19 +141,19 @@ def test_a_flipped_bit_in_the_zip(tmp_path):
         tiny_imagenet.load(tmp_path, False)
 
 
-def test_nothing_there_says_what_to_put_there(tmp_path):
+def test_missing_archive_error_names_the_expected_files(tmp_path):
     with pytest.raises(UserError, match=f"no {TOP}.zip, {TOP}/ or tiny_imagenet.npz in {tmp_path}"):
         tiny_imagenet.load(tmp_path, True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_read_only_folder_raises(tmp_path):
     as_zip(tmp_path).chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):
         tiny_imagenet.load(tmp_path, False)
 
 
-def test_one_of_several_makes_it_and_the_others_wait(tmp_path, caplog):
+def test_one_process_makes_the_file_and_the_others_wait(tmp_path, caplog):
     made = []
     caplog.set_level("INFO")
 
@@ -159,7 +161,7 @@ def test_one_of_several_makes_it_and_the_others_wait(tmp_path, caplog):
         made.append(1)
         started.set()
         go.wait(10)
-        return {name: np.zeros(3) for name in npz_cache.NAMES}
+        return {name: np.zeros(3) for name in npz_cache.ARRAY_NAMES}
 
     started, go = threading.Event(), threading.Event()
     threads = [threading.Thread(target=npz_cache.make_once, args=(tmp_path / "x.npz", make)) for _ in range(3)]
@@ -175,13 +177,13 @@ def test_one_of_several_makes_it_and_the_others_wait(tmp_path, caplog):
     assert made == [1] and not list(tmp_path.glob("*.partial*"))
 
 
-def test_large_arrays_are_mapped_and_checked(tmp_path, monkeypatch):
+def test_large_arrays_are_memory_mapped_and_verified(tmp_path, monkeypatch):
     arrays = {name: np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3) for name in ("x_train", "x_test")}
     arrays |= {"y_train": np.arange(2), "y_test": np.arange(2)}
     np.savez(tmp_path / "a.npz", **arrays)
-    monkeypatch.setattr(npz_cache, "LARGE", 20)
+    monkeypatch.setattr(npz_cache, "MMAP_THRESHOLD", 20)
     mapped = npz_cache.read_npz(tmp_path / "a.npz")
-    for name in npz_cache.NAMES:
+    for name in npz_cache.ARRAY_NAMES:
         assert np.array_equal(getattr(mapped, name).numpy(), arrays[name])
     turned = {name: np.asfortranarray(array) for name, array in arrays.items()}
     np.savez(tmp_path / "f.npz", **turned)
@@ -195,11 +197,10 @@ def test_large_arrays_are_mapped_and_checked(tmp_path, monkeypatch):
         npz_cache.read_npz(tmp_path / "b.npz")
 
 
-def test_a_mapped_array_is_the_file(tmp_path, monkeypatch):
-    """No copy is made between the file and the table of pixels that batches are gathered from."""
+def test_image_table_shares_memory_with_the_mapped_file(tmp_path, monkeypatch):
     from ersparse.data.batches import ImageTable
 
-    monkeypatch.setattr(npz_cache, "LARGE", 20)
+    monkeypatch.setattr(npz_cache, "MMAP_THRESHOLD", 20)
     np.savez(
         tmp_path / "a.npz",
         x_train=np.zeros((4, 8, 8, 3), np.uint8),
@@ -208,15 +209,15 @@ def test_a_mapped_array_is_the_file(tmp_path, monkeypatch):
         y_test=np.arange(4),
     )
     data = npz_cache.read_npz(tmp_path / "a.npz")
-    table = ImageTable.of(data.x_train, data.y_train, [0.5] * 3, [0.5] * 3, torch.device("cpu"))
+    table = ImageTable.from_images(data.x_train, data.y_train, [0.5] * 3, [0.5] * 3, torch.device("cpu"))
     assert table.pixels.data_ptr() == data.x_train.data_ptr()
     address = data.x_train.data_ptr()
     regions = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "a.npz" in line]
     assert any(int(low, 16) <= address < int(high, 16) for low, high in (r[0].split("-") for r in regions))
 
 
-def test_a_part_of_the_real_one(tmp_path, launch, only_run):
-    """End to end from the zip, where a checkout has one beside it."""
+def test_run_on_a_part_of_the_official_data_set(tmp_path, launch, only_run):
+    """Train from a zip file, if the environment provides one."""
     original = Path(os.environ.get("ERSPARSE_TINY", ROOT.parent / "shared/data/tiny-imagenet-mini.zip"))
     if not original.exists():
         pytest.skip("ERSPARSE_TINY names no zip of Tiny ImageNet")

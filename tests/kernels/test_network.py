@@ -1,4 +1,4 @@
-"""Sparse execution beside PyTorch's own, in double precision: forward, gradients, training, and what it refuses."""
+"""Sparse execution against PyTorch's dense layers in double precision: outputs, gradients, training, and errors."""
 
 import copy
 import os
@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from ersparse import keep_masks, models, sparsify
 from ersparse.kernels import compile as compiling
-from ersparse.kernels.buffers import Number
+from ersparse.kernels.buffers import Precision
 from ersparse.kernels.fused_graph import FusedGraph, NotCovered
-from ersparse.kernels.network import SparseNetwork, dense
+from ersparse.kernels.network import SparseNetwork, to_dense
 from ersparse.sparse.mask import attach, enforce, masks_of
 
-DOUBLE = Number(torch.float64, torch.float64)
+DOUBLE = Precision(torch.float64, torch.float64)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +33,7 @@ def compiler():
 
 
 def masked(network, density, seed=0):
-    """In double precision, its masks Bernoulli: rows and columns may be empty."""
+    """Attach Bernoulli masks to the network in double precision; channels may have no weights."""
     network = network.double()
     random = torch.Generator().manual_seed(seed)
     layers = {
@@ -47,7 +47,7 @@ def masked(network, density, seed=0):
 
 
 def assert_same(network, x):
-    """Output, gradient of the input, gradients of everything that is trained, and running statistics."""
+    """Compare the output, the gradients of input and parameters, and the running statistics."""
     reference, sparse = copy.deepcopy(network), SparseNetwork(network, DOUBLE)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     a, b = sparse(ours), reference(theirs)
@@ -56,7 +56,7 @@ def assert_same(network, x):
     a.backward(direction), b.backward(direction)
     torch.testing.assert_close(ours.grad, theirs.grad)
     masks = masks_of(reference)
-    for (name, parameter), trained in zip(reference.named_parameters(), sparse.trained(), strict=True):
+    for (name, parameter), trained in zip(reference.named_parameters(), sparse.trainable_parameters(), strict=True):
         gradient = parameter.grad[masks[name]] if name in masks else parameter.grad
         torch.testing.assert_close(trained.grad, gradient, msg=lambda m, name=name: f"{name}: {m}")
     for (name, found), wanted in zip(network.named_buffers(), reference.buffers(), strict=True):
@@ -77,48 +77,48 @@ def assert_same(network, x):
     bias=st.booleans(),
     density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
 )
-def test_any_convolution(images, channels, size, kernel, padding, stride, groups, bias, density):
-    padding = tuple(max(p, k - s) for p, k, s in zip(padding, kernel, size, strict=True))  # an output there must be
+def test_convolutions_match_pytorch(images, channels, size, kernel, padding, stride, groups, bias, density):
+    padding = tuple(max(p, k - s) for p, k, s in zip(padding, kernel, size, strict=True))  # one output pixel or more
     into, out = channels[0] * groups, channels[1] * groups
     layer = nn.Conv2d(into, out, kernel, stride, padding, groups=groups, bias=bias)
     assert_same(masked(layer, density), torch.randn(images, into, *size, dtype=torch.float64))
 
 
-BETWEEN = {
+OPERATIONS = {
     "relu": [nn.ReLU()],
     "norm": [nn.BatchNorm2d(5)],
-    "all": [nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)],
+    "norm, relu, pool": [nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)],
     "max 3": [nn.MaxPool2d(3), nn.ReLU()],
     "max 2x3": [nn.ReLU(), nn.MaxPool2d((2, 3))],
     "average": [nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(2)],
-    "whole": [nn.AdaptiveAvgPool2d(1)],
-    "twice": [nn.ReLU(), nn.BatchNorm2d(5), nn.MaxPool2d(2), nn.BatchNorm2d(5)],
+    "global average": [nn.AdaptiveAvgPool2d(1)],
+    "two norms": [nn.ReLU(), nn.BatchNorm2d(5), nn.MaxPool2d(2), nn.BatchNorm2d(5)],
 }
 
 
-@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
-@pytest.mark.parametrize("side", [8, 11])  # the second leaves rows that no window covers
-def test_what_lies_between_convolutions(between, side):
-    network = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), *copy.deepcopy(between), nn.Conv2d(5, 3, 1))
+@pytest.mark.parametrize("operations", OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize("side", [8, 11])  # 11 is not a multiple of any pooling window
+def test_operations_between_convolutions_match_pytorch(operations, side):
+    network = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), *copy.deepcopy(operations), nn.Conv2d(5, 3, 1))
     assert_same(masked(network, 0.6), torch.randn(21, 2, side, side, dtype=torch.float64))
 
 
-def test_a_linear_layer_on_an_image_and_on_features():
+def test_linear_layers_on_images_and_on_features_match_pytorch():
     network = nn.Sequential(
         nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 6 * 4, 7), nn.ReLU(), nn.Linear(7, 4)
     )
     assert_same(masked(network, 0.5), torch.randn(19, 2, 8, 6, dtype=torch.float64))
 
 
-def test_gradients_beside_differences():
-    """Central differences along a random direction in all parameters and the images; the error is of order 1e-8."""
+def test_gradients_match_central_differences():
+    """Along a random direction in all parameters and the images; the error is of order 1e-8."""
     network = nn.Sequential(
         nn.Conv2d(2, 3, 3, 2, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)
     )
     torch.manual_seed(0)
     sparse = SparseNetwork(masked(network, 0.6), DOUBLE)
     x = torch.randn(5, 2, 8, 8, dtype=torch.float64, requires_grad=True)
-    tensors = [x, *sparse.trained()]
+    tensors = [x, *sparse.trainable_parameters()]
     directions = [torch.randn_like(t) for t in tensors]
     sparse(x).logsumexp(1).sum().backward()
     slope = sum((t.grad * d).sum() for t, d in zip(tensors, directions, strict=True))
@@ -136,13 +136,14 @@ def test_gradients_beside_differences():
 
 
 @pytest.mark.parametrize("name", models.__all__)
-def test_ten_training_steps_of_each_model(name):
+def test_ten_training_steps_match_pytorch(name):
     torch.manual_seed(0)
     network = getattr(models, name)(10, width=0.125).double()
     sparsify(network, "erk", 0.8)
     reference, sparse = copy.deepcopy(network), SparseNetwork(network, DOUBLE)
     ours, theirs = (
-        torch.optim.SGD(p, 0.01, 0.9, weight_decay=5e-4) for p in (sparse.trained(), reference.parameters())
+        torch.optim.SGD(p, 0.01, 0.9, weight_decay=5e-4)
+        for p in (sparse.trainable_parameters(), reference.parameters())
     )
     keep_masks(reference, theirs)
     x, y = torch.randn(20, 3, 16, 16, dtype=torch.float64), torch.randint(10, (20,))
@@ -156,36 +157,36 @@ def test_ten_training_steps_of_each_model(name):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def results(number, threads):
-    """Output and gradients of a step in bits."""
+def results(precision, threads):
+    """Return the output and the gradients of a training step."""
     torch.manual_seed(0)
-    network = models.resnet20(10, width=0.25).to(number.real)
+    network = models.resnet20(10, width=0.25).to(precision.compute_dtype)
     sparsify(network, "erk", 0.8)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        sparse = SparseNetwork(network, number)
-        output = sparse(torch.randn(70, 3, 16, 16, dtype=number.real))
+        sparse = SparseNetwork(network, precision)
+        output = sparse(torch.randn(70, 3, 16, 16, dtype=precision.compute_dtype))
         F.cross_entropy(output, torch.arange(70) % 10).backward()
-        return [output.detach(), *(p.grad for p in sparse.trained())]
+        return [output.detach(), *(p.grad for p in sparse.trainable_parameters())]
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-def test_the_same_bits_with_any_number_of_threads(stored):
-    # three or five blocks of images: by block, by channel
-    one, *others = [results(Number(torch.float32, stored), threads) for threads in (1, 2, 6)]
+def test_results_do_not_depend_on_the_number_of_threads(stored):
+    # three or five blocks of images: more and fewer than threads, so parallel over blocks and over channels
+    one, *others = [results(Precision(torch.float32, stored), threads) for threads in (1, 2, 6)]
     assert all(torch.equal(a, b) for other in others for a, b in zip(one, other, strict=True))
 
 
-def test_bfloat16_is_near():
-    exact, near = (results(Number(torch.float32, s), 1)[0] for s in (torch.float32, torch.bfloat16))
+def test_bfloat16_approximates_float32():
+    exact, near = (results(Precision(torch.float32, s), 1)[0] for s in (torch.float32, torch.bfloat16))
     assert 0 < (exact - near).abs().max() < 0.1 * exact.abs().max()
 
 
 def test_small_integers_are_exact_in_bfloat16():
-    """It has all of them up to 256, and no result here can be larger than 27 x 2 x 2."""
+    """bfloat16 represents all integers up to 256, and no result here exceeds 27 x 2 x 2."""
     random = torch.Generator().manual_seed(0)
     small = lambda *shape: torch.randint(-2, 3, shape, generator=random).float()
     layer = nn.Conv2d(2, 3, 3, padding=1, bias=False)
@@ -193,7 +194,7 @@ def test_small_integers_are_exact_in_bfloat16():
     reference, ours = small(70, 2, 5, 6).requires_grad_(), copy.deepcopy(layer)
     x, direction = reference.detach().clone().requires_grad_(), small(70, 3, 5, 6)
     attach(ours, {"weight": ours.weight != 0})
-    sparse = SparseNetwork(ours, Number(torch.float32, torch.bfloat16))
+    sparse = SparseNetwork(ours, Precision(torch.float32, torch.bfloat16))
     outputs = sparse(x), layer(reference)
     for output in outputs:
         output.backward(direction)
@@ -202,14 +203,14 @@ def test_small_integers_are_exact_in_bfloat16():
     assert torch.equal(values.grad, layer.weight.grad[layer.weight != 0])
 
 
-def test_nan_is_not_lost():
+def test_nan_propagates_through_relu():
     sparse = SparseNetwork(masked(nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU()), 1.0), DOUBLE)
     x = torch.ones(3, 1, 2, 2, dtype=torch.float64)
     x[1] = torch.nan
     assert sparse(x)[1].isnan().all() and not sparse(x)[::2].isnan().any()
 
 
-def test_a_second_run_before_the_backward_pass():
+def test_backward_after_another_forward_pass_raises():
     sparse = SparseNetwork(masked(nn.Conv2d(1, 2, 1), 1.0), DOUBLE)
     first = sparse(torch.ones(1, 1, 2, 2, dtype=torch.float64))
     sparse(torch.ones(1, 1, 2, 2, dtype=torch.float64))
@@ -217,13 +218,13 @@ def test_a_second_run_before_the_backward_pass():
         first.sum().backward()
 
 
-def test_dense_puts_each_weight_in_its_place():
-    assert torch.equal(dense(torch.tensor([5.0, 7.0]), torch.tensor([[False, True], [True, False]])),
+def test_to_dense_is_the_inverse_of_masking():
+    assert torch.equal(to_dense(torch.tensor([5.0, 7.0]), torch.tensor([[False, True], [True, False]])),
                        torch.tensor([[0.0, 5.0], [7.0, 0.0]]))  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "layer, said",
+    "layer, message",
     [
         (nn.Conv2d(1, 1, 3, dilation=2), r"0 \(Conv2d with .*dilation"),
         (nn.Conv2d(1, 1, 3, stride=(1, 2)), r"0 \(Conv2d with stride=\(1, 2\)"),
@@ -231,12 +232,12 @@ def test_dense_puts_each_weight_in_its_place():
         (nn.MaxPool2d(3, 2), r"0 \(MaxPool2d with windows that overlap"),
     ],
 )
-def test_what_is_not_covered_is_named(layer, said):
-    with pytest.raises(NotCovered, match=said):
+def test_not_covered_names_the_module(layer, message):
+    with pytest.raises(NotCovered, match=message):
         FusedGraph(nn.Sequential(layer))
 
 
-def test_without_a_compiler(monkeypatch):
+def test_library_without_a_compiler_raises(monkeypatch):
     compiling.library.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(compiling.KernelsUnavailable, match=r"there is no C\+\+ compiler \(no-such-compiler\)"):
@@ -245,33 +246,33 @@ def test_without_a_compiler(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86")
-def test_vectors_of_processors_without_avx512(monkeypatch, tmp_path):
-    monkeypatch.setattr(compiling, "PREFERRED", (("-march=x86-64-v3", "-fopenmp"),))
+def test_kernels_for_avx2_match_pytorch(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiling, "TARGET_FLAGS", (("-march=x86-64-v3", "-fopenmp"),))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compiling.library.cache_clear()
     try:
-        test_any_convolution()
-        test_ten_training_steps_of_each_model("resnet20")
-        test_bfloat16_is_near()
+        test_convolutions_match_pytorch()
+        test_ten_training_steps_match_pytorch("resnet20")
+        test_bfloat16_approximates_float32()
     finally:
         compiling.library.cache_clear()
 
 
 SANITIZED = """
 from ersparse.kernels import compile as compiling
-compiling.PREFERRED = (("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),)
+compiling.TARGET_FLAGS = (("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),)
 import test_network
 for name in ("vgg16", "resnet20", "resnet50"):
-    test_network.test_ten_training_steps_of_each_model(name)
-test_network.test_any_convolution()
-for between in test_network.BETWEEN.values():
-    test_network.test_what_lies_between_convolutions(between, 11)
+    test_network.test_ten_training_steps_match_pytorch(name)
+test_network.test_convolutions_match_pytorch()
+for operations in test_network.OPERATIONS.values():
+    test_network.test_operations_between_convolutions_match_pytorch(operations, 11)
 print("clean")
 """
 
 
 @pytest.mark.slow
-def test_sanitizers_find_nothing(tmp_path):
+def test_address_and_undefined_behaviour_sanitizers_report_nothing(tmp_path):
     asan = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     if not os.path.isabs(asan):
         pytest.skip("there is no libasan")

@@ -1,4 +1,4 @@
-"""Networks against the counts that the literature gives for them."""
+"""Network architectures against published parameter counts, and their initialisation."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ COUNTS = [  # model, classes, parameters, prunable weights, layers
 
 
 @pytest.mark.parametrize("name, classes, parameters, prunable, layers", COUNTS)
-def test_counts(name, classes, parameters, prunable, layers):
+def test_parameter_counts_match_the_literature(name, classes, parameters, prunable, layers):
     with torch.device("meta"):
         network = getattr(models, name)(classes)
     found = prunable_layers(network)
@@ -29,14 +29,14 @@ def test_counts(name, classes, parameters, prunable, layers):
 
 @pytest.mark.parametrize("name", models.__all__)
 @pytest.mark.parametrize("side, channels", [(16, 1), (32, 3), (64, 4)])
-def test_any_image(name, side, channels):
+def test_output_shape_for_any_image_size(name, side, channels):
     network = getattr(models, name)(7, channels=channels, width=0.25).eval()
     assert network(torch.randn(1, channels, side, side)).shape == (1, 7)
 
 
 @pytest.mark.parametrize("name", models.__all__)
-def test_smallest_image(name):
-    """`shrinks_by` is the side at which exactly one pixel is left before the average pool."""
+def test_shrinks_by_is_the_smallest_image_side(name):
+    """At this side exactly one pixel is left before global average pooling."""
     network = getattr(models, name)(7, width=0.25).eval()
     sides = []
     pool = next(m for m in network.modules() if isinstance(m, torch.nn.AdaptiveAvgPool2d))
@@ -45,21 +45,21 @@ def test_smallest_image(name):
     assert sides == [1]
 
 
-def test_width_multiplies_hidden_channels_only():
+def test_width_scales_hidden_channels_only():
     narrow, wide = (prunable_layers(models.vgg16(10, width=w)) for w in (1, 2))
     assert wide[0].shape == (128, 3, 3, 3)
     assert wide[-1].shape == (10, 1024)
     assert [layer.n_out for layer in wide[:-1]] == [2 * layer.n_out for layer in narrow[:-1]]
 
 
-def test_shortcut_comes_after_the_last_convolution_of_its_block():
+def test_shortcut_follows_the_last_convolution_of_its_block():
     names = [layer.name for layer in prunable_layers(models.resnet18(10))]
     position = names.index("stages.1.0.shortcut.0.weight")
     assert names[position - 1] == "stages.1.0.conv2.weight"
 
 
-def test_initial_weights():
-    """Standard deviations within 6 standard errors (std / sqrt(2n)) of the recipe's."""
+def test_initial_weights_have_the_specified_standard_deviation():
+    """Within 6 standard errors, std / sqrt(2n)."""
     torch.manual_seed(0)
     vgg, resnet = models.vgg16(10), models.resnet20(10)
     cases = [

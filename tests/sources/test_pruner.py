@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ersparse.config.options import CONF
 from ersparse.config.schema import Settings, build
 from ersparse.data import digits
-from ersparse.data.scoring_batches import TrainingExamples
+from ersparse.data.scoring_batches import ScoringExamples
 from ersparse.runs.network import initial_network
 from ersparse.runs.planner import make_plan
 from ersparse.sources.pruner import PrunerSource
@@ -72,7 +72,7 @@ def test_snip_by_a_sort(launch, tmp_path):
     p = planned(*SMALL, "seed=2")
     network = scored_network(p).double().train()
     arrays = digits.load(None, True).resized(16)
-    ((x, y),) = TrainingExamples(arrays, p.settings.dataset, 5).some(50)
+    ((x, y),) = ScoringExamples(arrays, p.settings.dataset, 5).some(50)
     F.cross_entropy(network(x.double()), y).backward()
     scores = {
         layer.name: (w := network.get_parameter(layer.name)).detach().mul(w.grad).abs().numpy() for layer in p.layers
@@ -83,7 +83,7 @@ def test_snip_by_a_sort(launch, tmp_path):
 def test_examples_are_training_images_and_balanced():
     arrays = digits.load(None, True)
     settings = planned("dataset.validation=0.5").settings.dataset
-    examples = TrainingExamples(arrays, settings, 3)
+    examples = ScoringExamples(arrays, settings, 3)
     chosen = examples.of_each_class(30)
     labels = torch.cat([y for _, y in chosen])
     assert labels.bincount().tolist() == [30] * 10
@@ -197,7 +197,7 @@ def test_two_processes_compute_once_and_a_kill_leaves_nothing(process, tmp_path)
 
 def test_a_fresh_classifier_scores_in_place_of_the_networks_own():
     """Convolutions alone decide then, and the seed; the classifier that was drawn does not."""
-    examples = TrainingExamples(digits.load(None, True).resized(16), planned().settings.dataset, 0)
+    examples = ScoringExamples(digits.load(None, True).resized(16), planned().settings.dataset, 0)
     network = scored_network(planned(*SMALL))
     other = copy.deepcopy(network)
     other.classifier.weight.data = torch.randn_like(other.classifier.weight)

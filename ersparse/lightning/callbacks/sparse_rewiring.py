@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from torch import nn
 
 from ersparse.distributed.collectives import average
-from ersparse.kernels.network import dense, kept
+from ersparse.kernels.network import to_dense, to_kept
 from ersparse.lightning.callbacks.rewiring import Rewiring, States
 from ersparse.lightning.sparse_classifier import SparseClassifier, changed
 
@@ -38,7 +38,7 @@ class SparseRewiring(Rewiring):
         values = dict(zip(weights, sparse.values, strict=True))
         masks = sparse.masks()
         remembered = {
-            weights[name]: changed(states[values[name]], partial(dense, mask=masks[name]))
+            weights[name]: changed(states[values[name]], partial(to_dense, mask=masks[name]))
             for name in weights
             if values[name] in states
         }
@@ -50,4 +50,4 @@ class SparseRewiring(Rewiring):
         for name, weight in weights.items():
             weight.grad = None
             if weight in remembered:
-                states[values[name]] = changed(remembered[weight], partial(kept, mask=masks[name]))
+                states[values[name]] = changed(remembered[weight], partial(to_kept, mask=masks[name]))

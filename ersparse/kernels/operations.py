@@ -1,0 +1,168 @@
+"""Scheduling of a program: the operations of the forward and the backward pass of a fused graph, in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ersparse.kernels import abi
+from ersparse.kernels.abi import Op, pointer
+from ersparse.kernels.buffers import ActivationBuffer
+from ersparse.kernels.fused_graph import Convolution, FusedStep, Node
+from ersparse.kernels.workspace import Workspace
+
+
+class OperationBuilder:
+    """Builds the operations of a network over the buffers of a workspace.
+
+    Attributes:
+        alive: the tensors that operations point to; whoever runs the operations keeps them alive.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.graph, self.activations, self.gradients = workspace.graph, workspace.activations, workspace.gradients
+        self.alive: list[Tensor] = []
+        self._written: set[Node] = set()  # nodes whose gradient a preceding operation has written
+        self._block_sums: list[Op] = []
+
+    def forward(self) -> list[Op]:
+        """Return the operations of the forward pass."""
+        training = self.workspace.training
+        ops: list[Op] = [] if training else [self._reduce(abi.EVALUATION, step) for step in self._normalised_steps()]
+        for node in self.graph.nodes:
+            if isinstance(node, Convolution):
+                ops += [*self._recompute(node.source), self._convolve(node)]
+            elif isinstance(node, FusedStep):
+                if node.norm is not None and training:
+                    ops.append(self._reduce(abi.STATISTICS, node))
+                if node.materialized and not self.workspace.is_convolution_epilogue(node):
+                    ops.append(self._step(abi.ACTIVATE, node))
+            if training:
+                ops += [self._step(abi.MOMENTS, step) for step in self._normalised_steps() if step.source is node]
+        return ops
+
+    def backward(self) -> list[Op]:
+        """Return the operations of the backward pass; sums over blocks come last."""
+        workspace = self.workspace
+        ops = [
+            self._op(
+                abi.GATHER, 0, count=len(w.values), weight=w.values, result=w.transposed_values,
+                order=workspace.transposed[node][1],
+            )
+            for node, w in workspace.weights.items()
+            if workspace.needs_gradient(node.source)
+        ]  # fmt: skip
+        if isinstance(self.graph.output, Convolution):
+            ops += self._convolution_gradients(self.graph.output)
+        for node in reversed(self.graph.nodes):
+            if isinstance(node, FusedStep):
+                ops += self._step_gradients(node)
+        return ops + self._block_sums
+
+    def _normalised_steps(self) -> list[FusedStep]:
+        return [node for node in self.graph.nodes if isinstance(node, FusedStep) and node.norm is not None]
+
+    def _recompute(self, node: Node) -> list[Op]:
+        """Compute a step that is not stored, into scratch memory, before the convolution that reads it."""
+        if not isinstance(node, FusedStep) or node.materialized or self.workspace.is_convolution_epilogue(node):
+            return []
+        return [self._step(abi.ACTIVATE, node)]
+
+    def _convolve(self, node: Convolution) -> Op:
+        w, source = self.workspace.weights[node], self.activations[node.source]
+        steps = [user for user in node.users if isinstance(user, FusedStep)]
+        relu = any(step.relu for step in steps if self.workspace.is_convolution_epilogue(step))
+        return self._op(
+            abi.CONVOLVE, w.output_shape.channels, input=source, output=self.activations[node],
+            rows=w.pattern.row_pointers, offsets=w.pattern.offsets, weight=w.values, bias=w.bias, stride=w.stride,
+            shift=w.forward_shift(source), relu=int(relu), full=w.is_dense,
+        )  # fmt: skip
+
+    def _step_gradients(self, node: FusedStep) -> list[Op]:
+        ops: list[Op] = []
+        if node.norm is not None:
+            ops += [self._step(abi.ACTIVATION_SUMS, node), self._reduce(abi.NORM_GRADIENT, node)]
+        if isinstance(node.source, Convolution) or self.workspace.needs_gradient(node.source):
+            ops.append(self._step(abi.ACTIVATION_GRADIENT, node, **self._gradient_targets(node)))
+        if isinstance(node.source, Convolution):
+            ops += self._convolution_gradients(node.source)
+        return ops
+
+    def _convolution_gradients(self, node: Convolution) -> list[Op]:
+        """Compute the gradients of weights, bias and input, in this order."""
+        w, source, gradient = self.workspace.weights[node], self.activations[node.source], self.gradients[node]
+        channels = w.output_shape.channels
+        ops = [
+            *self._recompute(node.source),
+            self._op(
+                abi.WEIGHT_GRADIENT, channels, input=source, gradient=gradient, rows=w.pattern.row_pointers,
+                offsets=w.pattern.offsets, result=self._per_block(w.gradient), count=len(w.values), stride=w.stride,
+                shift=w.forward_shift(source), full=w.is_dense,
+            ),
+        ]  # fmt: skip
+        if w.bias is not None:
+            partial = self._per_block(w.bias_gradient)
+            ops.append(self._op(abi.BIAS_GRADIENT, channels, gradient=gradient, result=partial, count=channels))
+        if self.workspace.needs_gradient(node.source):
+            ops.append(self._input_gradient(node))
+        return ops
+
+    def _input_gradient(self, node: Convolution) -> Op:
+        w, gradient = self.workspace.weights[node], self.gradients[node]
+        pattern, _ = self.workspace.transposed[node]
+        return self._op(
+            abi.CONVOLVE, w.input_shape.channels, input=gradient, output=self.gradients[node.source],
+            rows=pattern.row_pointers, offsets=pattern.offsets, weight=w.transposed_values, stride=1,
+            shift=w.backward_shift(gradient), adds=self._accumulates(node.source), full=w.is_dense,
+        )  # fmt: skip
+
+    def _gradient_targets(self, node: FusedStep) -> dict[str, Any]:
+        """Return the operands that receive the gradients of a step's source and residual."""
+        adds = 0 if isinstance(node.source, Convolution) else self._accumulates(node.source)
+        targets: dict[str, Any] = {"output": self.gradients[node.source], "adds": adds}
+        if node.residual is not None and self.workspace.needs_gradient(node.residual):
+            targets["residual_gradient"] = self.gradients[node.residual]
+            targets["adds_residual"] = self._accumulates(node.residual)
+        return targets
+
+    def _accumulates(self, node: Node) -> int:
+        """Return whether an operation adds to the gradient of `node`, since it is not the first one to write it."""
+        before = node in self._written
+        self._written.add(node)
+        return int(before)
+
+    def _per_block(self, gradient: Tensor) -> Tensor:
+        """Allocate one part of `gradient` for each block, and schedule the sum of the parts."""
+        parts = gradient.new_zeros(self.workspace.blocks, len(gradient))
+        self._block_sums.append(self._op(abi.SUM_BLOCKS, 0, count=len(gradient), weight=parts, result=gradient))
+        return parts
+
+    def _step(self, kind: int, node: FusedStep, **targets: Any) -> Op:
+        source = self.workspace.shapes[node.source]
+        window = node.window or (source.height, source.width)
+        fields = {"output": self.activations[node], "adds_residual": -1} | targets
+        return self._op(
+            kind, source.channels, input=self.activations[node.source], **fields,
+            gradient=self.gradients.get(node), residual=self.activations[node.residual] if node.residual else None,
+            has_residual=int(node.residual is not None), relu=int(node.relu), average=int(node.pool == "average"),
+            pool_height=window[0], pool_width=window[1], norm=self.workspace.norms[node].struct(), stride=1,
+        )  # fmt: skip
+
+    def _reduce(self, kind: int, node: FusedStep) -> Op:
+        """Build a reduction over all blocks of the source of a normalised step."""
+        channels, norm = self.workspace.shapes[node.source].channels, self.workspace.norms[node]
+        return self._op(kind, channels, count=channels, input=self.activations[node.source], norm=norm.struct())
+
+    def _op(self, kind: int, channels: int, **fields: Any) -> Op:
+        """Build an operation: tensors become pointers and are kept alive, buffers become structs, None is left out."""
+        self.alive += [value for value in fields.values() if isinstance(value, Tensor)]
+        operands = {name: _operand(value) for name, value in fields.items() if value is not None}
+        return Op(kind=kind, channels=channels, **operands)
+
+
+def _operand(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return pointer(value)
+    return value.struct if isinstance(value, ActivationBuffer) else value

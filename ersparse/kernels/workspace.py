@@ -1,0 +1,132 @@
+"""Memory allocation of a program: shapes, activations, gradients and weights of every node of a fused graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ersparse.kernels.buffers import ActivationBuffer, BatchNormBuffers, ImageShape, Precision, SparseWeights
+from ersparse.kernels.csr import CSRPattern
+from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Input, Node
+
+
+class Workspace:
+    """Buffers in which the kernels compute a network on up to `max_images` images of one shape.
+
+    Args:
+        graph: the fused graph of the network.
+        masks: boolean masks, by parameter name.
+        values: kept weights as vectors in the order of `weight[mask]`, by parameter name.
+        shape: of an input image.
+        max_images: the largest batch.
+        precision: data types of computation and storage.
+        threads: number of threads that run the program.
+        training: allocate gradients and keep what the backward pass reads; otherwise the activations of all nodes but
+            the input and the output are scratch memory of one block per thread.
+        needs_input_gradient: whether the backward pass also computes the gradient of the images.
+
+    Attributes:
+        blocks: number of image blocks.
+        shapes: shape of each node's result.
+        activations, gradients: buffer of each node's result and of its gradient.
+        weights: kept weights of each convolution.
+        transposed: for each convolution the CSR pattern of the input gradient, and the permutation of its values.
+        norms: batch normalisation of each fused step.
+
+    Raises:
+        NotCovered: a layer does not fit its input.
+    """
+
+    def __init__(
+        self,
+        graph: FusedGraph,
+        masks: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+        shape: ImageShape,
+        max_images: int,
+        precision: Precision,
+        threads: int,
+        training: bool,
+        needs_input_gradient: bool = False,
+    ) -> None:
+        self.graph, self.precision, self.max_images, self.threads = graph, precision, max_images, threads
+        self.training, self.needs_input_gradient = training, needs_input_gradient
+        self.blocks = -(-max_images // precision.images_per_block)
+        self.shapes: dict[Node, ImageShape] = {}
+        self.activations: dict[Node, ActivationBuffer] = {}
+        self.gradients: dict[Node, ActivationBuffer] = {}
+        self.weights: dict[Convolution, SparseWeights] = {}
+        self.transposed: dict[Convolution, tuple[CSRPattern, Tensor]] = {}
+        self.norms: dict[FusedStep, BatchNormBuffers] = {}
+        for node in graph.nodes:
+            if isinstance(node, Convolution):
+                self._allocate_convolution(node, masks[node.name], values[node.name])
+            elif isinstance(node, FusedStep):
+                self._allocate_step(node)
+            else:
+                self._allocate_result(node, shape)
+
+    @property
+    def input(self) -> Input:
+        """The node of the images."""
+        return next(node for node in self.graph.nodes if isinstance(node, Input))
+
+    def is_stored(self, node: Node) -> bool:
+        """Return whether all blocks of a result are stored: it is input or output, or the backward pass reads it."""
+        if isinstance(node, Input) or node is self.graph.output:
+            return True
+        return self.training and (node.materialized if isinstance(node, FusedStep) else True)
+
+    def is_convolution_epilogue(self, step: FusedStep) -> bool:
+        """Return whether the convolution before `step` writes its result, since it is at most a ReLU."""
+        has_more = self.training or step.norm or step.residual or step.pool
+        return not has_more and isinstance(step.source, Convolution)
+
+    def needs_gradient(self, node: Node) -> bool:
+        """Return whether the backward pass computes the gradient of a result."""
+        return self.needs_input_gradient or not isinstance(node, Input)
+
+    def parameter_gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """Return each parameter with the tensor into which the backward pass writes its gradient."""
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for w in self.weights.values():
+            pairs += [(w.values, w.gradient), *([(w.bias, w.bias_gradient)] if w.bias is not None else [])]
+        for norm in self.norms.values():
+            if norm.module is not None:
+                pairs += [(norm.module.weight, norm.weight_gradient), (norm.module.bias, norm.bias_gradient)]
+        return pairs
+
+    def _allocate_convolution(self, node: Convolution, mask: Tensor, values: Tensor) -> None:
+        images = self.precision.images_per_block
+        w = SparseWeights(node, mask, values, self.activations[node.source], images)
+        self.weights[node], self.shapes[node] = w, w.output_shape
+        self.activations[node] = self._buffer(w.output_shape, per_thread=not self.is_stored(node))
+        if self.training:
+            per_thread = node is not self.graph.output
+            gradient = self._buffer(w.output_shape, per_thread=per_thread, **w.gradient_layout())
+            self.gradients[node] = gradient
+            self.transposed[node] = w.coordinates.transposed_pattern(gradient.rows, gradient.columns, images)
+
+    def _allocate_step(self, node: FusedStep) -> None:
+        source = self.shapes[node.source]
+        window = node.window or (source.height, source.width)
+        shape = ImageShape(source.channels, source.height // window[0], source.width // window[1])
+        self.norms[node] = BatchNormBuffers(node.norm, shape.channels, self.blocks, self.precision.compute_dtype)
+        self._allocate_result(node, shape)
+        if self.is_convolution_epilogue(node):
+            self.activations[node.source] = self.activations[node]
+
+    def _allocate_result(self, node: Node, shape: ImageShape) -> None:
+        """Allocate a result with the largest border that a convolution which reads it needs."""
+        paddings = [user.padding for user in node.users if isinstance(user, Convolution)]
+        border = (max([0, *(p[0] for p in paddings)]), max([0, *(p[1] for p in paddings)]))
+        self.shapes[node] = shape
+        self.activations[node] = self._buffer(shape, border=border, per_thread=not self.is_stored(node))
+        if self.training:
+            self.gradients[node] = self._buffer(shape)
+
+    def _buffer(self, shape: ImageShape, per_thread: bool = False, **layout: Any) -> ActivationBuffer:
+        blocks = min(self.blocks, self.threads) if per_thread else self.blocks
+        return ActivationBuffer(shape, blocks, self.precision, per_thread=per_thread, **layout)
