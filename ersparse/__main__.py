@@ -1,4 +1,4 @@
-"""python -m ersparse"""
+"""`python -m ersparse` runs the `ersparse` command."""
 
 import sys
 

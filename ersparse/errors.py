@@ -1,9 +1,9 @@
-"""What the user can mend. The message is one line; status 2 for bad input, 1 for a run that failed on its way."""
+"""Errors that a user can correct. The message is one line; the exit status is 2 for bad input, 1 for a failed run."""
 
 
 class UserError(ValueError):
-    """Bad input, or surroundings that a run cannot work in. The message names the key, the value, what is allowed."""
+    """Bad input, or an environment in which a run cannot work; the message names key, value and what is allowed."""
 
 
 class RunFailed(RuntimeError):
-    """A run that had to stop: a full disk, a rank that died. The message says why, and what to do."""
+    """A run that had to stop, for example on a full disk or a dead rank; the message says why, and what to do."""

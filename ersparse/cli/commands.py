@@ -15,23 +15,23 @@ from ersparse.errors import UserError
 
 COMMANDS = """\
 ersparse run [group=option ...] [key=value ...]
-    draw, train and record a sparse network: python launch.py from anywhere (--help for more)
+    draw, train and record a sparse network; the same as python launch.py (--help for more)
 ersparse density [group=option ...] [key=value ...] [sparsity=erk,balanced,...] [out=densities.png]
-    layer densities of one or more options, printed and plotted
+    print and plot the layer densities of one or more options
 ersparse density --flow [sparsity.level=0.9,0.99,...] ...
-    channels without an edge and kept weights on a path over sparsities, with and without repair
+    print and plot channels without an edge and effective density over sparsities, with and without flow repair
 ersparse status [folder] [--watch] [--json]
-    how every run below a folder stands (outputs, unless given)
+    list the state of every run below a folder (default: outputs)
 ersparse retry <folder> [--run] [--slots N]
-    the commands of the runs that are not done, printed or run
+    print, or run, the commands of the runs that are not done
 ersparse report [folder]
-    the runs below a folder (outputs, unless given) as tables and plots beside the paper's numbers
+    write tables and plots of the runs below a folder (default: outputs), beside the paper's numbers
 ersparse rewiring <run folder> [out=rewiring.png]
-    what rewiring did to each layer over a run, plotted
+    plot how rewiring changed each layer during a run
 ersparse export <run folder> [--format sparse|onnx] [--out FILE] [--benchmark]
-    the finished run's network as a file for prediction; with its speed and size beside the dense network's
+    write the network of a finished run as a file for prediction; --benchmark compares speed and size with dense
 ersparse theory lemma|weak|conv|strong|lower [scale=smoke|short|full] [p=0.1,0.5] [delta=0.05] [epsilon=0.01] [seed=N]
-    the paper's lemma and theorems, computed and measured, in a run folder"""
+    compute and measure the paper's lemma and theorems"""
 
 
 def main() -> int:

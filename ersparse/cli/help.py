@@ -13,27 +13,28 @@ from ersparse.config.options import CONF, groups, option_file, options_of
 HIDDEN = ("_target_", "name", "defaults")
 
 HELP_HEAD = """\
-ersparse: draw a sparse Erdős–Rényi network, repair its flow, train it, and leave a run folder that explains itself.
+ersparse trains neural networks that start as sparse Erdős–Rényi random graphs. Every run leaves a self-describing folder.
 
 Examples
-  python launch.py                                          digits, resnet20, balanced at 0.9, in about a minute
+  python launch.py                                          default run: digits, resnet20, balanced 0.9; about a minute
   python launch.py model=vgg16 dataset=cifar10 sparsity=erk sparsity.level=0.99 seed=1
   python launch.py method=draw model=vgg19 dataset=cifar100 sparsity=pyramidal sparsity.level=0.999
-  python launch.py model=resnet18 sparsity.budget=100000 dry_run=true      says what would run, and creates nothing
+  python launch.py model=resnet18 sparsity.budget=100000 dry_run=true      prints what would run, and creates nothing
 
-Sweeps (-m): every job is checked before the first starts; the same command again goes on where it was
-  python launch.py -m sparsity=er,erk seed=0,1,2                            a grid: every combination
-  python launch.py -m "model,dataset=[vgg16,cifar10],[vgg19,cifar100]"      keys that take their values together
-  python launch.py -m seed=0,1 sparsity=er,erk or sparsity=dense            a union: the rest as in the first grid
-  python launch.py -m seed=0,1 hydra.launcher.slots=1 dry_run=true          what would run, and what it would cost
+Sweeps (-m): all jobs are checked before the first starts; the same command again resumes the sweep
+  python launch.py -m sparsity=er,erk seed=0,1,2                            grid: every combination
+  python launch.py -m "model,dataset=[vgg16,cifar10],[vgg19,cifar100]"      zipped keys: values are taken together
+  python launch.py -m seed=0,1 sparsity=er,erk or sparsity=dense            union: the second grid keeps seed=0,1
+  python launch.py -m seed=0,1 hydra.launcher.slots=1 dry_run=true          prints the jobs and their cost
 
 Groups and their options (group=option)"""
 HELP_FOOT = """
 Launcher of sweeps (hydra.launcher.key=value)
-  slots (null: one for each GPU, or core), jobs_per_gpu (1), time_limit (null; seconds for each job)
+  slots (null: one per GPU, or per core), jobs_per_gpu (1), time_limit (null; seconds per job)
 
-The same command again resumes: finished runs are skipped, interrupted ones go on. README.md explains the keys;
---hydra-help lists Hydra's own flags."""
+The same command again resumes: finished runs are skipped, interrupted runs continue from their last checkpoint.
+Options of your own: --config-dir FOLDER with <group>/<option>.yaml (docs/extending.md). Keys are explained in
+docs/configuration.md; --hydra-help lists Hydra's own flags."""
 
 
 def help_text() -> str:

@@ -1,7 +1,7 @@
-"""What a run may be told: every key of conf/ with its type and its range. Imports no torch.
+"""The schema of the configuration: every key of conf/ with its type and its range. Imports no torch.
 
-A setting marked `NotIdentity` decides where or how a run happens, never what comes out of it, and stays out of the
-run's hash (`identity_fields`).
+A setting marked `NotIdentity` decides where or how a run happens but not its results, and is left out of the run's hash
+(`identity_fields`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ NotIdentity = Field(json_schema_extra={"identity": False})
 
 
 def Since(default: Any) -> Any:
-    """Marks a key that was added after runs had been hashed: at its default it stays out of the hash."""
+    """Mark a key that was added after runs had been hashed: while it has its default, it is left out of the hash."""
     return Field(json_schema_extra={"since": default})
 
 
 def In(interval: str) -> WrapValidator:
-    """A number inside `interval`, written as in mathematics: "[0, 1)". NaN lies in none."""
+    """Return a validator for numbers inside `interval`, written as in mathematics: "[0, 1)". It rejects NaN."""
     low, high = (float(bound) for bound in interval[1:-1].split(","))
 
     def check(value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -52,7 +52,7 @@ Seed = Annotated[int, In("[0, 9223372036854775807]")]
 
 
 class SettingsGroup(BaseModel):
-    """A frozen set of keys; an unknown one is an error."""
+    """A frozen group of keys; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
@@ -61,12 +61,13 @@ G = TypeVar("G", bound=SettingsGroup)
 
 
 class TargetedSettings(SettingsGroup):
-    """A group whose option names the function or class that does the work, as `package.module.name`."""
+    """A group whose `_target_` names a function or class, as `package.module.name`."""
 
     target: str = Field(alias="_target_")
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # a part of the run folder's name
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # part of the run folder's name
 
     def resolve(self) -> Any:
+        """Import and return the object that `_target_` names."""
         return locate(self.target)
 
 
@@ -116,11 +117,11 @@ class DatasetSettings(FunctionSettings):
     augment: bool
     validation: Fraction
     num_classes: Annotated[int, In("[2, inf)")]
-    images: Annotated[tuple[Count, Count] | None, Field(strict=False), NotIdentity] = None  # training, test: for costs
+    images: Annotated[tuple[Count, Count] | None, Field(strict=False), NotIdentity] = None  # training, test
     channels: Count
     image_size: Count
     batch_size: Annotated[int, In("[2, inf)")]
-    epochs: Annotated[int, In("[1, inf)"), NotIdentity]  # only the default of trainer.max_epochs
+    epochs: Annotated[int, In("[1, inf)"), NotIdentity]  # the default of trainer.max_epochs only
     mean: list[float]
     std: list[Positive]
     crop_padding: Annotated[int, In("[0, inf)")]
@@ -167,7 +168,7 @@ class OptimizerSettings(FunctionSettings):
 
 
 class SourceRunSettings(SettingsGroup):
-    """The recipe of a run whose densities are taken. `method` stays a mapping, as in `Settings`."""
+    """The recipe of the run whose densities are used; `method` stays a mapping, as in `Settings`."""
 
     method: dict[str, Any]
     optimizer: OptimizerSettings
@@ -233,7 +234,7 @@ class TrainerSettings(SettingsGroup):
 
     @property
     def ranks(self) -> int:
-        """Processes that train together."""
+        """The number of processes that train together."""
         return self.devices * self.num_nodes
 
 
@@ -286,12 +287,12 @@ class Settings(SettingsGroup):
     dry_run: Annotated[bool, NotIdentity]
 
     def seed_of(self, what: Literal["mask", "init", "data"]) -> int:
-        """The seed of one kind of random choice: its own if it is set, else the run's."""
+        """Return the seed of one kind of random choice: `seeds.<what>` if it is set, else the run's."""
         own: int | None = getattr(self.seeds, what)
         return self.seed if own is None else own
 
     def epochs(self) -> int:
-        """Epochs of a plain training run, at this scale; never less than one."""
+        """Return the epochs of a training run without levels, at this scale; never less than one."""
         return max(1, round(self.trainer.max_epochs * self.scale.epochs))
 
 
@@ -325,7 +326,7 @@ def identity_fields(group: BaseModel) -> dict[str, Any]:
 
 
 def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
-    """Checks `values` against `group`.
+    """Check `values` against the schema `group`, and return the settings.
 
     Raises:
         UserError: one line with the first offending key, its value, and what is allowed.
@@ -354,7 +355,7 @@ def _explain(key: str, error: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As YAML and the command line write it."""
+    """Return a value as YAML and the command line write it."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

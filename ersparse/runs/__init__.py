@@ -1,1 +1,1 @@
-"""A run: its identity, its folder, its checkpoints, and how it goes from a command to a result."""
+"""Runs: from settings to a plan, from a plan to a finished run folder."""

@@ -1,4 +1,4 @@
-"""What the person at the keyboard sees."""
+"""Terminal output of a run: messages, the layer table, the title and the outcome."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from rich.table import Table
 from ersparse.runs.plan import Plan
 
 log = logging.getLogger("ersparse")
-ROWS = 60  # of a table on a terminal; run.json has every layer
+ROWS = 60  # most rows of a table on a terminal; run.json has every layer
 
 
 def make_console() -> Console:
+    """Return a console that neither highlights numbers nor breaks long lines."""
     return Console(highlight=False, soft_wrap=True)
 
 
 def layer_table(record: dict[str, Any]) -> Table:
-    """Layers with size, density asked for, kept weights, and what flow repair did."""
+    """Return a table of the layers: size, density asked for, kept weights, and what flow repair did."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("layer", "shape", "size", "density", "non-zeros", "kept", "no edge in/out", "moved", "added"):
         table.add_column(column, justify="left" if column in ("layer", "shape") else "right", no_wrap=True)
@@ -54,7 +55,7 @@ def layer_table(record: dict[str, Any]) -> Table:
 
 
 def title(plan: Plan) -> str:
-    """The run in one line."""
+    """Return a description of the run in one line."""
     s = plan.settings
     return (
         f"{s.model.name} on {s.dataset.name}, method {plan.method.name}, {s.sparsity.name} sparsity "
@@ -63,7 +64,7 @@ def title(plan: Plan) -> str:
 
 
 def outcome(record: dict[str, Any], folder: Path) -> str:
-    """The last line of a run."""
+    """Return the last line of a run: accuracy and realised sparsity."""
     sparsity, metrics = record["sparsity"], record["metrics"]
     figures = [f"test accuracy {metrics['test/acc']:.4f}"] if metrics.get("test/acc") is not None else []
     figures.append(f"realised sparsity {sparsity['realised']:.4f}")
@@ -73,7 +74,7 @@ def outcome(record: dict[str, Any], folder: Path) -> str:
 
 
 def quiet_lightning() -> None:
-    """Lightning's advice (more workers, other loggers) stays off the screen; its errors are exceptions anyway."""
+    """Silence Lightning's advice (more workers, other loggers); its errors are exceptions in any case."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
@@ -81,7 +82,7 @@ def quiet_lightning() -> None:
 
 @contextmanager
 def logging_to(path: Path | None, console: Console | None) -> Iterator[None]:
-    """Our messages to the console, and with their times to `path`; None leaves out either."""
+    """Send log messages to the console, and with time stamps to the file `path`; None leaves out either."""
     log.setLevel(logging.DEBUG)
     handlers: list[logging.Handler] = [_ToConsole(console)] if console else []
     if path:
@@ -100,7 +101,7 @@ def logging_to(path: Path | None, console: Console | None) -> Iterator[None]:
 
 class _ToFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """A line that a full disk does not take is not worth a traceback, let alone a run."""
+        """Ignore a line that cannot be written, for example to a full disk: logging must not end a run."""
 
 
 class _ToConsole(logging.Handler):
