@@ -13,7 +13,7 @@ from ersparse.config.options import CONF, groups, option_file, options_of
 HIDDEN = ("_target_", "name", "defaults")
 
 HELP_HEAD = """\
-ersparse trains neural networks that start as sparse Erdős–Rényi random graphs. Every run leaves a self-describing folder.
+ersparse trains networks that start as sparse Erdős–Rényi random graphs; every run leaves a self-describing folder.
 
 Examples
   python launch.py                                          default run: digits, resnet20, balanced 0.9; about a minute

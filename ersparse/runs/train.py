@@ -118,28 +118,19 @@ def make_callbacks(
         describe_layers: shows the layers in the logger once the masks are known.
     """
     settings, repair = plan.settings, FlowRepair(plan.source)
-
-    def started(module: pl.LightningModule) -> None:
-        if record:
-            record.describe_source(masks_of(network_of(module)), repair.counts)
-            record.save()
-            describe_layers(record)
-            if console.is_terminal:
-                console.print(layer_table(record.content))
-
-    def update(epoch: int) -> None:
-        if record:
-            record.save(progress={"epoch": epoch, "epochs": plan.epochs})
-
+    run_logger = logger_of(settings)
     history = MetricsHistory(RunFolder(plan.folder).metrics if record else None)
-    progress = ProgressRecorder(started, update)
+    progress = ProgressRecorder(
+        partial(_record_source, record, repair, console, describe_layers),
+        partial(_record_progress, record, plan.epochs),
+    )
     return TrainingCallbacks(
         [
             *([] if isinstance(plan.source, DenseSource) else [ERInit(plan.source), repair]),
             *([SparseInit(settings.model.init, settings.seed_of("init"))] if settings.model.init != "default" else []),
             RankConsistency(),
             *plan.method.callbacks(plan),
-            *([MaskStatistics()] if logger_of(settings).shows_masks else []),
+            *([MaskStatistics()] if run_logger.shows_masks else []),
             EpochProgressBar(console),
             history,
             progress,
@@ -149,6 +140,27 @@ def make_callbacks(
         history,
         progress,
     )
+
+
+def _record_source(
+    record: NetworkRecord | None,
+    repair: FlowRepair,
+    console: Console,
+    describe_layers: Callable[[NetworkRecord], None],
+    module: pl.LightningModule,
+) -> None:
+    """Record the source network once it has been drawn and repaired, and show its layers."""
+    if record:
+        record.describe_source(masks_of(network_of(module)), repair.counts)
+        record.save()
+        describe_layers(record)
+        if console.is_terminal:
+            console.print(layer_table(record.content))
+
+
+def _record_progress(record: NetworkRecord | None, epochs: int, epoch: int) -> None:
+    if record:
+        record.save(progress={"epoch": epoch, "epochs": epochs})
 
 
 def make_trainer(
