@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.hardware_limits import DEVICE
+from ersparse.config.groups import build
 from ersparse.config.options import CONF
-from ersparse.config.schema import Settings, build
+from ersparse.config.schema import Settings
 from ersparse.lightning.auto_settings import memory_format, resolve
 from ersparse.runs.network import build_network
 from ersparse.runs.planner import make_plan

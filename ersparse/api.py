@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ersparse.config.groups import build
 from ersparse.config.options import options_of, with_defaults
-from ersparse.config.schema import DatasetSettings, ModelSettings, build
+from ersparse.config.schema import DatasetSettings, ModelSettings
 from ersparse.data.arrays import Arrays
 from ersparse.data.load import load_arrays
 from ersparse.errors import UserError

@@ -8,8 +8,9 @@ from pathlib import Path
 import hydra
 from hydra.errors import HydraException
 
+from ersparse.config.groups import build
 from ersparse.config.options import CONF, values_of
-from ersparse.config.schema import Settings, build
+from ersparse.config.schema import Settings
 from ersparse.data.load import load_arrays
 from ersparse.errors import UserError
 from ersparse.report.figures import flow

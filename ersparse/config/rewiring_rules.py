@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from ersparse.config.schema import Count, In, SettingsGroup
+from ersparse.config.groups import SettingsGroup
+from ersparse.config.types import Count, In
 
 
 class RewiringRules(SettingsGroup):

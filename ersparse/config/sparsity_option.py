@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ersparse.config.schema import SparsitySettings, identity_fields
+from ersparse.config.groups import identity_fields
+from ersparse.config.schema import SparsitySettings
 from ersparse.errors import UserError
 
 DRAWING_KEYS = ("sampling", "flow")  # apply to every option whose masks are drawn at random

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from ersparse.config.schema import Settings, TargetedSettings, build
+from ersparse.config.groups import TargetedSettings, build
+from ersparse.config.schema import Settings
 from ersparse.errors import UserError
 from ersparse.locate import locate
 from ersparse.sparse.layers import Layer

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ersparse.config.edge_popup_search import EdgePopupSearch
-from ersparse.config.schema import Settings, Since
+from ersparse.config.schema import Settings
+from ersparse.config.types import Since
 from ersparse.errors import UserError
 from ersparse.methods.base import RunContext
 from ersparse.methods.levels import LevelledMethod

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from ersparse.config.schema import Count, In, Settings
+from ersparse.config.schema import Settings
+from ersparse.config.types import Count, In
 from ersparse.errors import UserError
 from ersparse.methods.base import RunContext
 from ersparse.methods.levels import LevelledMethod, scaled_epochs

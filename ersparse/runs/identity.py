@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ersparse.config.schema import Settings, identity_fields
+from ersparse.config.groups import identity_fields
+from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ersparse.config.command_line import command
-from ersparse.config.schema import Settings, identity_fields
+from ersparse.config.groups import identity_fields
+from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
 from ersparse.errors import UserError
 from ersparse.kernels.cost_model import WORTHWHILE_SPEEDUP, predicted_speedup

@@ -16,7 +16,8 @@ def main() -> None:
     if os.getppid() != decided["parent"]:
         sys.exit(1)
 
-    from ersparse.config.schema import Settings, build
+    from ersparse.config.groups import build
+    from ersparse.config.schema import Settings
     from ersparse.data.load import load_arrays
     from ersparse.distributed.environment import RankEnvironment
     from ersparse.distributed.launcher import share_cores

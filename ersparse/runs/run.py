@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ersparse.config.command_line import command
-from ersparse.config.schema import Settings, TrainerSettings, build
+from ersparse.config.groups import build
+from ersparse.config.schema import Settings, TrainerSettings
 from ersparse.data.arrays import Arrays
 from ersparse.data.batches import EVALUATION_BATCH_SIZE, smallest_batch
 from ersparse.data.load import load_arrays

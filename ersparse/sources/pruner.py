@@ -19,7 +19,8 @@ from typing import Any
 
 from torch import nn
 
-from ersparse.config.schema import Settings, identity_fields
+from ersparse.config.groups import identity_fields
+from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
 from ersparse.data.arrays import Arrays
 from ersparse.data.scoring_batches import ScoringExamples

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from ersparse.config.command_line import overrides as words_of
-from ersparse.config.schema import Settings, TrainerSettings, build
+from ersparse.config.groups import build
+from ersparse.config.schema import Settings, TrainerSettings
 from ersparse.errors import UserError
 from ersparse.lightning.auto_settings import resolve
 from ersparse.runs.plan import Plan

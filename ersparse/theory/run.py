@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from rich.progress import track
 
-from ersparse.config.schema import Count, In, Settings
+from ersparse.config.schema import Settings
+from ersparse.config.types import Count, In
 from ersparse.methods.base import Standalone
 from ersparse.runs import console as screen
 from ersparse.runs.identity import run_hash

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import pytest
 
-from ersparse.config.schema import In, SeedSettings, SettingsGroup, build
+from ersparse.config.groups import SettingsGroup, build
+from ersparse.config.schema import SeedSettings
+from ersparse.config.types import In
 from ersparse.errors import UserError
 from ersparse.locate import locate
 

@@ -8,8 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from ersparse.config.groups import SettingsGroup, build, identity_fields
 from ersparse.config.options import CONF
-from ersparse.config.schema import NotIdentity, Settings, SettingsGroup, Since, build, identity_fields
+from ersparse.config.schema import Settings
+from ersparse.config.types import NotIdentity, Since
 from ersparse.runs.identity import run_hash
 from ersparse.runs.planner import make_plan
 

@@ -8,8 +8,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ersparse.config.command_line import overrides
+from ersparse.config.groups import build
 from ersparse.config.options import CONF
-from ersparse.config.schema import Settings, build
+from ersparse.config.schema import Settings
 from ersparse.runs.planner import make_plan
 
 SOURCE = ["sparsity=imp_multishot", "sparsity.level=0.8", "model.width=0.25"]

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from ersparse.config.groups import build
 from ersparse.config.options import CONF
-from ersparse.config.schema import Settings, build
+from ersparse.config.schema import Settings
 from ersparse.data import digits
 from ersparse.data.scoring_batches import ScoringExamples
 from ersparse.runs.network import initial_network

@@ -10,8 +10,8 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from ersparse.config.groups import build
 from ersparse.config.options import CONF
-from ersparse.config.schema import build
 from ersparse.distributed import rendezvous as meetings
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.errors import UserError

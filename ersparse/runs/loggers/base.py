@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from ersparse.config.schema import Settings, TargetedSettings, build
+from ersparse.config.groups import TargetedSettings, build
+from ersparse.config.schema import Settings
 from ersparse.errors import UserError
 from ersparse.locate import locate
 from ersparse.runs.plan import Plan

@@ -30,7 +30,7 @@ class SlurmLauncher(OwnLauncher):
         self.extra: list[str] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from ersparse.config.schema import build
+        from ersparse.config.groups import build
         from ersparse.sweep.slurm.options import Options
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from ersparse.config.schema import Count, In, SettingsGroup
+from ersparse.config.groups import SettingsGroup
+from ersparse.config.types import Count, In
 
 CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
 NOTICE = 30  # seconds of `signal_before` that are left for stopping
