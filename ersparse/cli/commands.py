@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ersparse.cli.run import launch, refuse
+from ersparse.cli.streams import guarded
 from ersparse.config.options import explain
 from ersparse.errors import UserError
 
@@ -36,6 +37,10 @@ ersparse theory lemma|weak|conv|strong|lower [scale=smoke|short|full] [p=0.1,0.5
 
 def main() -> int:
     """Run the subcommand in `sys.argv`, and return the exit status."""
+    return guarded(_main)
+
+
+def _main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print(COMMANDS)

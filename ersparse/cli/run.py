@@ -5,11 +5,9 @@ Exit status 0: done. 1: failed. 2: bad input. 130: interrupted, and can be resum
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sys
-from collections.abc import Sequence
 
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # read at import; Hydra then passes errors on to `explain`
 
@@ -20,16 +18,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from ersparse.cli.arguments import for_hydra_parser
 from ersparse.cli.help import help_text
+from ersparse.cli.streams import guarded
 from ersparse.config.options import CONF, explain, use_config_folders, values_of
 from ersparse.distributed.parent_death import tie_to_parent
 from ersparse.errors import RunFailed, UserError
-from ersparse.sweep.override_syntax import for_hydra
 from ersparse.sweep.sweeper import refuse_ranks
-
-FLAGS_WITH_VALUE = {
-    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--experimental-rerun",
-}  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -53,14 +48,18 @@ def _task(config: DictConfig) -> None:
 
 
 def launch() -> int:
-    """Runs the command line in sys.argv, and returns the exit status."""
+    """Run the command line in `sys.argv`, and return the exit status."""
+    return guarded(_launch)
+
+
+def _launch() -> int:
     use_config_folders(sys.argv[1:])
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
         return 0
     tie_to_parent()
-    sys.argv[1:] = for_hydra(flags_first(sys.argv[1:]))
     try:
+        sys.argv[1:] = for_hydra_parser(sys.argv[1:])
         _task()
     except UserError as error:
         return refuse(str(error))
@@ -69,19 +68,6 @@ def launch() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with flags before overrides: Hydra's parser takes overrides in one piece only."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in FLAGS_WITH_VALUE:
-            flags += [argument, *itertools.islice(rest, 1)]
-        else:
-            (flags if argument.startswith("-") else overrides).append(argument)
-    return flags + overrides
 
 
 def refuse(line: str) -> int:

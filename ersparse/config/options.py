@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from ersparse.errors import UserError
@@ -93,6 +94,11 @@ def option_file(group: str, option: str) -> Path:
 def explain(error: Exception) -> str:
     """Return one line for an error that Hydra or OmegaConf explains in several."""
     text = str(error)
+    if match := re.search(r"An item is already at '([^']+)'", text):
+        return f"+{match[1]}: the key exists already; write {match[1]}=... without +"
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        return f"{error.override}: cannot be parsed; quote the value, as in '{key}=\"{value}\"'"
     if match := re.search(r"Could not (?:override|append to config\b.*?) '([^']+)'", text):
         return _no_such_key(match[1])
     if match := re.search(r"Could not find '([^']+)'", text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,4 +111,5 @@ class _ToConsole(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = {"WARNING": "yellow", "ERROR": "red"}.get(record.levelname)
-        self.console.print(record.getMessage(), style=style, markup=False)
+        with suppress(OSError):  # a terminal or pipe that has been closed must not end a run
+            self.console.print(record.getMessage(), style=style, markup=False)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from ersparse.config.command_line import command
 from ersparse.config.groups import build
 from ersparse.config.schema import Settings, TrainerSettings
@@ -40,7 +42,7 @@ def run(config: Mapping[str, Any]) -> Path:
     A finished run is left as it is; an interrupted one resumes from its last intact checkpoint.
 
     Args:
-        config: plain values, as composed from conf/.
+        config: as composed from conf/: plain values, or an OmegaConf configuration.
 
     Raises:
         UserError: bad input, before anything is created.
@@ -48,7 +50,8 @@ def run(config: Mapping[str, Any]) -> Path:
         KeyboardInterrupt: the run was interrupted, and can be resumed.
     """
     with screen.logging_to(None, screen.make_console()), interruptible():
-        settings = build(Settings, config)
+        plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+        settings = build(Settings, plain)  # type: ignore[arg-type]
         method = method_of(settings)
         return method.run(settings) if isinstance(method, Standalone) else run_plan(make_plan(settings))
 
