@@ -8,7 +8,7 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
 import ersparse
-from ersparse.cli.arguments import flags_first, quoted_path
+from ersparse.cli.overrides import flags_first, quoted_path
 from ersparse.config.options import CONF
 
 DRAW = ("method=draw", "dry_run=true")
