@@ -160,7 +160,7 @@ def test_density_refuses(monkeypatch, capsys):
         ("sead=3", "sead: no such key"),
         ("seed=-1", "seed=-1"),
         ("out=a.foo", "out=a.foo: must end in .png, .svg or .pdf"),
-        ("--flow=1", "--flow=1: must be group=option"),
+        ("--flow=1", "--flow: ignored explicit argument"),
         ("--flaw", "--flaw: must be group=option or key=value, or --flow"),
     ):
         monkeypatch.setattr(sys, "argv", ["ersparse", "density", word])

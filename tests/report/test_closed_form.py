@@ -30,7 +30,7 @@ def test_pairs(shape, p):
     expected = np.zeros(3)
     for weight, edges in masks(shape, p):
         expected[int((~edges.any(1)).any()) + int((~edges.any(0)).any())] += weight
-    assert closed_form.pairs([(shape, p)]) == pytest.approx(expected, abs=1e-12)
+    assert closed_form.pair_distribution([(shape, p)]) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("shape, p", CASES)
@@ -56,15 +56,15 @@ def test_edges_out(shape, p):
 
 def test_layers_add_up():
     """Means and variances of independent layers, and the distribution's own."""
-    one, two = closed_form.pairs(CASES[:1]), closed_form.pairs(CASES[1:2])
-    both = closed_form.moments(closed_form.pairs(CASES[:2]))
+    one, two = closed_form.pair_distribution(CASES[:1]), closed_form.pair_distribution(CASES[1:2])
+    both = closed_form.moments(closed_form.pair_distribution(CASES[:2]))
     assert both.mean == pytest.approx(closed_form.moments(one).mean + closed_form.moments(two).mean)
     assert both.variance == pytest.approx(closed_form.moments(one).variance + closed_form.moments(two).variance)
 
 
 def test_a_large_layer_is_exact_where_terms_cancel():
     """512 columns: terms of 10^150 cancel; rows and columns are nearly independent, so the law is nearly a product."""
-    found = closed_form.pairs([((512, 512, 3, 3), 0.0012)])
+    found = closed_form.pair_distribution([((512, 512, 3, 3), 0.0012)])
     row = 1 - (1 - (1 - 0.0012) ** 4608) ** 512
     assert found.sum() == pytest.approx(1, abs=1e-12) and (found >= -1e-12).all()
     assert found @ [0, 1, 2] == pytest.approx(2 * row, abs=1e-12)
@@ -72,11 +72,12 @@ def test_a_large_layer_is_exact_where_terms_cancel():
 
 
 def test_dense_and_empty_layers_leave_nothing_to_chance():
-    assert closed_form.pairs([((3, 4), 1.0)]).tolist() == [1, 0, 0]
-    assert closed_form.pairs([((3, 4), 0.0)]).tolist() == [0, 0, 1]
+    assert closed_form.pair_distribution([((3, 4), 1.0)]).tolist() == [1, 0, 0]
+    assert closed_form.pair_distribution([((3, 4), 0.0)]).tolist() == [0, 0, 1]
     assert closed_form.moments(np.array([0.0, 0, 1])).z(6, 3) is None
 
 
 def test_chance_is_two_sided():
     coin = np.array([0.5, 0.5])
-    assert closed_form.chance(coin, 4, 4) == pytest.approx(2 / 16) and closed_form.chance(coin, 2, 4) == 1
+    assert closed_form.tail_probability(coin, 4, 4) == pytest.approx(2 / 16)
+    assert closed_form.tail_probability(coin, 2, 4) == 1

@@ -59,8 +59,8 @@ def test_pairs_are_what_chance_gives(table, network):
     for cell, number in printed(table).items():
         if cell.sparsity in RULES:
             densities = RULES[cell.sparsity](layers, 1 - cell.level)
-            found = closed_form.pairs(zip([layer.shape for layer in layers], densities, strict=True))
-            if closed_form.chance(found, round(3 * number.value), 3) < 0.02:
+            found = closed_form.pair_distribution(zip([layer.shape for layer in layers], densities, strict=True))
+            if closed_form.tail_probability(found, round(3 * number.value), 3) < 0.02:
                 far.append((cell.sparsity, cell.level))
     assert far == ([("uniform", 0.9)] if table == "table5" else [])
 

@@ -12,10 +12,10 @@ from conftest import ROOT
 from synthetic import record, write
 
 from ersparse import cli, models
-from ersparse.report.analysis.groups import group, varying
+from ersparse.report.analysis.groups import group_by_experiment, varying_keys
+from ersparse.report.analysis.labels import labels
 from ersparse.report.analysis.runs import read_runs
 from ersparse.report.section import section
-from ersparse.report.tables.accuracy import labels
 from ersparse.sparse.layers import positions
 from ersparse.sweep.cost import operations
 
@@ -176,8 +176,8 @@ def test_columns_say_what_differs(tmp_path):
     write(tmp_path, sparsity="erk", optimizer={"name": "adam", "momentum": 0.0})
     write(tmp_path, sparsity="uniform", level=0.99)
     write(tmp_path, sparsity="balanced", optimizer={"lr": 0.2})
-    groups = group(read_runs(tmp_path)[0])["table2"]
-    assert varying(groups) == ["sparsity.name", "optimizer.name", "optimizer.lr"]
+    groups = group_by_experiment(read_runs(tmp_path)[0])["table2"]
+    assert varying_keys(groups) == ["sparsity.name", "optimizer.name", "optimizer.lr"]
 
 
 def test_labels_say_what_is_on(tmp_path):
@@ -190,7 +190,7 @@ def test_labels_say_what_is_on(tmp_path):
         folder = tmp_path / str(seed)
         folder.mkdir()
         (folder / "run.json").write_text(json.dumps(content))
-    found = labels(group(read_runs(tmp_path)[0])["table2"])
+    found = labels(group_by_experiment(read_runs(tmp_path)[0])["table2"])
     assert list(found.values()) == [
         "erk, fixed, lr=0.1, variant=paper",
         "erk, rigl, lr=0.1, variant=code, delta_t=100, keep_flow",
@@ -256,7 +256,7 @@ class _Settings:
 def test_theory_runs_are_listed(launch, report, tmp_path):
     launch("experiment=theory_lower", "scale=smoke")
     root = tmp_path / "outputs"
-    (groups,) = group(read_runs(root)[0]).values()
+    (groups,) = group_by_experiment(read_runs(root)[0]).values()
     assert section("theory_lower", groups).tables == {} and groups[0].kind == "theory"
     assert report(root)[0] == 0 and "s0/run.json" in (root / "report" / "index.html").read_text()
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from conftest import ROOT
 
-from ersparse.report.analysis.groups import group
+from ersparse.report.analysis.groups import group_by_experiment
 from ersparse.report.analysis.runs import read_runs
 from ersparse.sources.pruner import SHIPPED
 
@@ -51,5 +51,5 @@ def test_tables_5_and_6_are_whole_and_drawn_by_chance(table):
         kept = sum(layer.drawn - layer.size * layer.density for layer in run.layers)
         variance = sum(layer.size * layer.density * (1 - layer.density) for layer in run.layers)
         assert abs(kept) <= 6 * math.sqrt(variance)
-    (groups,) = group(runs).values()
+    (groups,) = group_by_experiment(runs).values()
     assert len(groups) == 25 and not any(each.missing for each in groups)
