@@ -16,13 +16,18 @@ from ersparse.report.analysis.labels import sparsity_range
 from ersparse.report.analysis.runs import Run, Skipped, read_curve
 from ersparse.report.figures.plots import caption
 from ersparse.report.section import Section
+from ersparse.report.tables.grids import CHANCE
 from ersparse.storage.tables import Row
 
 VERDICTS = (AGREES, DIFFERS, OTHER, UNKNOWN)
 SMALLEST = 0.6  # the smallest scale of a figure at which its text can still be read
 POINTS = 60  # the largest number of points in a small curve
 WIDTH, HEIGHT = 320, 64  # of the small curves, in units of their viewBox
-METRICS = (("test/acc", "last epoch"), ("test/acc_at_best_val", "best validation"), ("test/acc_best", "best test"))
+METRICS = (
+    ("test/acc", "last epoch"),
+    ("test/acc_at_best_val", "best validation epoch"),
+    ("test/acc_best", "best test epoch"),
+)
 FILES = ("run.json", "metrics.csv", "rewiring.csv")  # files of a run folder that the page links to
 
 
@@ -43,6 +48,7 @@ def page(
         sections=[_section(section, svgs.get(section.name, {}), root) for section in sections],
         skipped=skipped,
         verdicts=VERDICTS,
+        chance=CHANCE,
     )
 
 

@@ -16,7 +16,7 @@ from ersparse.report.figures.style import MANY, legend, look, panels
 
 Curves = Mapping[str, Mapping[str, np.ndarray]]  # hash -> metric -> array of shape [seeds, epochs]
 LEARNING = {"test/acc": "test accuracy, %"}
-REWIRING = {"rewire/overlap": "still there of the source, %", "rewire/explored": "ever active, %"}
+REWIRING = {"rewire/overlap": "overlap with source mask, %", "rewire/explored": "weights ever active, %"}
 
 
 def learning(groups: Sequence[SeedGroup], curves: Curves, names: Mapping[str, str]) -> Figure | None:

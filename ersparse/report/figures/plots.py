@@ -18,11 +18,11 @@ from ersparse.storage.tables import Row
 
 CAPTIONS = {
     "accuracy": "Test accuracy of the last epoch, with its 95 % interval over seeds.",
-    "counters": "Masks as drawn: points are means over seeds, lines what chance alone gives.",
-    "layers": "Density asked for each layer.",
-    "flow": "Kept weights that lie on some path from input to output, after repair where there is one.",
-    "learning": "Test accuracy while training: mean over seeds, and from the lowest to the highest.",
-    "rewiring": "What rewiring leaves of the source's mask, and how many of a layer's weights were ever active.",
+    "counters": "Masks as drawn: points are means over seeds, lines exact expectations, rings the paper's.",
+    "layers": "Nominal density of each layer.",
+    "flow": "Kept weights on a path from input to output, after flow repair if the run has one.",
+    "learning": "Test accuracy during training: mean over seeds, with a band from the lowest to the highest seed.",
+    "rewiring": "Overlap of the mask with the source mask, and fraction of the weights that were ever active.",
 }
 
 

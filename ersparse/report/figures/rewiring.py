@@ -14,8 +14,8 @@ Update = dict[str, str]  # one line of rewiring.csv: one layer at one update
 LIGHTEST = 0.92  # of the colour map; the last layers would be too light beyond
 PANELS: tuple[tuple[str, str, Callable[[Update], float]], ...] = (
     ("grown", "weights grown, % of the layer's", lambda row: 100 * int(row["grown"]) / max(1, int(row["nonzero"]))),
-    ("overlap", "still there of the source, %", lambda row: 100 * float(row["overlap"])),
-    ("explored", "ever active, % of the layer", lambda row: 100 * float(row["explored"])),
+    ("overlap", "overlap with source mask, %", lambda row: 100 * float(row["overlap"])),
+    ("explored", "weights ever active, % of the layer's", lambda row: 100 * float(row["explored"])),
     ("no_input", "channels without input", lambda row: int(row["no_input"])),
 )
 

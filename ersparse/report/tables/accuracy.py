@@ -64,8 +64,8 @@ DIFFERENCES = [
     Column("seeds_needed", "seeds to see it"),
 ]
 SEEDS_TO_SEE_IT = (
-    "Seeds to see it: pairs of runs with which a two-sided t-test at 5 % sees a difference of this size and "
-    "spread in four of five experiments."
+    "seeds to see it: number of common seeds with which a paired two-sided t-test at 5 % detects a difference of this "
+    "size and standard deviation with a power of 0.8."
 )
 
 

@@ -11,9 +11,10 @@ from ersparse.report.analysis.labels import sparsity_range
 from ersparse.storage.tables import MISSING, Column, Row, Table, decimals
 
 MARKS = {AGREES: "✓", DIFFERS: "✗", OTHER: "○"}
-LEGEND = "mean ± sample deviation (n); ✓ agrees with the paper, ✗ differs, ○ is not the paper's recipe."
+LEGEND = "mean ± sample standard deviation (n); ✓ agrees with the paper, ✗ differs, ○ other recipe than the paper's."
 CHANCE = (
-    "chance: what the closed form expects; z: how far from it the paper's sum over seeds lies, and ours, in deviations."
+    "chance: expectation by the closed form; z: z-score of the sum over seeds, the paper's in the line paper, ours in "
+    "the line chance."
 )
 UNSHOWN_SD = 0.005  # a standard deviation that would print as 0.00: z-scores are then left out
 
@@ -60,8 +61,12 @@ class Grid:
                 line = {k: text for k, c in cells.items() if (text := getattr(c, name))}
                 rows += [{"label": f"{label}, {name}"} | line] if line else []
         columns = [Column("label", "", number=False), *(Column(name, name) for name in self.columns)]
-        has_chance = any(cell.chance for cells in self.cells.values() for cell in cells.values())
-        return Table(self.title, columns, rows, [LEGEND, CHANCE] if has_chance else [LEGEND])
+        return Table(self.title, columns, rows, [LEGEND, CHANCE] if self.has_chance else [LEGEND])
+
+    @property
+    def has_chance(self) -> bool:
+        """Whether a cell has an expectation by the closed form."""
+        return any(cell.chance for cells in self.cells.values() for cell in cells.values())
 
 
 def grids(tables: Mapping[str, Table]) -> list[Grid]:

@@ -36,11 +36,11 @@ COUNTERS = [
     Column("hash", "hash", number=False),
 ]
 NOTES = [
-    "pairs: of a layer and a direction, in which the mask as drawn has a channel without an edge, which is what "
-    "the paper prints as edges added. z: deviations from the closed form, of the sum over seeds; – where chance has no "
-    "say. chance of that: how often a sum lies as far out, on either side, by its exact distribution, which is "
-    "far from normal where few values are possible.",
-    "edges added: weights that the repair puts into channels without an edge, rows first.",
+    "pairs: number of (layer, direction) pairs in which the mask as drawn has a channel without an edge; the paper "
+    "prints this number as edges added. expected, z: expectation by the closed form, z-score of the sum over seeds; "
+    "– if the count has no variance. chance of that: two-sided probability of a sum at least as extreme, by its exact "
+    "distribution, which is far from normal if only few values are possible.",
+    "edges added: weights that flow repair puts into channels without an edge; output channels are repaired first.",
 ]
 
 
