@@ -12,9 +12,10 @@ from conftest import ROOT
 from synthetic import record, write
 
 from ersparse import cli, models
-from ersparse.report.analysis.groups import group_by_experiment, varying_keys
+from ersparse.report.analysis.groups import group_by_experiment
 from ersparse.report.analysis.labels import labels
 from ersparse.report.analysis.runs import read_runs
+from ersparse.report.analysis.settings import varying_keys
 from ersparse.report.section import section
 from ersparse.sparse.layers import positions
 from ersparse.sweep.cost import operations
@@ -177,7 +178,7 @@ def test_varying_keys_leave_out_what_follows_from_others(tmp_path):
     write(tmp_path, sparsity="uniform", level=0.99)
     write(tmp_path, sparsity="balanced", optimizer={"lr": 0.2})
     groups = group_by_experiment(read_runs(tmp_path)[0])["table2"]
-    assert varying_keys(groups) == ["sparsity.name", "optimizer.name", "optimizer.lr"]
+    assert varying_keys([group.config for group in groups]) == ["sparsity.name", "optimizer.name", "optimizer.lr"]
 
 
 def test_labels_list_enabled_settings(tmp_path):

@@ -1,4 +1,4 @@
-"""Runs of one configuration that differ in their seed only, and the settings in which such groups differ."""
+"""Groups of runs that differ in their seed only. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ersparse.report.analysis.runs import Run
-
-# Keys that say where a run happened, or repeat what another key says.
-NOT_A_DIFFERENCE = {
-    "seed", "experiment", "sparsity.level", "sparsity.budget", "method.final_sparsity", "dataset.root",
-    "dataset.download", "dataset.images", "dataset.epochs", "model.sync_batchnorm", "scale.epochs",
-}  # fmt: skip
-HARDWARE = {"accelerator", "devices", "num_nodes", "precision", "execution", "detect_anomaly"}  # keys of `trainer`
+from ersparse.report.analysis.settings import flatten, varying_keys
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ def group_by_experiment(runs: Iterable[Run]) -> dict[str, list[SeedGroup]]:
 
 
 def _ordered(groups: list[SeedGroup]) -> list[SeedGroup]:
-    keys = varying_keys(groups)
+    keys = varying_keys([group.config for group in groups])
 
     def order(group: SeedGroup) -> tuple[Any, ...]:
         if group.kind == "theory":
@@ -123,47 +117,3 @@ def _ordered(groups: list[SeedGroup]) -> list[SeedGroup]:
 def _sort_key(value: Any) -> tuple[int, float, str]:
     """Sort numbers by size, and before text."""
     return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested dictionary as dotted key -> value."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            found |= flatten(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
-
-
-def varying_keys(groups: Sequence[SeedGroup]) -> list[str]:
-    """Return the dotted keys, apart from the sparsities, whose values differ between the groups.
-
-    Keys that follow from another one are left out: where `dataset.name` differs, so do the mean and deviation of the
-    pixels, and `variant` likewise decides other keys.
-    """
-    keys = dict.fromkeys(key for group in groups for key in group.config)
-    return [key for key in keys if _differs(key, groups) and not _follows(key, groups)]
-
-
-def _differs(key: str, groups: Sequence[SeedGroup]) -> bool:
-    part, _, last = key.partition(".")
-    if key in NOT_A_DIFFERENCE or last == "_target_" or (part == "trainer" and last in HARDWARE):
-        return False
-    return len({str(group.config.get(key)) for group in groups}) > 1
-
-
-def _follows(key: str, groups: Sequence[SeedGroup]) -> bool:
-    """Return whether the option of the key's group, or `variant`, determines its value."""
-    part, _, last = key.partition(".")
-    if last in ("name", "") or part == key:
-        return False
-    return any(_decides(choice, key, groups) for choice in (f"{part}.name", "variant"))
-
-
-def _decides(choice: str, key: str, groups: Sequence[SeedGroup]) -> bool:
-    """Return whether `choice` varies and each of its values goes with one value of `key`."""
-    by_option: dict[str, set[str]] = {}
-    for group in groups:
-        by_option.setdefault(str(group.config.get(choice)), set()).add(str(group.config.get(key)))
-    return len(by_option) > 1 and all(len(values) == 1 for values in by_option.values())

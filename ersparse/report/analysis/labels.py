@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ersparse.report.analysis.groups import SeedGroup, varying_keys
+from ersparse.report.analysis.groups import SeedGroup
+from ersparse.report.analysis.settings import varying_keys
 from ersparse.storage.tables import Row
 
 NAMED = {"model.name", "dataset.name", "sparsity.name", "method.name"}  # keys that have a column in every table
@@ -13,7 +14,7 @@ NAMED = {"model.name", "dataset.name", "sparsity.name", "method.name"}  # keys t
 
 def setting_keys(groups: Sequence[SeedGroup]) -> list[str]:
     """Return the keys that differ between the groups and have no column of their own."""
-    return [key for key in varying_keys(groups) if key not in NAMED]
+    return [key for key in varying_keys([group.config for group in groups]) if key not in NAMED]
 
 
 def identity_row(group: SeedGroup, keys: Sequence[str], label: str) -> Row:
@@ -33,7 +34,8 @@ def unfinished_seeds(group: SeedGroup) -> str | None:
 
 def labels(groups: Sequence[SeedGroup]) -> dict[str, str]:
     """Return hash -> label, unique among groups of the same sparsities: "erk", or "erk, rigl, flow=none"."""
-    keys = [key for key in varying_keys(groups) if key not in ("model.name", "dataset.name", "sparsity.name")]
+    left_out = NAMED - {"method.name"}
+    keys = [key for key in varying_keys([group.config for group in groups]) if key not in left_out]
     return {
         group.hash: ", ".join([group.sparsity, *filter(None, (_short_setting(group, key) for key in keys))])
         for group in groups
