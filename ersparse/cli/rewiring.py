@@ -28,8 +28,20 @@ def main(words: Sequence[str]) -> int:
         updates = list(csv.DictReader(file.read_text().splitlines()))
     except OSError:
         raise UserError(f"{asked.folder}: has no rewiring.csv; must be the folder of a run that rewires") from None
-    from ersparse.report.figures.rewiring import plot_rewiring
-
-    plot_rewiring(updates, out)
+    _plot(updates, out)
     print(out)
     return 0
+
+
+def _plot(updates: list[dict[str, str]], out: Path) -> None:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    from ersparse.report.figures.rewiring import plot_rewiring
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if out.suffix and out.suffix[1:].lower() not in formats:
+        raise UserError(f"out={out}: must end in .{', .'.join(sorted(formats))}")
+    try:
+        plot_rewiring(updates, out)
+    except OSError as error:
+        raise UserError(f"out={out}: cannot be written ({error.strerror})") from None

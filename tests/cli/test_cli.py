@@ -182,3 +182,12 @@ def test_rewiring_refuses_a_wrong_command_line(monkeypatch, capsys, words):
     assert cli.main() == 2
     line = capsys.readouterr().err
     assert line.startswith("ersparse rewiring: ") and line.count("\n") == 1 and "[--out FILE] folder" in line
+
+
+@pytest.mark.parametrize("out, why", [("/nowhere/a.png", "cannot be written"), ("a.foo", "must end in .")])
+def test_rewiring_refuses_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path, out, why):
+    (tmp_path / "rewiring.csv").write_text("step,layer,nonzero,grown,overlap,explored,no_input\n0,a,9,0,1.0,1.0,0\n")
+    monkeypatch.setattr(sys, "argv", ["ersparse", "rewiring", str(tmp_path), f"out={out}"])
+    assert cli.main() == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"out={out}: {why}") and line.count("\n") == 1
