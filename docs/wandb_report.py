@@ -1,7 +1,7 @@
-"""A W&B report that shows accuracy over sparsity, by density and method: python docs/wandb_report.py ENTITY [PROJECT].
+"""Create a W&B report of accuracy over sparsity: python docs/wandb_report.py ENTITY [PROJECT].
 
-It needs an account and `pip install wandb-workspaces`. Without them, `ersparse status --json` and the run folders have
-the same figures.
+This needs a W&B account and `pip install wandb-workspaces`. `ersparse status --json` and the run folders hold the same
+numbers without them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def report(entity: str, project: str) -> Any:
-    """The report, not yet saved: a scatter of accuracy over sparsity, the curves, the layers, the mask changes."""
+    """Return the unsaved report: accuracy over sparsity, learning curves, mask updates, and a table of layers."""
     import wandb_workspaces.reports.v2 as wr
 
     runs = wr.Runset(entity=entity, project=project, name="finished runs", groupby=["config.sparsity.name"])
@@ -20,14 +20,14 @@ def report(entity: str, project: str) -> Any:
             title="accuracy over sparsity", x=wr.SummaryMetric("sparsity/realised"), y=wr.SummaryMetric("test/acc")
         ),
         wr.LinePlot(title="test accuracy", x="epoch", y=["test/acc"]),
-        wr.LinePlot(title="weights that were grown in the epoch", x="epoch", y=["mask/grown"]),
+        wr.LinePlot(title="weights grown in the epoch", x="epoch", y=["mask/grown"]),
         wr.WeavePanelSummaryTable(table_name="layers"),
     ]
     return wr.Report(
         entity=entity,
         project=project,
         title="Accuracy over sparsity",
-        description="One point for each run; sparsity is what the masks have, accuracy that of the last epoch.",
+        description="One point per run: realised sparsity of the masks, and test accuracy of the last epoch.",
         blocks=[wr.PanelGrid(runsets=[runs], panels=panels)],
     )
 

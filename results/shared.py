@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ersparse.report.analysis.stats import summary
+from ersparse.storage.run_json import load
 
 matplotlib.use("Agg")
 
@@ -53,7 +53,7 @@ def write_table(path: Path, table: str) -> None:
 def finished_runs(root: Path, pattern: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the folder and the run.json of every finished run whose folder matches `pattern` below `root`."""
     for path in sorted(root.glob(f"{pattern}/run.json")):
-        record = json.loads(path.read_text())
+        record = load(path.parent)
         if record["state"] == "done":
             yield path.parent, record
 
@@ -69,11 +69,6 @@ def mean_and_interval(values: pd.Series, form: str = ".1f") -> str:
     found = summary(list(values))
     ends = "" if found.low is None else f" ({found.low:{form}} to {found.high:{form}})"
     return f"{found.mean:{form}}{ends}"
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a table in Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]) + "\n"
 
 
 def format_axes(axes: Axes, **settings: Any) -> None:

@@ -1,44 +1,54 @@
-"""One page that needs nothing else: what reproduces and what does not, tables, pictures, and every run behind them."""
+"""The report as one self-contained HTML page: verdicts, tables, figures, and every run behind them."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from ersparse.report.analysis.compare import AGREES, DIFFERS, OTHER, UNKNOWN
-from ersparse.report.analysis.groups import Group
+from ersparse.report.analysis.groups import SeedGroup
+from ersparse.report.analysis.labels import sparsity_range
 from ersparse.report.analysis.runs import Run, Skipped, read_curve
 from ersparse.report.figures.plots import caption
 from ersparse.report.section import Section
-from ersparse.report.tables.overview import where
-from ersparse.report.tables.writer import Row
+from ersparse.report.tables.grids import CHANCE
+from ersparse.storage.tables import Row
 
-WORDS = (AGREES, DIFFERS, OTHER, UNKNOWN)
-SMALLEST = 0.6  # of a picture's size, at which its words can still be read
-POINTS = 60  # of a run's curve, at most
-WIDE, HIGH = 320, 64  # of the small curves
-MEASURES = (("test/acc", "last epoch"), ("test/acc_at_best_val", "best validation"), ("test/acc_best", "best test"))
+VERDICTS = (AGREES, DIFFERS, OTHER, UNKNOWN)
+SMALLEST = 0.6  # the smallest scale of a figure at which its text can still be read
+POINTS = 60  # the largest number of points in a small curve
+WIDTH, HEIGHT = 320, 64  # of the small curves, in units of their viewBox
+METRICS = (
+    ("test/acc", "last epoch"),
+    ("test/acc_at_best_val", "best validation epoch"),
+    ("test/acc_best", "best test epoch"),
+)
+FILES = ("run.json", "metrics.csv", "rewiring.csv")  # files of a run folder that the page links to
 
 
 def page(
     sections: Sequence[Section], skipped: Sequence[Skipped], svgs: Mapping[str, Mapping[str, str]], root: Path
 ) -> str:
-    """The HTML, with links to the run folders as they lie from <root>/report.
+    """Return the HTML of the report; its links to run folders are relative to <root>/report.
 
     Args:
-        svgs: section -> name of a picture -> SVG.
+        sections: experiments, in the order of the page.
+        skipped: files that could not be read.
+        svgs: section name -> figure name -> SVG.
+        root: folder below which the run folders are.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("page.html").render(
         sections=[_section(section, svgs.get(section.name, {}), root) for section in sections],
         skipped=skipped,
-        words=WORDS,
+        verdicts=VERDICTS,
+        chance=CHANCE,
     )
 
 
@@ -47,18 +57,18 @@ def _section(section: Section, svgs: Mapping[str, str], root: Path) -> dict[str,
     counts = Counter(row.get("verdict") for row in rows.values())
     return {
         "content": section,
-        "counts": [counts[word] for word in WORDS],
+        "counts": [counts[word] for word in VERDICTS],
         "runs": sum(len(group.runs) for group in section.groups),
         "done": sum(len(group.done) for group in section.groups),
         "missing": sum(len(group.missing) for group in section.groups),
         "reasons": _reasons(rows.values()),
-        "pictures": [(caption(name), inline(svg)) for name, svg in svgs.items()],
-        "cells": [_cell(group, rows.get(group.hash[:8]), root) for group in section.groups],
+        "figures": [(caption(name), inline(svg)) for name, svg in svgs.items()],
+        "groups": [_group(group, rows.get(group.hash[:8]), root) for group in section.groups],
     }
 
 
-def _reasons(rows: Any) -> list[tuple[str, int, str]]:
-    """(verdict, how many rows, why) of all that do not agree; those that differ one by one."""
+def _reasons(rows: Iterable[Row]) -> list[tuple[str, int, str]]:
+    """Return (verdict, number of rows, reason) of the rows that do not agree; those that differ are listed singly."""
     found: Counter[tuple[str, str]] = Counter()
     for row in rows:
         if row.get("verdict") == DIFFERS:
@@ -68,24 +78,24 @@ def _reasons(rows: Any) -> list[tuple[str, int, str]]:
     return sorted((word, count, why) for (word, why), count in found.items())
 
 
-def _cell(group: Group, row: Row | None, root: Path) -> dict[str, Any]:
+def _group(group: SeedGroup, row: Row | None, root: Path) -> dict[str, Any]:
     return {
-        "group": group,
+        "content": group,
         "row": row,
-        "where": where(group.level, group.final) if row else "",
+        "sparsity": sparsity_range(group.level, group.final) if row else "",
         "curve": _curve([read_curve(root / run.path).get("test/acc", []) for run in group.done.values()]),
         "runs": [_run(run, root) for run in group.runs],
     }
 
 
 def _run(run: Run, root: Path) -> dict[str, Any]:
-    measures = [(name, 100 * value) for key, name in MEASURES if (value := run.metrics.get(key)) is not None]
-    files = [name for name in ("run.json", "metrics.csv", "rewiring.csv") if (root / run.path / name).exists()]
-    return {"content": run, "measures": measures, "files": files}
+    metrics = [(name, 100 * value) for key, name in METRICS if (value := run.metrics.get(key)) is not None]
+    files = [name for name in FILES if (root / run.path / name).exists()]
+    return {"content": run, "metrics": metrics, "files": files}
 
 
 def _curve(curves: Sequence[Sequence[float]]) -> dict[str, Any] | None:
-    """Lines of a small picture, for each run, with the least and the greatest value."""
+    """Return the small plot of test accuracy: SVG points of one line per run, with the lowest and highest value."""
     curves = [curve for curve in curves if len(curve) > 1]
     if not curves:
         return None
@@ -94,23 +104,21 @@ def _curve(curves: Sequence[Sequence[float]]) -> dict[str, Any] | None:
     for curve in curves:
         last = len(curve) - 1
         picked = sorted({round(k * last / (POINTS - 1)) for k in range(POINTS)})
-        points = ((WIDE * k / last, HIGH * (1 - (curve[k] - low) / ((high - low) or 1))) for k in picked)
+        points = ((WIDTH * k / last, HEIGHT * (1 - (curve[k] - low) / ((high - low) or 1))) for k in picked)
         lines.append(" ".join(f"{x:.0f},{y:.1f}" for x, y in points))
     return {"lines": lines, "low": 100 * low, "high": 100 * high, "epochs": max(map(len, curves))}
 
 
 SIZE = re.compile(r'width="([\d.]+)pt" height="[\d.]+pt"')
-OWN_NAMES = re.compile(
+MATPLOTLIB_IDS = re.compile(
     r' id="(?:figure|axes|patch|line2d|matplotlib\.axis|xtick|ytick|text|legend|FillBetween\w*)_\d+"'
 )
 
 
 def inline(svg: str) -> str:
-    """An SVG as part of a page: as wide as there is room, but not so small that words cannot be read; without prologue,
-    metadata, and names that come twice.
-    """
+    """Return an SVG for embedding in the page: of flexible width, without prologue, metadata and repeated ids."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    return OWN_NAMES.sub("", SIZE.sub(_flexible, svg, count=1))
+    return MATPLOTLIB_IDS.sub("", SIZE.sub(_flexible, svg, count=1))
 
 
 def _flexible(size: re.Match[str]) -> str:

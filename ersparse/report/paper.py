@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, cell by cell: `paper.yaml` as values."""
+"""The numbers that the paper prints, cell by cell, read from `paper.yaml`. Imports nothing of the report."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import yaml
 
 @dataclass(frozen=True)
 class Cell:
-    """Where a number stands in the paper, in our words.
+    """Configuration that a printed number belongs to, in this project's options.
 
     Attributes:
-        method, sparsity: options of these groups.
-        level: sparsity of the source.
-        final: sparsity in the end; the source's where the method keeps it.
+        method, sparsity: options of the groups `method` and `sparsity`.
+        level: sparsity of the source network.
+        final: sparsity at the end of training; `level` if the method keeps it.
     """
 
     model: str
@@ -34,10 +34,10 @@ class Printed:
     """One printed number.
 
     Attributes:
-        table: "table9".
-        value: per cent of test accuracy, or a count where the table's measure is "pairs".
-        pm: what stands behind the ±, in the same unit; None where nothing does.
-        seeds: runs behind it, as the paper says.
+        table: key of the table in `paper.yaml`, such as "table9".
+        value: test accuracy in per cent, or a count if the table's measure is "pairs".
+        pm: the number after the ±, in the same unit; None if none is printed.
+        seeds: number of runs that the paper states.
     """
 
     table: str
@@ -48,16 +48,16 @@ class Printed:
 
 @cache
 def paper() -> Mapping[str, Any]:
-    """`paper.yaml` as it is: source, notes, recipes, tables."""
+    """Return the content of `paper.yaml`: source, notes, recipes, tables."""
     return yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text())  # type: ignore[no-any-return]
 
 
 @cache
 def printed(table: str) -> dict[Cell, Printed]:
-    """The numbers of one table, without those that are not printed.
+    """Return the numbers of one table, without the cells that the paper leaves empty.
 
     Raises:
-        KeyError: the paper has no such table of numbers.
+        KeyError: `paper.yaml` has no such table.
     """
     return {cell: number for cell, number in _numbers(table) if number is not None}
 
@@ -75,7 +75,7 @@ def _numbers(table: str) -> Iterator[tuple[Cell, Printed | None]]:
 
 @cache
 def everything() -> dict[Cell, Printed]:
-    """All numbers. Where two tables print one cell, that with a spread, or else the first."""
+    """Return all printed numbers; of two tables with the same cell, the one with a ±, or else the first."""
     found: dict[Cell, Printed] = {}
     for table in paper()["tables"]:
         for cell, number in printed(table).items():

@@ -1,4 +1,4 @@
-"""One experiment of a report: its groups, and all that is said of them."""
+"""One experiment of a report: its groups, tables and grids."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ersparse.report.analysis.groups import Group
+from ersparse.report.analysis.groups import SeedGroup
 from ersparse.report.paper import paper
 from ersparse.report.tables.accuracy import differences, results
-from ersparse.report.tables.draws import counters
-from ersparse.report.tables.overview import Grid, grids
-from ersparse.report.tables.writer import Table
+from ersparse.report.tables.grids import Grid, grids
+from ersparse.report.tables.mask_counts import counters
+from ersparse.storage.tables import Row, Table
 
 
 @dataclass(frozen=True)
@@ -19,32 +19,39 @@ class Section:
     """One experiment.
 
     Attributes:
-        name: of its files.
-        grids: as the paper prints its tables, theirs below ours.
-        tables: by the name of their files: "results", "differences", "counters".
+        name: prefix of its file names.
+        notes: remarks on the paper's table.
+        grids: tables in the paper's layout.
+        tables: file name -> table: "results", "differences", "counters".
     """
 
     name: str
     title: str
     notes: Sequence[str]
-    groups: Sequence[Group]
+    groups: Sequence[SeedGroup]
     grids: Sequence[Grid]
     tables: dict[str, Table]
 
+    def rows(self, name: str) -> Sequence[Row]:
+        """Return the rows of a table; empty if the section does not have it."""
+        return self.tables[name].rows if name in self.tables else []
+
     def markdown(self) -> str:
+        """Return title, notes, grids and tables as Markdown."""
         tables = [*(grid.table() for grid in self.grids), *self.tables.values()]
         return "\n".join([f"## {self.title}\n", *(f"{note}\n" for note in self.notes), *(t.markdown() for t in tables)])
 
     def latex(self) -> str:
+        """Return the grids as LaTeX tables."""
         return "\n".join(grid.table().latex() for grid in self.grids)
 
 
-def section(name: str, groups: Sequence[Group]) -> Section:
-    """What there is to say of an experiment."""
+def section(name: str, groups: Sequence[SeedGroup]) -> Section:
+    """Return the section of an experiment, with a table for every kind of run that it has."""
     content = paper()["tables"].get(name, {})
     title = f"Table {name.removeprefix('table')}: {content['title']}" if content else name
-    trained = [each for each in groups if each.kind == "accuracy"]
-    drawn = [each for each in groups if each.kind == "draw"]
+    trained = [group for group in groups if group.kind == "accuracy"]
+    drawn = [group for group in groups if group.kind == "draw"]
     tables = {}
     if trained:
         tables["results"] = results(trained, f"{title}: test accuracy, per cent")

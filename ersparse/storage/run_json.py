@@ -15,23 +15,41 @@ from ersparse.storage.provenance import now
 SCHEMA = 1  # of run.json
 
 
+def load(folder: Path) -> dict[str, Any]:
+    """Read run.json of a run folder.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file does not hold a JSON object.
+    """
+    record = json.loads((folder / "run.json").read_bytes())
+    if not isinstance(record, dict):
+        raise ValueError(f"must be a JSON object, is a {type(record).__name__}")
+    return record
+
+
 def read(folder: Path) -> dict[str, Any] | None:
-    """run.json of a run folder; None where there is none that can be read."""
+    """Read run.json of a run folder; return None if it cannot be read."""
     try:
-        record = json.loads((folder / "run.json").read_bytes())
+        return load(folder)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    """Yield every folder below `root` that has a run.json, in the order of their names."""
+    for path, folders, files in os.walk(root):
+        if "run.json" in files:
+            folders.clear()  # run folders are not nested
+            yield Path(path)
+        folders.sort()
 
 
 def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(folder, run.json) of every run below `root`, in the order of their names."""
-    for path, folders, files in os.walk(root):
-        if "run.json" in files:
-            folders.clear()  # a run holds no other
-            if record := read(Path(path)):
-                yield Path(path), record
-        folders.sort()
+    """Yield (folder, run.json) of every run below `root` that can be read, in the order of their names."""
+    for folder in run_folders(root):
+        if record := read(folder):
+            yield folder, record
 
 
 def in_use(folder: Path) -> bool:

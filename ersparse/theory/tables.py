@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ersparse.storage.atomic import write_text
+from ersparse.storage.tables import csv_table, markdown_table
 
-Row = Mapping[str, Any]
 
-
-def write_table(folder: Path, name: str, rows: Sequence[Row]) -> None:
+def write_table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write <name>.csv with all digits and <name>.md with four; the keys of the first row are the columns."""
     columns = list(rows[0]) if rows else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([columns, *[[row[column] for column in columns] for row in rows]])
-    write_text(folder / f"{name}.csv", text.getvalue())
-    lines = [columns, ["---"] * len(columns), *[[_format(row[column]) for column in columns] for row in rows]]
-    write_text(folder / f"{name}.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    cells = [[row[column] for column in columns] for row in rows]
+    write_text(folder / f"{name}.csv", csv_table(columns, cells))
+    write_text(folder / f"{name}.md", markdown_table(columns, [[_format(value) for value in row] for row in cells]))
 
 
 def _format(value: Any) -> str:

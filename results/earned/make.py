@@ -12,7 +12,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from results.shared import finished_runs, format_axes, make, markdown_table, mean_and_deviation
+from ersparse.storage.tables import markdown_table
+from results.shared import finished_runs, format_axes, make, mean_and_deviation
 
 HERE = Path(__file__).resolve().parent
 NAMES = {  # row labels by sparsity option, in the order of the table

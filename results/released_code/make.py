@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ersparse.report.paper import Cell, printed
-from results.shared import finished_runs, format_axes, make, markdown_table, mean_and_deviation
+from ersparse.storage.tables import markdown_table
+from results.shared import finished_runs, format_axes, make, mean_and_deviation
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {"paper": ("masked, as the text says", "#0072B2"), "code": ("scores as they are, as released", "#D55E00")}

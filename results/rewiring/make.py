@@ -15,11 +15,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ersparse.report.analysis.stats import summary
+from ersparse.storage.tables import markdown_table
 from results.shared import (
     finished_runs,
     format_axes,
     load_runs,
-    markdown_table,
     mean_and_deviation,
     mean_and_interval,
     write_table,

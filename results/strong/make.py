@@ -20,11 +20,11 @@ from omegaconf import OmegaConf
 
 from ersparse import run
 from ersparse.config.options import CONF
+from ersparse.storage.tables import markdown_table
 from results.shared import (
     finished_runs,
     format_axes,
     make,
-    markdown_table,
     mean_and_deviation,
     mean_and_interval,
 )

@@ -160,8 +160,34 @@ def test_density_refuses(monkeypatch, capsys):
         ("sead=3", "sead: no such key"),
         ("seed=-1", "seed=-1"),
         ("out=a.foo", "out=a.foo: must end in .png, .svg or .pdf"),
-        ("--flow=1", "--flow=1: must be group=option"),
+        ("--flow=1", "--flow: ignored explicit argument"),
         ("--flaw", "--flaw: must be group=option or key=value, or --flow"),
     ):
         monkeypatch.setattr(sys, "argv", ["ersparse", "density", word])
         assert cli.main() == 2 and capsys.readouterr().err.startswith(line)
+
+
+@pytest.mark.parametrize("out", [["out=FILE"], ["--out", "FILE"], ["--out=FILE"]])
+def test_density_accepts_words_in_any_order_and_range_sweeps(monkeypatch, capsys, tmp_path, out):
+    out = [word.replace("FILE", str(tmp_path / "a=b (1).svg")) for word in out]
+    words = [*out, "seed=3", "--flow", "sparsity.level=range(0.5,0.9,0.2)", "sparsity=erk"]
+    monkeypatch.setattr(sys, "argv", ["ersparse", "density", *words])
+    assert cli.main() == 0 and (tmp_path / "a=b (1).svg").exists()
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:4]] == [["erk", "0.5"], ["erk", "0.7"]]
+
+
+@pytest.mark.parametrize("words", [[], ["a", "b"], ["a", "foo=1"], ["a", "--foo"]])
+def test_rewiring_refuses_a_wrong_command_line(monkeypatch, capsys, words):
+    monkeypatch.setattr(sys, "argv", ["ersparse", "rewiring", *words])
+    assert cli.main() == 2
+    line = capsys.readouterr().err
+    assert line.startswith("ersparse rewiring: ") and line.count("\n") == 1 and "[--out FILE] folder" in line
+
+
+@pytest.mark.parametrize("out, why", [("/nowhere/a.png", "cannot be written"), ("a.foo", "must end in .")])
+def test_rewiring_refuses_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path, out, why):
+    (tmp_path / "rewiring.csv").write_text("step,layer,nonzero,grown,overlap,explored,no_input\n0,a,9,0,1.0,1.0,0\n")
+    monkeypatch.setattr(sys, "argv", ["ersparse", "rewiring", str(tmp_path), f"out={out}"])
+    assert cli.main() == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"out={out}: {why}") and line.count("\n") == 1

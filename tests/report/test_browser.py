@@ -1,4 +1,4 @@
-"""The page in a real browser, on a phone and on a desk, light and dark. Skipped where there is no Chromium."""
+"""The page in Chromium, at phone and desktop width, in light and dark mode; skipped if Chromium is not installed."""
 
 import re
 import shutil
@@ -24,13 +24,13 @@ addEventListener("load", () => {
 FRAMES = """<!doctype html><meta name="color-scheme" content="light dark"><body data-seen="">
 <script>addEventListener("message", (event) => (document.body.dataset.seen += event.data + ";"));</script>
 <iframe src="index.html" width="375" height="900" style="border: 0"></iframe>
-<iframe src="index.html" width="1440" height="900" style="border: 0"></iframe>"""  # a window has 500 pixels at least
+<iframe src="index.html" width="1440" height="900" style="border: 0"></iframe>"""  # windows are 500 pixels or wider
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_in_a_browser(tmp_path, monkeypatch, dark):
-    """With everything unfolded: no wider than the window, no error, nothing asked of a network, the right colours."""
+def test_page_renders_at_both_widths_and_in_both_color_schemes(tmp_path, monkeypatch, dark):
+    """With all details open, the page fits the window, has no script errors, loads nothing, and follows the scheme."""
     for seed in range(2):
         for method in ("fixed", "draw"):
             write(tmp_path, seed=seed, accuracy=0.5 + seed / 10, method=method)

@@ -1,4 +1,4 @@
-"""The printed numbers, against what the captions add up to, one another, and what chance alone would give."""
+"""The printed numbers: completeness, plausible ranges, agreement between tables, and the exact distributions."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ TABLES = [f"table{number}" for number in range(1, 22)]
 SAME = {"table2": "table9", "table3": "table10", "table4": "table20"}
 
 
-def test_every_cell_is_there():
+def test_every_table_is_complete():
     assert list(paper()["tables"]) == TABLES
     assert [len(printed(table)) for table in TABLES] == CELLS
 
 
-def test_values_are_what_they_can_be():
-    """Accuracies lie between chance and 100, pairs between none and two for each layer."""
+def test_values_lie_in_their_ranges():
+    """Accuracies lie between chance level and 100, pairs between zero and two per layer."""
     for table in TABLES:
         content = paper()["tables"][table]
         classes = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}[content["dataset"]]
@@ -34,7 +34,7 @@ def test_values_are_what_they_can_be():
 
 
 @pytest.mark.parametrize("rounded, exact", SAME.items())
-def test_two_tables_of_the_same_runs_agree(rounded, exact):
+def test_tables_of_the_same_runs_agree(rounded, exact):
     assert paper()["tables"][rounded]["same_as"] == exact
     apart = [
         cell for cell, number in printed(rounded).items() if abs(number.value - printed(exact)[cell].value) > 0.051
@@ -52,27 +52,27 @@ RULES = {
 
 
 @pytest.mark.parametrize("table, network", [("table5", models.resnet50), ("table6", models.vgg19)])
-def test_pairs_are_what_chance_gives(table, network):
-    """Sums over three seeds lie within the exact distribution, whose tails have 1 % each; but for one cell."""
+def test_printed_pairs_agree_with_exact_distribution(table, network):
+    """Sums over three seeds lie outside the 1 % tails of the exact distribution, with one exception."""
     layers = prunable_layers(network(100))
     far = []
     for cell, number in printed(table).items():
         if cell.sparsity in RULES:
             densities = RULES[cell.sparsity](layers, 1 - cell.level)
-            found = closed_form.pairs(zip([layer.shape for layer in layers], densities, strict=True))
-            if closed_form.chance(found, round(3 * number.value), 3) < 0.02:
+            found = closed_form.pair_distribution(zip([layer.shape for layer in layers], densities, strict=True))
+            if closed_form.tail_probability(found, round(3 * number.value), 3) < 0.02:
                 far.append((cell.sparsity, cell.level))
     assert far == ([("uniform", 0.9)] if table == "table5" else [])
 
 
-def test_sums_of_three_seeds_are_whole():
+def test_printed_means_are_of_three_integers():
     for table in ("table5", "table6"):
         assert all(abs(3 * number.value - round(3 * number.value)) < 0.011 for number in printed(table).values())
 
 
 @pytest.mark.parametrize("preset", [name for name in options_of("experiment") if name.startswith("table")])
 def test_presets_run_the_cells_of_their_tables(preset):
-    """Model, data, methods and both ends of the axes are the paper's, so that each run finds its number."""
+    """Model, data set, methods and sparsities are the paper's, so that each run has a printed number."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [f"experiment={preset}"], return_hydra_config=True)
     params, content = config.hydra.sweeper.params, paper()["tables"][preset]

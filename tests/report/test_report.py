@@ -1,4 +1,4 @@
-"""`ersparse report`: rows, verdicts, what is missing, and what it does with folders that are not as they should be."""
+"""`ersparse report`: rows, verdicts, missing seeds, and damaged run folders."""
 
 import csv
 import json
@@ -12,17 +12,18 @@ from conftest import ROOT
 from synthetic import record, write
 
 from ersparse import cli, models
-from ersparse.report.analysis.groups import group, varying
+from ersparse.report.analysis.groups import group_by_experiment
+from ersparse.report.analysis.labels import labels
 from ersparse.report.analysis.runs import read_runs
+from ersparse.report.analysis.settings import varying_keys
 from ersparse.report.section import section
-from ersparse.report.tables.accuracy import labels
 from ersparse.sparse.layers import positions
 from ersparse.sweep.cost import operations
 
 
 @pytest.fixture
 def report(monkeypatch, capsys):
-    """Runs `ersparse report` here: (status, what it printed)."""
+    """Return a function that runs `ersparse report`, and returns its exit status and output."""
 
     def run(*words) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["ersparse", "report", *map(str, words)])
@@ -39,7 +40,7 @@ def row(root, name="results", experiment="table2", **where):
     return found
 
 
-def test_a_row_by_hand(report, tmp_path):
+def test_row_has_hand_computed_statistics(report, tmp_path):
     """Three seeds of 92, 93, 94 per cent: mean 93, deviation 1, interval 93 ± 4.3027/√3; the paper has 92.72 ± 0.46."""
     for seed, accuracy in enumerate((0.92, 0.93, 0.94)):
         write(tmp_path, seed=seed, accuracy=accuracy)
@@ -67,7 +68,7 @@ def test_a_row_by_hand(report, tmp_path):
         ({"sparsity": "er"}, "", ""),
     ],
 )
-def test_verdicts(report, tmp_path, words, verdict, why):
+def test_verdict_states_its_reason(report, tmp_path, words, verdict, why):
     for seed in range(3):
         write(tmp_path, seed=seed, **({"accuracy": 0.9272} | words))
     report(tmp_path)
@@ -86,7 +87,7 @@ def test_missing_and_unfinished_seeds_are_named(report, tmp_path):
     assert "seed 1 failed" in (tmp_path / "report" / "table2.md").read_text()
 
 
-def test_one_seed_prints_no_spread(report, tmp_path):
+def test_single_seed_has_no_standard_deviation(report, tmp_path):
     write(tmp_path)
     report(tmp_path)
     found = row(tmp_path)
@@ -108,7 +109,7 @@ def test_differences_are_paired_by_seed(report, tmp_path):
     assert found["seeds_needed"] == "5"  # effect size 2: power 0.69 with 4 pairs, 0.92 with 5
 
 
-def test_differences_are_between_networks_of_as_many_weights(report, tmp_path):
+def test_differences_pair_networks_with_equal_numbers_of_weights(report, tmp_path):
     """A dense network of 15 weights, and a tenth of 148."""
     for seed in range(2):
         write(tmp_path, seed=seed, accuracy=0.9)
@@ -144,7 +145,7 @@ def test_runs_that_cannot_be_read_are_named_and_counted(report, tmp_path):
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_a_folder_without_runs_is_refused(report, tmp_path, made):
+def test_folder_without_runs_is_refused(report, tmp_path, made):
     folder = tmp_path / "outputs"
     if made:
         folder.mkdir()
@@ -154,14 +155,14 @@ def test_a_folder_without_runs_is_refused(report, tmp_path, made):
     assert not (folder / "report").exists()
 
 
-def test_a_folder_with_a_broken_run_alone_says_so(report, tmp_path):
+def test_folder_with_only_a_damaged_run_names_it(report, tmp_path):
     (tmp_path / "s0").mkdir()
     (tmp_path / "s0" / "run.json").write_text("{")
     status, printed = report(tmp_path)
     assert status == 2 and "s0/run.json: cannot be read" in printed and printed.count("\n") == 1
 
 
-def test_experiments_have_files_of_their_own(report, tmp_path):
+def test_each_experiment_has_its_own_files(report, tmp_path):
     write(tmp_path)
     write(tmp_path, experiment=None)
     write(tmp_path, experiment="mine", method="draw")
@@ -171,17 +172,17 @@ def test_experiments_have_files_of_their_own(report, tmp_path):
     assert (tmp_path / "report" / "mine-counters.csv").exists()
 
 
-def test_columns_say_what_differs(tmp_path):
-    """flow differs and is told; momentum follows from the optimizer's name and is not; the level has its own column."""
+def test_varying_keys_leave_out_what_follows_from_others(tmp_path):
+    """The learning rate is listed; momentum follows from the optimizer's name; the level has its own column."""
     write(tmp_path, sparsity="erk", optimizer={"name": "adam", "momentum": 0.0})
     write(tmp_path, sparsity="uniform", level=0.99)
     write(tmp_path, sparsity="balanced", optimizer={"lr": 0.2})
-    groups = group(read_runs(tmp_path)[0])["table2"]
-    assert varying(groups) == ["sparsity.name", "optimizer.name", "optimizer.lr"]
+    groups = group_by_experiment(read_runs(tmp_path)[0])["table2"]
+    assert varying_keys([group.config for group in groups]) == ["sparsity.name", "optimizer.name", "optimizer.lr"]
 
 
-def test_labels_say_what_is_on(tmp_path):
-    """Not what is off, nor what a method has not, nor what `variant` decides."""
+def test_labels_list_enabled_settings(tmp_path):
+    """Labels omit settings that are off, that the method lacks, or that `variant` determines."""
     made = [record(), record(method="rigl"), record(method="rigl", optimizer={"lr": 0.2})]
     made[1]["config"]["optimizer"] |= {"nesterov": True}
     made[1]["config"] |= {"variant": "code", "method": {"name": "rigl", "delta_t": 100, "keep_flow": True}}
@@ -190,7 +191,7 @@ def test_labels_say_what_is_on(tmp_path):
         folder = tmp_path / str(seed)
         folder.mkdir()
         (folder / "run.json").write_text(json.dumps(content))
-    found = labels(group(read_runs(tmp_path)[0])["table2"])
+    found = labels(group_by_experiment(read_runs(tmp_path)[0])["table2"])
     assert list(found.values()) == [
         "erk, fixed, lr=0.1, variant=paper",
         "erk, rigl, lr=0.1, variant=code, delta_t=100, keep_flow",
@@ -199,8 +200,8 @@ def test_labels_say_what_is_on(tmp_path):
 
 
 @pytest.mark.parametrize("level", [0.9, 0.99])
-def test_many_settings_have_a_row_each(report, tmp_path, level):
-    """Where lines could not be told apart, or would join nothing, each configuration has its name beside its dot."""
+def test_many_configurations_are_plotted_as_named_rows(report, tmp_path, level):
+    """If lines could not be told apart or would be single points, each configuration is a dot with a name."""
     for number in range(14):
         write(tmp_path, level=0.9 if number else level, optimizer={"lr": 0.1 + number})
     report(tmp_path)
@@ -209,7 +210,7 @@ def test_many_settings_have_a_row_each(report, tmp_path, level):
     assert ("erk, lr=0.1 at 0.99" in text) == (level == 0.99)
 
 
-def test_each_network_has_its_own_pictures(report, tmp_path):
+def test_each_network_has_its_own_figures(report, tmp_path):
     for name in ("vgg16", "resnet18"):
         write(tmp_path, model={"name": name}, accuracy=0.9)
     report(tmp_path)
@@ -221,15 +222,15 @@ def test_each_network_has_its_own_pictures(report, tmp_path):
     )
 
 
-def test_latex_and_markdown_escape(report, tmp_path):
+def test_latex_and_file_names_are_escaped(report, tmp_path):
     write(tmp_path, experiment="50_%|a")
     report(tmp_path)
     text = (tmp_path / "report" / "50__a.tex").read_text()
     assert r"50\_\%|a" in text and "\\toprule" in text
 
 
-def test_floating_point_operations_are_pytorchs_own(launch, only_run):
-    """Positions x weights x 2 is what PyTorch's counter counts, for networks of each kind."""
+def test_flops_equal_those_of_pytorchs_counter(launch, only_run):
+    """2 x positions x weights equals the count of PyTorch's FLOP counter, for networks of each kind."""
     import torch
 
     for name, classes, side in (("vgg16", 10, 32), ("resnet50", 100, 32), ("resnet20", 10, 16)):
@@ -246,7 +247,7 @@ def test_floating_point_operations_are_pytorchs_own(launch, only_run):
 
 
 class _Settings:
-    """As much of the settings as costs need."""
+    """The settings that the cost model reads."""
 
     def __init__(self, target, classes, side):
         self.model = type("Model", (), {"target": target, "width": 1.0})
@@ -256,13 +257,13 @@ class _Settings:
 def test_theory_runs_are_listed(launch, report, tmp_path):
     launch("experiment=theory_lower", "scale=smoke")
     root = tmp_path / "outputs"
-    (groups,) = group(read_runs(root)[0]).values()
+    (groups,) = group_by_experiment(read_runs(root)[0]).values()
     assert section("theory_lower", groups).tables == {} and groups[0].kind == "theory"
     assert report(root)[0] == 0 and "s0/run.json" in (root / "report" / "index.html").read_text()
 
 
 def test_kept_runs_give_the_same_report(report, tmp_path):
-    """Small, without host and places of a machine, and not one figure other."""
+    """Kept runs are small, have no host name or local paths, and give the same tables."""
     root, kept = tmp_path / "outputs", tmp_path / "kept"
     for seed in range(2):
         write(root, seed=seed, accuracy=0.9 + seed / 100)
@@ -279,8 +280,8 @@ def test_kept_runs_give_the_same_report(report, tmp_path):
     assert not any(word in text for text in texts for word in ("somewhere", "/data", "/outputs", str(tmp_path)))
 
 
-def test_pictures_say_their_sparsities(report, tmp_path):
-    """Coordinates are rounded, words are not."""
+def test_figures_label_their_sparsities(report, tmp_path):
+    """Rounding the coordinates of an SVG leaves its text as it is."""
     for level in (0.5, 0.999):
         write(tmp_path, level=level)
     report(tmp_path)
@@ -288,14 +289,14 @@ def test_pictures_say_their_sparsities(report, tmp_path):
         assert "0.999<" in (tmp_path / "report" / f"table2-{name}.svg").read_text()
 
 
-def test_runs_are_not_kept_where_they_lie(report, tmp_path):
+def test_kept_runs_must_lie_outside_the_folder(report, tmp_path):
     write(tmp_path / "outputs")
     status, printed = report(tmp_path / "outputs", "--keep", tmp_path / "outputs" / "small")
     assert status == 2 and "must lie apart" in printed and printed.count("\n") == 1
 
 
-def test_the_page_stands_alone_and_its_links_resolve(report, tmp_path):
-    """Nothing is asked of a network; every link leads to a file or a place of the page."""
+def test_page_is_self_contained_and_its_links_resolve(report, tmp_path):
+    """The page loads nothing, and every link leads to a file or to an anchor of the page."""
     for seed in range(2):
         write(tmp_path, seed=seed, accuracy=0.5 + seed / 10)
         write(tmp_path, seed=seed, level=0.99, method="draw", experiment="<b>&")
@@ -312,7 +313,7 @@ def test_the_page_stands_alone_and_its_links_resolve(report, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_thousand_runs_take_seconds(tmp_path):
+def test_thousand_runs_take_seconds(tmp_path):
     """100 configurations of ten seeds, 160 epochs each: at most 10 s of computing, and 500 MB."""
     options = ("pyramidal", "balanced", "uniform", "erk", "snip")
     for sparsity in options:

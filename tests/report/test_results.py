@@ -1,4 +1,4 @@
-"""Committed results, against what is known."""
+"""Committed results against independently known values."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from conftest import ROOT
 
-from ersparse.report.analysis.groups import group
+from ersparse.report.analysis.groups import group_by_experiment
 from ersparse.report.analysis.runs import read_runs
 from ersparse.sources.pruner import SHIPPED
 
@@ -21,8 +21,8 @@ def runs_of(name):
     return runs
 
 
-def known(run):
-    """Layer densities by another route: those of the golden file; snip's, of the file that comes with the program."""
+def known_densities(run):
+    """Return the layer densities from the golden file; for snip, from the density file that is shipped."""
     name, level = run.config["sparsity"]["name"], f"{run.config['sparsity']['level']:g}"
     if name == "snip":
         (file,) = SHIPPED.glob(f"{run.config['model']['name']}-cifar100-snip{level}-*.json")
@@ -34,22 +34,23 @@ def test_figure_6_has_the_known_densities():
     runs = runs_of("figure6")
     assert len(runs) == 5
     for run in runs:
-        assert [layer.density for layer in run.layers] == pytest.approx(known(run), abs=1e-8)
+        assert [layer.density for layer in run.layers] == pytest.approx(known_densities(run), abs=1e-8)
         assert [list(layer.shape) for layer in run.layers] == GOLDEN["shapes"]
 
 
 @pytest.mark.parametrize("table", ["table5", "table6"])
-def test_tables_5_and_6_are_whole_and_drawn_by_chance(table):
-    """Ten seeds of every cell. Each draw keeps as many weights as coins of its densities would, within 6 deviations:
-    500 draws, odds of one so far out 1e-6.
+def test_tables_5_and_6_are_complete_and_binomial(table):
+    """Every cell has ten seeds, and each draw keeps a number of weights within 6 standard deviations of its mean.
+
+    With 500 draws, the probability of a larger deviation is 1e-6.
     """
     runs = runs_of(table)
     assert set(Counter(run.hash for run in runs).values()) == {10} and len(runs) == 250
     for run in runs:
         if table == "table6" and run.seed == 0:
-            assert [layer.density for layer in run.layers] == pytest.approx(known(run), abs=1e-8)
+            assert [layer.density for layer in run.layers] == pytest.approx(known_densities(run), abs=1e-8)
         kept = sum(layer.drawn - layer.size * layer.density for layer in run.layers)
         variance = sum(layer.size * layer.density * (1 - layer.density) for layer in run.layers)
         assert abs(kept) <= 6 * math.sqrt(variance)
-    (groups,) = group(runs).values()
+    (groups,) = group_by_experiment(runs).values()
     assert len(groups) == 25 and not any(each.missing for each in groups)

@@ -1,1 +1,1 @@
-"""From run folders to numbers: reading runs, grouping them, statistics."""
+"""Numbers of a report, computed from run folders: reading, grouping by seed, statistics, and the paper's values."""

@@ -1,7 +1,8 @@
-"""What chance alone makes of an Erdős–Rényi mask: the counters of Tables 5 and 6, exactly.
+"""Exact distribution of empty channels in Erdős–Rényi masks (the counts of Tables 5 and 6).
 
-A layer of n_out rows and n_in columns keeps each weight with probability p, independently; k weights make a kernel.
-With q = 1 - p, a row is empty with probability q^(n_in k), a column with q^(n_out k).
+A layer has n_out rows (output channels), n_in columns (input channels) and kernels of k weights. It keeps each weight
+independently with probability p. With q = 1 - p, a row is empty with probability q^(n_in k) and a column with
+probability q^(n_out k).
 """
 
 from __future__ import annotations
@@ -14,30 +15,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-Layers = Iterable[tuple[Sequence[int], float]]  # (n_out, n_in, *kernel) and density of each
-NEGLIGIBLE = 1e-9  # an event so rare, or so sure, leaves no covariance worth its arithmetic
+LayerDensities = Iterable[tuple[Sequence[int], float]]  # shape (n_out, n_in, *kernel) and density p of each layer
+NEGLIGIBLE = 1e-9  # below this probability, or above one minus it, covariances are not computed
 
 
 class Moments(NamedTuple):
-    """Of a count: what it is on average, and its variance."""
+    """Mean and variance of a count."""
 
     mean: float
     variance: float
 
     def z(self, total: float, draws: int) -> float | None:
-        """How many standard deviations the sum over independent draws lies from what it should be.
-
-        None where chance has no say: the count is always the same.
-        """
-        spread = math.sqrt(draws * self.variance)
-        return (total - draws * self.mean) / spread if spread > NEGLIGIBLE else None
+        """Return the z-score of the sum `total` over independent draws; None if the count has no variance."""
+        sd = math.sqrt(draws * self.variance)
+        return (total - draws * self.mean) / sd if sd > NEGLIGIBLE else None
 
 
-def pairs(layers: Layers) -> np.ndarray:
-    """The distribution of what Tables 5 and 6 print: (layer, direction) pairs with a channel without an edge.
+def pair_distribution(layers: LayerDensities) -> np.ndarray:
+    """Return the distribution of the number of (layer, direction) pairs that have a channel without an edge.
+
+    This number is what Tables 5 and 6 print.
 
     Returns:
-        The probability of 0, 1, ..., 2 L pairs in the mask as drawn.
+        The probabilities of 0, 1, ..., 2 L pairs in the mask as drawn, shape [2 L + 1].
     """
     distribution = np.ones(1)
     for shape, p in layers:
@@ -46,31 +46,32 @@ def pairs(layers: Layers) -> np.ndarray:
 
 
 def moments(distribution: np.ndarray) -> Moments:
-    """Of the count whose probabilities these are."""
+    """Return the moments of a count, given the probabilities of 0, 1, 2 and so on."""
     count = np.arange(len(distribution))
     mean = float(distribution @ count)
     return Moments(mean, max(0.0, float(distribution @ (count - mean) ** 2)))
 
 
-def chance(distribution: np.ndarray, total: int, draws: int) -> float:
-    """How often the sum over independent draws lies as far out as `total`, on either side."""
+def tail_probability(distribution: np.ndarray, total: int, draws: int) -> float:
+    """Return the two-sided probability that the sum over independent draws is at least as extreme as `total`."""
     summed = np.ones(1)
     for _ in range(draws):
         summed = np.convolve(summed, distribution)
     return float(min(1.0, 2 * min(summed[: total + 1].sum(), summed[total:].sum())))
 
 
-def edges_in(layers: Layers) -> Moments:
-    """Edges that `flow=add` puts into empty rows: one for each."""
+def edges_in(layers: LayerDensities) -> Moments:
+    """Return the moments of the number of edges that `flow=add` adds to empty rows, one for each."""
     rows = [(shape[0], (1 - p) ** math.prod(shape[1:])) for shape, p in layers]
     return Moments(sum(n * empty for n, empty in rows), sum(n * empty * (1 - empty) for n, empty in rows))
 
 
-def edges_out(layers: Layers) -> Moments:
-    """Edges that `flow=add` then puts into the columns that are still empty.
+def edges_out(layers: LayerDensities) -> Moments:
+    """Return the moments of the number of edges that `flow=add` adds to the columns that are then still empty.
 
-    A row misses a column if it has none of its k weights there, unless it was empty and its new weight went there; it
-    misses two columns likewise. Rows are independent, columns are not: hence the second moment.
+    A row has no edge in a column if none of the k weights there is kept, and if the row was not empty or its new edge
+    went to another column; likewise for two columns. Rows are independent, columns are not, so the variance needs the
+    probability that two columns are empty.
     """
     mean = variance = 0.0
     for shape, p in layers:
@@ -85,7 +86,7 @@ def edges_out(layers: Layers) -> Moments:
 
 @cache
 def _layer_pairs(n_out: int, n_in: int, k: int, p: float) -> np.ndarray:
-    """The probabilities that no, one or both directions of a layer have a channel without an edge."""
+    """Return the probabilities that zero, one or both directions of a layer have a channel without an edge."""
     row = _any_empty(n_out, (1 - p) ** (n_in * k))
     column = _any_empty(n_in, (1 - p) ** (n_out * k))
     both = row * column
@@ -95,14 +96,15 @@ def _layer_pairs(n_out: int, n_in: int, k: int, p: float) -> np.ndarray:
 
 
 def _any_empty(lines: int, empty: float) -> float:
+    """Return the probability that at least one of `lines` independent rows or columns is empty."""
     return -math.expm1(lines * math.log1p(-empty)) if empty < 1 else 1.0
 
 
 def _none_empty(n: int, m: int, k: int, p: float) -> float:
-    """The probability that each row and each column of an n x m grid of kernels has an edge.
+    """Return the probability that every row and every column of an n x m grid of kernels has an edge.
 
-    By inclusion and exclusion over the m columns, with g = (1-p)^k the chance of no edge,
-    sum_j (-1)^j C(m, j) g^(n j) (1 - g^(m-j))^n. Terms of up to 2^m cancel, so it takes m digits and more.
+    Inclusion-exclusion over the m columns gives sum_j (-1)^j C(m, j) g^(n j) (1 - g^(m-j))^n, where g = (1-p)^k is the
+    probability that a kernel has no edge. Terms of up to 2^m cancel, hence more than m decimal digits.
     """
     with localcontext() as context:
         context.prec = 40 + m

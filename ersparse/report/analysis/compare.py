@@ -1,50 +1,55 @@
-"""Our number beside the printed one: does it reproduce, and if it cannot be said, why not."""
+"""Comparison of a group's accuracy with the paper's number: whether it reproduces, or why that cannot be decided."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ersparse.report.analysis.groups import Group
+from ersparse.report.analysis.groups import SeedGroup
 from ersparse.report.analysis.stats import Summary, welch
 from ersparse.report.paper import Cell, Printed, everything, paper
 
-ROUNDING = 0.05  # points: what printing to one decimal hides
+ROUNDING = 0.05  # percentage points: the largest rounding error of a number with one decimal
 AGREES, DIFFERS, UNKNOWN, OTHER = "agrees", "differs", "cannot say", "other recipe"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison comes to.
+    """Result of a comparison with the paper.
 
     Attributes:
-        word: agrees, differs, cannot say, other recipe.
-        why: in a few words.
+        word: "agrees", "differs", "cannot say", "other recipe", or "" without a number to compare with.
+        why: the reason, as a phrase.
     """
 
     word: str
     why: str
 
 
-def printed_for(group: Group) -> Printed | None:
-    """The paper's number for this network, data set, method and sparsities."""
+def paper_number(group: SeedGroup) -> Printed | None:
+    """Return the paper's number for the group's network, data set, method, sparsity option and sparsities."""
     level, final = round(group.level, 6), round(group.final, 6)
     return everything().get(Cell(group.model, group.dataset, group.method, group.sparsity, level, final))
 
 
-def deviations(group: Group, number: Printed) -> list[str]:
-    """Where a group's settings are not those of the paper's recipe: "epochs 16 instead of 160"."""
+def recipe_differences(group: SeedGroup, number: Printed) -> list[str]:
+    """Return the settings that differ from the paper's recipe, each as "epochs 16 instead of 160"."""
     recipe = paper()["recipes"][paper()["tables"][number.table]["recipe"]]
     ours = group.config | {"epochs": group.runs[0].progress.get("epochs")}
     return [f"{key} {ours[key]} instead of {value}" for key, value in recipe.items() if ours.get(key, value) != value]
 
 
-def judge(group: Group, ours: Summary, number: Printed) -> Verdict:
-    """Whether the difference of two means could be chance: Welch's 95 % interval, the ± read as a deviation of seeds.
+def judge(group: SeedGroup, ours: Summary, number: Printed) -> Verdict:
+    """Compare two means by Welch's 95 % interval of their difference; the paper's ± is read as a standard deviation.
 
     Args:
-        ours: per cent.
+        group: whose settings are compared with the paper's recipe.
+        ours: test accuracy of the group over seeds, per cent.
+        number: the paper's, per cent.
+
+    Returns:
+        "agrees" if the interval, widened by the rounding of the printed number, contains 0.
     """
-    if apart := deviations(group, number):
+    if apart := recipe_differences(group, number):
         return Verdict(OTHER, "; ".join(apart))
     if ours.sd is None or ours.mean is None:
         return Verdict(UNKNOWN, f"{ours.n} finished seed{'s' * (ours.n != 1)}: no spread of ours")

@@ -1,24 +1,33 @@
-"""Run folders as values: what a report needs of each run.json, and which of them cannot be read. Imports no torch."""
+"""Run folders as values: what a report needs of each run.json, and which ones cannot be read. Imports no torch."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ersparse.storage.run_json import state_of
+from ersparse.storage.run_json import SCHEMA, load, run_folders, state_of
 
-SCHEMA = 1
-CURVES = ("test/acc", "train/loss", "rewire/overlap", "rewire/explored")  # of metrics.csv
+CURVES = ("test/acc", "train/loss", "rewire/overlap", "rewire/explored")  # columns of metrics.csv that reports use
+NOT_COMPARED = ("paths", "logger", "fresh", "dry_run")  # parts of the config that do not change the result
 
 
-class LayerRow(NamedTuple):
-    """One layer of one run; "in" concerns output channels, "out" input channels. `positions`: uses by an image."""
+class LayerRecord(NamedTuple):
+    """One prunable layer of one run, from run.json.
+
+    Attributes:
+        shape: of the weight tensor, (n_out, n_in, *kernel).
+        size: number of weights.
+        density: nominal density of the layer.
+        drawn: nonzero weights of the mask as drawn, before flow repair.
+        zero_in, zero_out: output channels of in-degree zero and input channels of out-degree zero, as drawn.
+        added_in, added_out: weights that flow repair added to such channels.
+        moved_in, moved_out: weights that flow repair moved to such channels.
+        nonzero: nonzero weights at the end of the run.
+        positions: how often each weight is applied to one image; None in runs that did not count it.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -37,13 +46,13 @@ class LayerRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """One run, from its run.json.
 
     Attributes:
-        path: of its folder, below the folder that was read.
-        state: done, running, interrupted, preempted, failed.
-        experiment: the preset's name, or "runs".
-        kind: "accuracy", "draw" (nothing was trained), or "theory" (no network).
+        path: of the run folder, relative to the folder that was read.
+        experiment: name of the preset, or "runs" without one.
+        kind: "accuracy" (trained), "draw" (a mask was drawn, nothing was trained), or "theory" (no network).
+        state: done, running, interrupted, preempted, or failed.
     """
 
     path: Path
@@ -54,7 +63,7 @@ class Run:
     state: str
     config: dict[str, Any]
     sparsity: dict[str, Any]
-    layers: list[LayerRow]
+    layers: list[LayerRecord]
     metrics: dict[str, float | None]
     timing: dict[str, float | None]
     progress: dict[str, int]
@@ -70,32 +79,32 @@ class Run:
 
     @property
     def flops(self) -> tuple[int, int] | None:
-        """Of a forward pass of one image: of the kept weights, and of all; a multiplication and an addition are two.
+        """FLOPs of one forward pass of one image: of the nonzero weights, and of the dense network.
 
-        None of a run that has not counted positions.
+        A multiply-add counts as two. None if the run did not count positions.
         """
         if not self.layers or any(layer.positions is None for layer in self.layers):
             return None
-        kept = sum(2 * layer.nonzero * (layer.positions or 0) for layer in self.layers)
-        return kept, sum(2 * layer.size * (layer.positions or 0) for layer in self.layers)
+        sparse = sum(2 * layer.nonzero * (layer.positions or 0) for layer in self.layers)
+        return sparse, sum(2 * layer.size * (layer.positions or 0) for layer in self.layers)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A run.json that is no part of the report, and why."""
+    """A run.json that is left out of the report, and the reason."""
 
     path: Path
     why: str
 
 
 def read_runs(root: Path) -> tuple[list[Run], list[Skipped]]:
-    """Every run below `root` in the order of names, and those that cannot be read."""
+    """Return every run below `root` in the order of folder names, and those that cannot be read."""
     runs: list[Run] = []
     skipped: list[Skipped] = []
-    for folder in _folders(root):
+    for folder in run_folders(root):
         path = folder.relative_to(root)
         try:
-            runs.append(_run(path, folder, json.loads((folder / "run.json").read_bytes())))
+            runs.append(_run(path, folder, load(folder)))
         except _OtherSchema as error:
             skipped.append(Skipped(path / "run.json", str(error)))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -104,7 +113,10 @@ def read_runs(root: Path) -> tuple[list[Run], list[Skipped]]:
 
 
 def read_curve(folder: Path) -> dict[str, list[float]]:
-    """metrics.csv of a run folder, by column: "epoch" and those of `CURVES` that it has; empty where there is none."""
+    """Return the columns "epoch" and `CURVES` of a run's metrics.csv, one value per epoch.
+
+    Columns that the file lacks are left out; the result is empty if the file is missing or damaged.
+    """
     try:
         with (folder / "metrics.csv").open(newline="") as file:
             rows = list(csv.reader(file))
@@ -116,15 +128,7 @@ def read_curve(folder: Path) -> dict[str, list[float]]:
 
 
 class _OtherSchema(ValueError):
-    """A run.json that another version of this program wrote."""
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    for path, folders, files in os.walk(root):
-        if "run.json" in files:
-            folders.clear()  # a run holds no other
-            yield Path(path)
-        folders.sort()
+    """A run.json that another version of ersparse wrote."""
 
 
 def _run(path: Path, folder: Path, record: dict[str, Any]) -> Run:
@@ -138,7 +142,7 @@ def _run(path: Path, folder: Path, record: dict[str, Any]) -> Run:
         hash=record["hash"],
         seed=int(record["seed"]),
         state=state_of(record, folder),
-        config={key: value for key, value in config.items() if key not in ("paths", "logger", "fresh", "dry_run")},
+        config={key: value for key, value in config.items() if key not in NOT_COMPARED},
         sparsity=record.get("sparsity") or {},
         layers=[_layer(layer) for layer in record.get("layers") or []],
         metrics=record.get("metrics") or {},
@@ -158,9 +162,9 @@ def _kind(record: dict[str, Any]) -> str:
     return "draw" if record["config"]["method"]["name"] == "draw" else "accuracy"
 
 
-def _layer(layer: dict[str, Any]) -> LayerRow:
+def _layer(layer: dict[str, Any]) -> LayerRecord:
     zero, added, moved = (layer.get(key) or {} for key in ("zero_degree", "edges_added", "edges_moved"))
-    return LayerRow(
+    return LayerRecord(
         layer["name"],
         tuple(layer["shape"]),
         layer.get("size", math.prod(layer["shape"])),

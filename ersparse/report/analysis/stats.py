@@ -1,4 +1,4 @@
-"""The statistics of a handful of seeds."""
+"""Statistics of small samples: t-intervals, paired differences, Welch's interval, and power."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from functools import cache
 
 from scipy import special
 
-LEVEL = 0.95  # of intervals
+LEVEL = 0.95  # confidence level of intervals
 POWER = 0.8
-MANY = 1000  # seeds: beyond, nobody asks
+MANY = 1000  # the largest number of seeds that `seeds_needed` returns
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of a sample. Spread and interval are None where fewer than two values could show one.
+    """Summary statistics of a sample.
 
     Attributes:
-        sd: sample deviation, by n - 1.
-        low, high: 95 % t-interval of the mean.
+        n: sample size.
+        mean: None for an empty sample.
+        sd: sample standard deviation, with n - 1; None if n < 2.
+        low, high: 95 % t-interval of the mean; None if n < 2.
     """
 
     n: int
@@ -31,7 +33,7 @@ class Summary:
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Of independent values."""
+    """Return the summary statistics of independent values."""
     n = len(values)
     if n == 0:
         return Summary(0, None, None, None, None)
@@ -44,19 +46,19 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Summary:
-    """Of the differences first - second over the seeds that both have."""
+    """Return the summary of the differences first - second over the common seeds (paired t-interval)."""
     return summary([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
 
 
 def seeds_needed(difference: float, sd: float) -> int | None:
-    """The fewest pairs with which a two-sided t-test at 5 % sees a true mean difference in four of five experiments.
+    """Return the smallest number of pairs with which a paired two-sided t-test at 5 % has a power of 0.8.
 
     Args:
-        difference: that is to be seen, in the unit of `sd`.
-        sd: of the differences between pairs.
+        difference: true mean difference, in the unit of `sd`.
+        sd: standard deviation of the differences.
 
     Returns:
-        None where it takes more than `MANY`, or there is no difference to see.
+        None if it is more than `MANY`, or if the difference is zero.
     """
     if sd == 0:
         return 2 if difference else None
@@ -64,16 +66,20 @@ def seeds_needed(difference: float, sd: float) -> int | None:
     start = (special.ndtri(0.5 + LEVEL / 2) + special.ndtri(POWER)) ** 2 / effect**2 if effect else math.inf
     if start > MANY:
         return None
-    n = max(2, math.floor(start))  # a normal test needs fewer than a t-test
+    n = max(2, math.floor(start))  # the z-test needs fewer pairs than the t-test
     while n <= MANY and _power(effect, n) < POWER:
         n += 1
     return n if n <= MANY else None
 
 
 def welch(one: Summary, mean: float, sd: float, n: int) -> tuple[float, float] | None:
-    """95 % interval of the difference between a sample's mean and another's, known by mean, deviation and size.
+    """Return Welch's 95 % interval of the difference of two means; None if either sample has fewer than two values.
 
-    None where either has no spread.
+    Args:
+        one: summary of the first sample.
+        mean: of the second sample.
+        sd: standard deviation of the second sample.
+        n: size of the second sample.
     """
     if one.sd is None or one.mean is None or n < 2:
         return None
@@ -87,10 +93,11 @@ def welch(one: Summary, mean: float, sd: float, n: int) -> tuple[float, float] |
 
 @cache
 def quantile(freedom: float) -> float:
-    """Of Student's t, at which a two-sided interval begins."""
+    """Return the quantile of Student's t that bounds a two-sided interval, for `freedom` degrees of freedom."""
     return float(special.stdtrit(freedom, 0.5 + LEVEL / 2))
 
 
 def _power(effect: float, n: int) -> float:
-    away = effect * math.sqrt(n)
-    return float(1 - special.nctdtr(n - 1, away, quantile(n - 1)) + special.nctdtr(n - 1, away, -quantile(n - 1)))
+    """Return the power of a two-sided t-test with n pairs, from the noncentral t distribution."""
+    noncentrality, bound = effect * math.sqrt(n), quantile(n - 1)
+    return float(1 - special.nctdtr(n - 1, noncentrality, bound) + special.nctdtr(n - 1, noncentrality, -bound))

@@ -1,1 +1,1 @@
-"""The figures of the report."""
+"""Figures of the report and of the commands `density` and `rewiring`."""

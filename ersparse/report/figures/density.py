@@ -1,42 +1,23 @@
-"""Layer densities of several options beside each other (the paper's Figure 6)."""
+"""Figure of layer densities of several options (the paper's Figure 6), for `ersparse density`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-if TYPE_CHECKING:  # a report takes the styles, and needs no torch
-    from ersparse.sparse.layers import Layer
-
-# Okabe and Ito's colours, which the colour-blind can tell apart, each with a marker of its own.
-STYLES = {
-    "uniform": ("#999999", "s"),
-    "er": ("#56B4E9", "v"),
-    "erk": ("#0072B2", "o"),
-    "pyramidal": ("#D55E00", "^"),
-    "balanced": ("#009E73", "D"),
-    "snip": ("#E69F00", "h"),
-    "grasp": ("#8C564B", "p"),
-    "synflow": ("#332288", "<"),
-    "imp": ("#AA4499", ">"),
-    "synflow_multishot": ("#8877CC", "X"),
-    "imp_multishot": ("#661144", "*"),
-    "file": ("#CC79A7", "P"),
-    "dense": ("#000000", "x"),
-}
+from ersparse.report.figures.style import STYLES, UNKNOWN
 
 
-def plot_densities(layers: Sequence[Layer], densities: Mapping[str, Sequence[float]], title: str, path: Path) -> None:
-    """One line an option over the layers, in a PNG; the density axis is logarithmic."""
+def plot_densities(densities: Mapping[str, Sequence[float]], title: str, path: Path) -> None:
+    """Plot one line per option over the layers, with a logarithmic density axis, and save it to `path`."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
-    number = range(1, len(layers) + 1)
     for name, values in densities.items():
-        color, marker = STYLES.get(name, ("#000000", "."))
+        color, marker = STYLES.get(name, UNKNOWN)
+        number = range(1, len(values) + 1)
         axes.plot(number, values, color=color, marker=marker, markersize=5, linewidth=1.5, label=name)
     axes.set_yscale("log")
     axes.set_ylim(top=1.3)

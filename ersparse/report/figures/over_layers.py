@@ -1,4 +1,4 @@
-"""Layer densities of the kinds beside each other: the paper's Figure 6."""
+"""Figure of layer densities by sparsity option (the paper's Figure 6), for a report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from ersparse.report.analysis.groups import Group
+from ersparse.report.analysis.groups import SeedGroup
+from ersparse.report.analysis.labels import rounded
 from ersparse.report.figures.style import legend, look, panels
-from ersparse.report.tables.overview import rounded
 
 
-def layers(groups: Sequence[Group]) -> Figure | None:
-    """The density asked for each layer, a panel for each network and sparsity, the sparsest first."""
-    found: dict[str, dict[str, Group]] = {}
+def layer_densities(groups: Sequence[SeedGroup]) -> Figure | None:
+    """Plot the nominal density of every layer, one panel per network and sparsity, the sparsest first."""
+    found: dict[str, dict[str, SeedGroup]] = {}
     for group in sorted(groups, key=lambda group: -group.level):
         if any(layer.density < 1 for layer in group.first.layers):
             title = f"{group.model}, {group.dataset}, sparsity {rounded(group.level)}"

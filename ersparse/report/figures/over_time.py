@@ -1,4 +1,4 @@
-"""Pictures with epochs on the horizontal axis: learning curves, rewiring."""
+"""Figures over epochs: learning curves, and what rewiring changes."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ersparse.report.analysis.groups import Group
+from ersparse.report.analysis.groups import SeedGroup
+from ersparse.report.analysis.labels import sparsity_range
 from ersparse.report.figures.style import MANY, legend, look, panels
-from ersparse.report.tables.overview import where
 
-Curves = Mapping[str, Mapping[str, np.ndarray]]  # hash -> metric -> [seeds, epochs]
+Curves = Mapping[str, Mapping[str, np.ndarray]]  # hash -> metric -> array of shape [seeds, epochs]
 LEARNING = {"test/acc": "test accuracy, %"}
-REWIRING = {"rewire/overlap": "still there of the source, %", "rewire/explored": "ever active, %"}
+REWIRING = {"rewire/overlap": "overlap with source mask, %", "rewire/explored": "weights ever active, %"}
 
 
-def learning(groups: Sequence[Group], curves: Curves, names: Mapping[str, str]) -> Figure | None:
-    """Test accuracy over epochs: the seeds' mean, and from the least to the most."""
+def learning(groups: Sequence[SeedGroup], curves: Curves, names: Mapping[str, str]) -> Figure | None:
+    """Plot test accuracy over epochs: the mean over seeds, and a band from the lowest to the highest seed."""
     return _over_time(groups, curves, names, LEARNING)
 
 
-def rewiring(groups: Sequence[Group], curves: Curves, names: Mapping[str, str]) -> Figure | None:
-    """What is left of the source's mask, and how many weights were ever active."""
+def rewiring(groups: Sequence[SeedGroup], curves: Curves, names: Mapping[str, str]) -> Figure | None:
+    """Plot the overlap with the source mask, and the fraction of weights that were ever active."""
     return _over_time(groups, curves, names, REWIRING)
 
 
 def _over_time(
-    groups: Sequence[Group], curves: Curves, names: Mapping[str, str], metrics: Mapping[str, str]
+    groups: Sequence[SeedGroup], curves: Curves, names: Mapping[str, str], metrics: Mapping[str, str]
 ) -> Figure | None:
-    """A panel for each sparsity and metric, the sparsest first.
+    """Plot one panel per network, sparsity and metric, the sparsest first; None if no group has the metrics.
 
-    Where lines are too many to be told apart, those of one density and method look alike, and have no bands.
+    If a panel has more than `MANY` lines, those of one sparsity option and method look alike and have no bands.
     """
-    found: dict[tuple[str, str], list[Group]] = {}
+    found: dict[tuple[str, str], list[SeedGroup]] = {}
     for group in sorted(groups, key=lambda group: (-group.final, -group.level)):
         for metric in metrics:
             if metric in curves.get(group.hash, {}):
-                title = f"{group.model}, {group.dataset}, sparsity {where(group.level, group.final)}"
+                title = f"{group.model}, {group.dataset}, sparsity {sparsity_range(group.level, group.final)}"
                 found.setdefault((title, metric), []).append(group)
     if not found:
         return None
@@ -58,7 +58,7 @@ def _over_time(
     return figure
 
 
-def _variant(group: Group, names: Mapping[str, str]) -> str:
+def _variant(group: SeedGroup, names: Mapping[str, str]) -> str:
     return names[group.hash].removeprefix(group.sparsity)
 
 

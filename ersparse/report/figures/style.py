@@ -1,7 +1,6 @@
-"""What all pictures of a report share: size, legend, axes.
+"""Shared style of all figures: colours, sizes, axes, legends, and saving.
 
-A kind of density has one colour and marker everywhere (`density.STYLES`, which the colour-blind can tell apart);
-methods and other settings differ in the dashes of the line.
+Every sparsity option has one colour and marker in all figures; methods and other settings differ in their dashes.
 """
 
 from __future__ import annotations
@@ -20,21 +19,37 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ersparse.report.figures.density import STYLES
-from ersparse.report.tables.overview import rounded
+from ersparse.report.analysis.labels import rounded
 from ersparse.storage.atomic import write_bytes, write_text
 
+# Okabe and Ito's colours, which colour-blind readers can tell apart, with distinct markers: sparsity option -> both.
+STYLES = {
+    "uniform": ("#999999", "s"),
+    "er": ("#56B4E9", "v"),
+    "erk": ("#0072B2", "o"),
+    "pyramidal": ("#D55E00", "^"),
+    "balanced": ("#009E73", "D"),
+    "snip": ("#E69F00", "h"),
+    "grasp": ("#8C564B", "p"),
+    "synflow": ("#332288", "<"),
+    "imp": ("#AA4499", ">"),
+    "synflow_multishot": ("#8877CC", "X"),
+    "imp_multishot": ("#661144", "*"),
+    "file": ("#CC79A7", "P"),
+    "dense": ("#000000", "x"),
+}
+UNKNOWN = ("#000000", ".")  # of options without a style of their own
 DASHES: list[Any] = ["-", "--", ":", "-.", (0, (6, 1)), (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1))]
-MOST = 6  # panels of one picture
-MANY = 12  # lines, beyond which nobody can tell them apart
-WRAP = 88  # letters of a legend's line
-PATH = re.compile(r' d="[^"]*"')  # of which a hundredth of a point will do
+MOST = 6  # the largest number of panels in a figure
+MANY = 12  # the largest number of lines that can be told apart
+WRAP = 88  # characters in a line of the legend
+PATH = re.compile(r' d="[^"]*"')  # SVG path data, which is rounded to hundredths of a point
 MATPLOTLIB: Any = {"svg.fonttype": "none", "svg.hashsalt": "ersparse", "font.size": 9, "axes.titlesize": 9.5}
 
 
 def look(sparsity: str, variant: int) -> dict[str, Any]:
-    """How a line of this kind of density is drawn; `variant` counts what else tells lines apart."""
-    color, marker = STYLES.get(sparsity, ("#000000", "."))
+    """Return the keyword arguments of `Axes.plot` for a sparsity option; `variant` selects the dashes."""
+    color, marker = STYLES.get(sparsity, UNKNOWN)
     return {
         "color": color, "marker": marker, "linestyle": DASHES[variant % len(DASHES)],
         "markersize": 4.5, "linewidth": 1.4,
@@ -42,6 +57,7 @@ def look(sparsity: str, variant: int) -> dict[str, Any]:
 
 
 def single() -> tuple[Figure, Axes]:
+    """Return a figure with one panel."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axes = figure.subplots()
     _plain_frame(axes)
@@ -49,7 +65,7 @@ def single() -> tuple[Figure, Axes]:
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """So many places side by side, two a row; of more than `MOST` the first, which the picture says."""
+    """Return a figure of `count` panels, two in a row; beyond `MOST` panels the rest is left out, with a remark."""
     left_out, count = max(0, count - MOST), min(count, MOST)
     columns, rows = min(2, count), -(-count // 2)
     figure = Figure(figsize=(3.6 * columns + 0.4, 2.5 * rows + 0.3), layout="constrained")
@@ -64,7 +80,7 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def columns_of(count: int, names: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """So many places beside each other, with a row for each name, the first on top."""
+    """Return a figure of `count` panels in one row that share a vertical axis with the `names`, the first on top."""
     figure = Figure(
         figsize=(2.4 * count + 0.055 * max(map(len, names)) + 1, 0.18 * len(names) + 0.9), layout="constrained"
     )
@@ -82,7 +98,7 @@ def _plain_frame(axes: Axes) -> None:
 
 
 def sparsity_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Densities, by their logarithm, read as sparsities: from dense on the left to sparse on the right."""
+    """Make the horizontal axis a logarithmic density axis with sparsities as tick labels, dense on the left."""
     ticks = sorted({1 - value for value in values}, reverse=True)
     axes.set_xlim(ticks[0] * 1.25, ticks[-1] / 1.25)
     axes.set_xscale("log")
@@ -93,7 +109,7 @@ def sparsity_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def legend(figure: Figure, places: Sequence[Axes], more: Sequence[Line2D] = ()) -> None:
-    """Each label once, below the picture, where it covers nothing."""
+    """Add a legend below the panels with every label once, followed by `more`."""
     found: dict[str, Any] = {}
     for axes in places:
         handles, labels = axes.get_legend_handles_labels()
@@ -108,12 +124,12 @@ def legend(figure: Figure, places: Sequence[Axes], more: Sequence[Line2D] = ()) 
 
 
 def ring(label: str) -> Line2D:
-    """The legend's sign for a printed number."""
+    """Return the legend entry of the paper's numbers."""
     return Line2D([], [], color="0.3", marker="o", markerfacecolor="none", linestyle="none", markersize=7, label=label)
 
 
 def save(figure: Figure, path: Path) -> str:
-    """PNG and SVG beside each other; returns the SVG, to be set into a page."""
+    """Save a figure as PNG and SVG next to each other; return the SVG."""
     picture, text = io.BytesIO(), io.StringIO()
     with matplotlib.rc_context(MATPLOTLIB):
         figure.savefig(picture, format="png", dpi=110)

@@ -1,1 +1,1 @@
-"""The tables of the report."""
+"""Tables of the report: columns and headings for the rows that `analysis` computes."""

@@ -1,0 +1,24 @@
+"""Argument parsing shared by the commands: argparse with one-line errors, and `out=FILE` as in Hydra overrides."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ersparse.errors import UserError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Argument parser that raises `UserError` with one line, in place of printing its usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `UserError` that names the argument, or else the command, and ends with the usage."""
+        line = message.removeprefix("argument ")
+        named = line if line != message else f"{self.prog}: {message}"
+        raise UserError(f"{named}; {' '.join(self.format_usage().split())}")
+
+
+def out_as_option(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with `out=FILE` written as `--out=FILE`."""
+    return [f"--{word}" if word.startswith("out=") else word for word in words]
