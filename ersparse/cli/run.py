@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ersparse.cli.overrides import for_hydra_parser
 from ersparse.cli.help import help_text
+from ersparse.cli.overrides import for_hydra_parser
 from ersparse.cli.streams import guarded
 from ersparse.config.options import CONF, explain, use_config_folders, values_of
 from ersparse.distributed.parent_death import tie_to_parent
