@@ -54,16 +54,16 @@ def logger_of(settings: Settings) -> RunLogger:
         UserError: a key is unknown or out of range, `_target_` names no logger, or its package is not installed.
     """
     values = dict(settings.logger)
-    if "_target_" not in values:  # written before loggers had one
-        name = str(values.get("name"))
-        values["_target_"] = f"ersparse.runs.loggers.{name}.{name.title()}Logger"
-    target = str(values["_target_"])
+    name = str(values.get("name"))
+    target = str(values.get("_target_") or f"ersparse.runs.loggers.{name}.{name.title()}Logger")
     kind = locate(target)
     if not (isinstance(kind, type) and issubclass(kind, RunLogger)):
         raise UserError(f"logger._target_={target}: must name a subclass of ersparse.runs.loggers.base.RunLogger")
     if kind.package and importlib.util.find_spec(kind.package) is None:
-        raise UserError(f"logger={values['name']}: is not installed; pip install {kind.package}, or logger=csv")
-    return build(kind, values, "logger.")
+        raise UserError(f"logger={name}: is not installed; pip install {kind.package}, or logger=csv")
+    if "_target_" not in values:  # written before loggers had one, when every logger had the keys of W&B
+        values = {key: value for key, value in values.items() if key in kind.model_fields}
+    return build(kind, values | {"_target_": target}, "logger.")
 
 
 def layer_rows(record: NetworkRecord) -> list[list[Any]]:
