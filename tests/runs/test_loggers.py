@@ -3,6 +3,7 @@
 import json
 import runpy
 import struct
+import time
 
 import pytest
 import torch
@@ -35,7 +36,21 @@ def transactions(path):
 
 
 def read_back(folder):
-    """(run, config, history rows, summary) of each offline run in a run folder, oldest first."""
+    """(run, config, history rows, summary) of each offline run in a run folder, oldest first.
+
+    W&B's own process may still be writing when the run has ended: waits until two readings are the same.
+    """
+    found, until = offline_runs(folder), time.monotonic() + 20
+    while time.monotonic() < until:
+        before = found
+        time.sleep(0.3)
+        found = offline_runs(folder)
+        if found == before and all(run for run, *_ in found):
+            break
+    return found
+
+
+def offline_runs(folder):
     found = []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         run, config, rows, summary = None, {}, [], {}
