@@ -15,7 +15,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ersparse.config.schema import Settings
-from ersparse.locate import locate
+from ersparse.models.build import NetworkSpec
+from ersparse.runs.network import spec_of
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sweep.job import Job
 
@@ -89,15 +90,14 @@ def estimate_cost(job: Job, epochs_done: int, epoch_times: Mapping[TimingKey, fl
 
 def operations(settings: Settings) -> dict[str, tuple[float, float]]:
     """Return the FLOPs of each dense layer for one image: of the forward pass, and of forward and backward pass."""
-    model, data = settings.model, settings.dataset
-    return _operations(model.target, data.num_classes, data.channels, model.width, data.image_size)
+    return _operations(spec_of(settings), settings.dataset.image_size)
 
 
 @cache
-def _operations(target: str, classes: int, channels: int, width: float, side: int) -> dict[str, tuple[float, float]]:
+def _operations(spec: NetworkSpec, side: int) -> dict[str, tuple[float, float]]:
     with torch.device("meta"):
-        network = locate(target)(classes, channels=channels, width=width)
-        images = torch.empty(2, channels, side, side)  # BatchNorm needs more than one image
+        network = spec.build()
+        images = torch.empty(2, spec.channels, side, side)  # BatchNorm needs more than one image
         with FlopCounterMode(display=False, depth=None) as forward:  # type: ignore[arg-type]
             network(images)
         with FlopCounterMode(display=False, depth=None) as both:  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ class ProgressTable:
         if failed or not self.live:  # otherwise the summary is the last line of the live table
             self._print(self.summary())
         if self.pool.select("stopped"):
-            self._print("stopped; the same command goes on where it was")
+            self._print("stopped; the same command resumes the sweep")
 
     def update(self) -> None:
         """Redraw the live table, or print a line for each job whose state has changed."""

@@ -214,7 +214,7 @@ def test_ctrl_c_stops_a_sweep_at_a_checkpoint(process, tmp_path):
         time.sleep(0.05)
     sweep.send_signal(signal.SIGINT)
     printed, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 130 and "the same command goes on" in printed and "Traceback" not in printed
+    assert sweep.returncode == 130 and "the same command resumes" in printed and "Traceback" not in printed
     states = {folder.name: record["state"] for folder, record in records(tmp_path / "outputs").items()}
     assert states["s1"] == "preempted" and set(states.values()) == {"preempted"}
     assert gone(tmp_path)
