@@ -10,11 +10,9 @@ import json
 import os
 import random
 import select
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,16 +21,13 @@ from typing import Any
 import torch
 from torch import distributed
 
-from ersparse.distributed.failed_rank import FailedRank
+from ersparse.distributed.watchdog import RankProcesses, first_failed_rank, watch
 from ersparse.errors import RunFailed
 
 RANK = "ERSPARSE_RANK"  # environment variable with the settings that rank 0 sends to another rank, as JSON
 START = "import sys; sys.path[:] = {path!r}; from ersparse.runs.rank_main import main; main()"
-GRACE_PERIOD = 10.0  # seconds in which rank 0 can leave a collective by itself before the process is ended
 PORTS = range(15000, 32000)  # below the ephemeral ports of Linux, which are given to outgoing connections
 FAILURE_WAIT = 2.0  # seconds after an exception of rank 0 in which it looks for a failed rank as the cause
-
-RankProcesses = list[subprocess.Popen[bytes]]
 
 
 class RankFailed(RuntimeError):
@@ -73,7 +68,7 @@ def launch_ranks(size: int, settings: Mapping[str, Any], on_exit: Callable[[str,
     ranks = [_start_rank(settings, rank, write_end) for rank in range(1, size)]
     try:
         _wait_until_ready(ranks, read_end)
-        with _watched(ranks, on_exit):
+        with watch(ranks, on_exit):
             share_cores(size)
             yield
         for process in ranks:
@@ -116,14 +111,10 @@ def _wait_until_ready(ranks: RankProcesses, ready: int) -> None:
             _raise_failed_rank(ranks, 0, None)
 
 
-def _failed_rank(ranks: RankProcesses) -> FailedRank | None:
-    return next((FailedRank(rank, process.returncode) for rank, process in enumerate(ranks, 1) if process.poll()), None)
-
-
 def _raise_failed_rank(ranks: RankProcesses, seconds: float, cause: Exception | None) -> None:
     """Raise the failure of another rank, if one is found within `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (failed := _failed_rank(ranks)) and time.monotonic() < deadline:
+    while not (failed := first_failed_rank(ranks)) and time.monotonic() < deadline:
         time.sleep(0.05)
     if failed:
         kind = ChildProcessError if failed.was_killed else RankFailed
@@ -134,65 +125,3 @@ def _kill(ranks: RankProcesses) -> None:
     for process in ranks:
         process.kill()
         process.wait()
-
-
-@contextmanager
-def _watched(ranks: RankProcesses, on_exit: Callable[[str, str], None]) -> Iterator[None]:
-    """Watch the ranks and signals from a thread during the `with` block."""
-    finished = threading.Event()
-    with _signal_descriptor() as signals:
-        thread = threading.Thread(target=_watch, args=(ranks, finished, signals, on_exit), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            finished.set()
-            thread.join()
-
-
-@contextmanager
-def _signal_descriptor() -> Iterator[int | None]:
-    """Yield a file descriptor with the signals received, also while the main thread waits inside a collective.
-
-    It is None outside the main thread.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield None
-        return
-    read_end, write_end = os.pipe()
-    os.set_blocking(write_end, False)
-    previous = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    try:
-        yield read_end
-    finally:
-        signal.set_wakeup_fd(previous)
-        os.close(write_end)
-        os.close(read_end)
-
-
-def _received_signals(signals: int | None) -> set[int]:
-    if signals is None or not select.select([signals], [], [], 0)[0]:
-        return set()
-    return set(os.read(signals, 100))
-
-
-def _watch(
-    ranks: RankProcesses, finished: threading.Event, signals: int | None, on_exit: Callable[[str, str], None]
-) -> None:
-    """End this process if a rank fails or a signal arrives and the main thread does not react within `GRACE_PERIOD`.
-
-    A collective operation may wait for a failed rank for ever, and no signal handler runs while it waits.
-    """
-    state = message = ""
-    while not message:
-        if finished.wait(0.5):
-            return
-        if failed := _failed_rank(ranks):
-            state, message = "failed", failed.describe(len(ranks) + 1)
-        elif _received_signals(signals) & {signal.SIGINT, signal.SIGTERM}:
-            state, message = "preempted", "interrupted"
-    if not finished.wait(GRACE_PERIOD):
-        on_exit(state, message)
-        for process in ranks:
-            process.kill()
-        os._exit(130 if state == "preempted" else 1)

@@ -19,12 +19,13 @@ from ersparse.storage import run_json
 from ersparse.sweep.build_jobs import build_jobs
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
+from ersparse.sweep.slurm.limits import partition_time_limit
 from ersparse.sweep.slurm.monitor import FAILED_AFTER, QueueMonitor
 from ersparse.sweep.slurm.node import stop_reason
 from ersparse.sweep.slurm.options import Options
 from ersparse.sweep.slurm.preflight import time_limit_warnings
 from ersparse.sweep.slurm.queue import latest_log, list_queue, remove_finished_submissions, slurm_folder
-from ersparse.sweep.slurm.submit import JobArray, partition_time_limit
+from ersparse.sweep.slurm.submit import JobArray
 
 KEYS = {
     "partition": None, "account": None, "qos": None, "time_limit": "4:00:00", "cpus_per_task": 4, "gpus": True,

@@ -76,16 +76,17 @@ class SlurmLauncher(JobLauncher):
     def _submit(self, monitor: QueueMonitor) -> int:
         """Submit the jobs that are neither done nor in the queue, and return their number.
 
-        The queue is read again under the lock, because another command may have submitted some jobs during the checks.
+        The queue is read again under a lock, because another command may have submitted some jobs during the checks.
         """
+        from ersparse.storage.locks import exclusive
         from ersparse.sweep.slurm.monitor import queue_entries
-        from ersparse.sweep.slurm.submit import one_at_a_time
+        from ersparse.sweep.slurm.queue import slurm_folder
 
         monitor.skip_done()
         self._prepare(monitor.not_queued(queue_entries(monitor.roots)), monitor.name)
         with ExitStack() as stack:
             for root in sorted(monitor.roots):
-                stack.enter_context(one_at_a_time(root))
+                stack.enter_context(exclusive(slurm_folder(root) / ".lock"))
             new = monitor.not_queued(queue_entries(monitor.roots))
             for array in self._arrays(new, monitor.name):
                 array.submit()

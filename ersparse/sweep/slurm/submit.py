@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import signal
 import uuid
@@ -17,10 +16,10 @@ from submitit.slurm.slurm import SlurmExecutor
 from ersparse.config.options import LAUNCH, PACKAGE
 from ersparse.errors import UserError
 from ersparse.storage.atomic import write_json
-from ersparse.storage.locks import exclusive
-from ersparse.sweep.durations import format_duration, parse_duration
+from ersparse.sweep.durations import format_duration
 from ersparse.sweep.job import Job
 from ersparse.sweep.slurm.attempt import Attempt
+from ersparse.sweep.slurm.limits import max_array_size, partition_time_limit
 from ersparse.sweep.slurm.options import Options
 from ersparse.sweep.slurm.queue import PREFIX, run_slurm_command, slurm_folder
 
@@ -172,34 +171,6 @@ def make_arrays(jobs: Sequence[Job], options: Options, sweep: str, arguments: Se
         for group in groups.values()
         for start in range(0, len(group), size)
     ]
-
-
-def partition_time_limit(partition: str | None) -> float:
-    """Return the longest time limit, in seconds, that a partition allows.
-
-    Args:
-        partition: name of a partition, or several names separated by commas, of which the shortest limit counts; None
-            is the cluster's default partition.
-    """
-    limits = [math.inf]
-    for line in run_slurm_command(["scontrol", "show", "partition", "--oneliner"]).splitlines():
-        shown = dict(field.split("=", 1) for field in line.split() if "=" in field)
-        if shown["PartitionName"] in (partition or "").split(",") or (not partition and shown["Default"] == "YES"):
-            limits.append(math.inf if shown["MaxTime"] == "UNLIMITED" else parse_duration(shown["MaxTime"]))
-    return min(limits)
-
-
-def max_array_size() -> int:
-    """Return how many jobs the cluster accepts in one array."""
-    match = re.search(r"MaxArraySize\s*=\s*(\d+)", run_slurm_command(["scontrol", "show", "config"]))
-    return max(1, int(match[1]) - 1) if match else 1000
-
-
-@contextmanager
-def one_at_a_time(root: Path) -> Iterator[None]:
-    """Hold the submission lock of a root: otherwise two commands could both find a job missing, and submit it twice."""
-    with exclusive(slurm_folder(root) / ".lock"):
-        yield
 
 
 @contextmanager
