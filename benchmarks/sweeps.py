@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ersparse.sweep.local.slots import cores_of, environment, slots_of, this_machine
+from ersparse.sweep.local.slots import cores_of, job_environment, machine_resources, make_slots
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = ["trainer.max_epochs=5", "model.width=0.5"]
@@ -32,13 +32,17 @@ def seconds(*arguments: str, **options: object) -> float:
 
 def measure_sweep(folder: Path, runs: int, slots: int) -> None:
     """Print the times of the bare runs, of the sweep, and of the same sweep again."""
-    cores, gib = this_machine()
-    slot = slots_of(slots, 1, [], cores, gib)[:1]
+    cores, gib = machine_resources()
+    slot = make_slots(slots, 1, [], cores, gib)[:1]
     inherited = os.environ.copy()
     os.sched_setaffinity(0, cores_of(slot))  # inherited by child processes
     bare = [
         seconds(
-            "launch.py", *OVERRIDES, f"seed={seed}", f"paths.root={folder}/bare", env=environment(inherited, slot, 1)
+            "launch.py",
+            *OVERRIDES,
+            f"seed={seed}",
+            f"paths.root={folder}/bare",
+            env=job_environment(inherited, slot, 1),
         )
         for seed in range(runs)
     ]

@@ -1,4 +1,4 @@
-"""Where Hydra finds our sweeper and our launcher: it takes none from elsewhere."""
+"""Hydra plugins: Hydra discovers sweepers and launchers in the package `hydra_plugins` only."""
 
 import ersparse.sweep.local.launcher
 import ersparse.sweep.slurm.launcher
@@ -6,12 +6,12 @@ import ersparse.sweep.sweeper
 
 
 class GridSweeper(ersparse.sweep.sweeper.GridSweeper):
-    """conf/hydra/sweeper/grids.yaml names it."""
+    """The sweeper of conf/hydra/sweeper/grids.yaml."""
 
 
 class LocalLauncher(ersparse.sweep.local.launcher.LocalLauncher):
-    """conf/hydra/launcher/local.yaml names it."""
+    """The launcher of conf/hydra/launcher/local.yaml."""
 
 
 class SlurmLauncher(ersparse.sweep.slurm.launcher.SlurmLauncher):
-    """conf/hydra/launcher/slurm.yaml names it."""
+    """The launcher of conf/hydra/launcher/slurm.yaml."""

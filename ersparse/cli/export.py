@@ -1,4 +1,4 @@
-"""`python -m ersparse export <run folder> [--format sparse|onnx] [--out FILE] [--benchmark]`."""
+"""The command `ersparse export <run folder> [--format sparse|onnx] [--out FILE] [--benchmark]`."""
 
 from __future__ import annotations
 
@@ -17,33 +17,23 @@ from ersparse.kernels.fused_graph import NotCovered
 from ersparse.storage.atomic import write_bytes
 from ersparse.storage.run_folder import RunFolder
 
-SUFFIX = {"sparse": "network.sparse", "onnx": "network.onnx"}
+FILE_NAMES = {"sparse": "network.sparse", "onnx": "network.onnx"}  # by format
 
 
-def main(words: Sequence[str]) -> int:
-    """Writes the file, into the run folder unless `--out` is given.
+def main(arguments: Sequence[str]) -> int:
+    """Write the network of a finished run to a file, by default in its run folder, and return the exit status.
 
     Raises:
-        UserError: the folder holds no finished run, or its network is not covered.
+        UserError: the folder holds no finished run, its network has a layer without a kernel, or the file cannot be
+            written.
     """
-    parser = argparse.ArgumentParser(prog="ersparse export")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--format", choices=SUFFIX, default="sparse")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--benchmark", action="store_true")
-    asked = parser.parse_args(words)
-    out: Path = asked.out or asked.run / SUFFIX[asked.format]
-    network, images = finished(asked.run)
-    try:
-        if asked.format == "onnx":
-            write_onnx(out, network, images)
-        else:
-            sparse_file.write(out, network, images)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
-    size, dense = out.stat().st_size, dense_size(network)
-    print(f"{out}: {size / 1e6:.3g} MB, {size / dense:.4f} of the dense network's {dense / 1e6:.3g} MB")
-    if asked.benchmark:
+    options = _parser().parse_args(arguments)
+    path: Path = options.out or options.run / FILE_NAMES[options.format]
+    network, images = load_folded(options.run)
+    _write(path, options.format, network, images)
+    size, dense = path.stat().st_size, dense_size(network)
+    print(f"{path}: {size / 1e6:.3g} MB, {size / dense:.4f} of the dense network's {dense / 1e6:.3g} MB")
+    if options.benchmark:
         from ersparse.export.benchmark import benchmark_table
         from ersparse.runs.console import make_console
 
@@ -51,8 +41,27 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def finished(run: Path) -> tuple[FoldedNetwork, sparse_file.InputSpec]:
-    """The network of a finished run as it predicts, and what it takes.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ersparse export")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--format", choices=FILE_NAMES, default="sparse")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--benchmark", action="store_true")
+    return parser
+
+
+def _write(path: Path, file_format: str, network: FoldedNetwork, images: sparse_file.InputSpec) -> None:
+    try:
+        if file_format == "onnx":
+            write_onnx(path, network, images)
+        else:
+            sparse_file.write(path, network, images)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def load_folded(run: Path) -> tuple[FoldedNetwork, sparse_file.InputSpec]:
+    """Return the network of a finished run with BatchNorm folded into its layers, and the format of its input images.
 
     Raises:
         UserError: the folder holds no finished run, or there is no kernel for a layer.
@@ -66,10 +75,12 @@ def finished(run: Path) -> tuple[FoldedNetwork, sparse_file.InputSpec]:
 
 
 def write_onnx(path: Path, network: FoldedNetwork, images: sparse_file.InputSpec) -> None:
-    """Dense weights, zeros and all: normalised `images` [N, channels, side, side] -> `logits`.
+    """Write the network in ONNX format, with dense weights, zeros included.
+
+    The input `images` is [N, channels, side, side], normalised; the output is `logits`.
 
     Raises:
-        UserError: PyTorch's exporter lacks a package.
+        UserError: a package that PyTorch's exporter needs is not installed.
     """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
@@ -86,5 +97,5 @@ def write_onnx(path: Path, network: FoldedNetwork, images: sparse_file.InputSpec
 
 
 def dense_size(network: FoldedNetwork) -> int:
-    """Bytes of its weights and biases as float32."""
+    """Return the size in bytes of the weights and biases as dense float32 tensors."""
     return sum(4 * parameter.numel() for parameter in network.parameters())

@@ -1,8 +1,10 @@
-"""A warm process for jobs that only draw: it imports PyTorch once and forks for each job, so that none sees another's
-state. A draw takes a tenth of a second, the imports take seconds.
+"""Fork server for jobs that only draw a network: it imports PyTorch once, and forks for each job.
 
-It reads [words, log] as JSON, one job a line, and answers with the number of the process that works on it, and then
-with its exit status. It computes nothing itself: a process with threads must not be forked.
+A draw takes a tenth of a second, the imports take seconds. Each job has a process of its own, so that it does not see
+the state of another. The server itself computes nothing, because a process with threads must not be forked.
+
+It reads one job a line, [arguments, log file] as JSON, and answers with two lines: the process ID of the job, and its
+exit status once it has ended.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from ersparse.config.options import LAUNCH, PACKAGE, all_keys
 
 
 def serve() -> None:
-    """Answers until its input ends, and dies with the sweep."""
+    """Run the jobs that arrive on stdin, one at a time, until it is closed or the sweep ends."""
     from hydra.core.plugins import Plugins
 
     import ersparse.runs.run
@@ -24,30 +26,27 @@ def serve() -> None:
 
     assert ersparse.runs.run
     tie_to_parent()
-    Plugins.instance()  # Hydra looks for plugins once, and we for keys
+    Plugins.instance()  # Hydra's search for plugins and our search for keys are cached, for all jobs
     all_keys()
     for line in sys.stdin:
-        words, log = json.loads(line)
+        arguments, log = json.loads(line)
         child = os.fork()
         if child == 0:
-            _work(words, log)
+            _run_job(arguments, log)
         print(child, flush=True)
-        _, waited = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(waited), flush=True)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _work(words: Sequence[str], log: str) -> None:
-    """The job, in a process and session of its own; never returns."""
+def _run_job(arguments: Sequence[str], log: str) -> None:
+    """Run a job in the forked process, in a session of its own. Does not return."""
     os.setsid()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (file, 1), (file, 2)):
-        os.dup2(source, target)
+    _redirect(log)
     status = 1
     try:
         from ersparse.cli import launch
 
-        sys.argv = [str(LAUNCH if LAUNCH.is_file() else PACKAGE / "__main__.py"), *words]
+        sys.argv = [str(LAUNCH if LAUNCH.is_file() else PACKAGE / "__main__.py"), *arguments]
         status = launch()
     except SystemExit as exit_:
         status = exit_.code if isinstance(exit_.code, int) else 1
@@ -59,3 +58,11 @@ def _work(words: Sequence[str], log: str) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _redirect(log: str) -> None:
+    """Connect stdin to /dev/null, and stdout and stderr to the log file."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)

@@ -1,4 +1,4 @@
-"""What is not done, again: `python -m ersparse retry <folder> [--run]`. Imports no torch."""
+"""The command `ersparse retry <folder> [--run]`: repeats the runs that are not done. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,46 +18,59 @@ SCRIPTS = ("launch.py", "__main__.py", "ersparse")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the commands of the runs below a folder that are neither done nor running, or runs them.
+    """Print the commands of the runs below a folder that are neither done nor running, or run them.
+
+    Returns:
+        The exit status.
 
     Raises:
         UserError: there is no such folder.
     """
-    parser = argparse.ArgumentParser("ersparse retry", description="The commands of runs that are not done.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--run", action="store_true", help="run them here, as a sweep does, instead of printing them")
-    parser.add_argument("--slots", type=int, help="how many at a time")
-    asked = parser.parse_args(arguments)
-    if not asked.folder.is_dir():
-        raise UserError(f"{asked.folder}: no such folder")
-    jobs = []
-    for folder, record in run_json.find_runs(asked.folder):
-        if run_json.state_of(record, folder) not in ("done", "running"):
-            try:
-                jobs.append(job_of(folder, record))
-            except UserError as error:
-                print(error, file=sys.stderr)
-    if asked.run:
+    options = _parser().parse_args(arguments)
+    if not options.folder.is_dir():
+        raise UserError(f"{options.folder}: no such folder")
+    jobs = _unfinished_jobs(options.folder)
+    if options.run:
         from ersparse.sweep.local.launcher import LocalLauncher
 
-        return LocalLauncher(slots=asked.slots).run(jobs)
+        return LocalLauncher(slots=options.slots).run(jobs)
     for job in jobs:
-        print(shlex.join(["python", *COMMAND, *job.words]))
+        print(shlex.join(["python", *COMMAND, *job.overrides]))
     return 0
 
 
-def job_of(folder: Path, record: dict[str, Any]) -> Job:
-    """The run as its command gave it, with the folder where it lies now as its root.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("ersparse retry", description="The commands of runs that are not done.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--run", action="store_true", help="run them here, as a sweep does, instead of printing them")
+    parser.add_argument("--slots", type=int, help="number of jobs at a time")
+    return parser
+
+
+def _unfinished_jobs(folder: Path) -> list[Job]:
+    """Return the jobs that can be repeated, and print an error for each of the others."""
+    jobs = []
+    for path, record in run_json.find_runs(folder):
+        if run_json.state_of(record, path) not in ("done", "running"):
+            try:
+                jobs.append(_job_from_record(path, record))
+            except UserError as error:
+                print(error, file=sys.stderr)
+    return jobs
+
+
+def _job_from_record(folder: Path, record: dict[str, Any]) -> Job:
+    """Return the job with the recorded command, and with the root below which the run folder lies now.
 
     Raises:
-        UserError: it was not made by a command line of its own.
+        UserError: the run was not started by a command of its own, but by a sweep in one process or a script.
     """
     root, trainer = folder.resolve().parents[2], record["config"]["trainer"]
-    _, script, *words = shlex.split(record["command"])
-    if Path(script).name not in SCRIPTS or {"-m", "--multirun"} & set(words):
+    _, script, *overrides = shlex.split(record["command"])
+    if Path(script).name not in SCRIPTS or {"-m", "--multirun"} & set(overrides):
         raise UserError(f"{folder}: cannot be run again by itself; it was made by {record['command']}")
     return Job(
-        words=(*(word for word in words if not word.startswith("paths.root=")), f"paths.root={root}"),
+        overrides=(*(text for text in overrides if not text.startswith("paths.root=")), f"paths.root={root}"),
         folder=folder.resolve(),
         root=root,
         devices=trainer["devices"] * trainer["num_nodes"],

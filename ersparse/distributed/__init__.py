@@ -1,1 +1,1 @@
-"""Runs on several devices and nodes: processes, collectives, rendezvous, signals."""
+"""Distributed runs: rank processes, collective operations, rendezvous, and signals."""

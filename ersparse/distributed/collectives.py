@@ -1,4 +1,4 @@
-"""Collective operations: what the ranks of a run must agree on."""
+"""Collective operations over the ranks of a run. Without a process group they act on the one rank there is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def world_size() -> int:
-    """How many ranks there are; 1 outside a distributed run."""
+    """Return the number of ranks, which is 1 outside a distributed run."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def mean_over_ranks(loss: Tensor, count: int) -> Tensor:
-    """`loss`, a mean over this rank's `count` images, scaled so that DDP's average is the mean over all images.
+    """Scale the loss of this rank so that DDP's average over ranks is the mean over all images of the global batch.
 
-    The ranks' shares of a batch differ by an image where the batch does not divide evenly.
+    The ranks' shares of a batch differ by one image if the number of ranks does not divide the batch size.
+
+    Args:
+        loss: scalar, the mean over this rank's images.
+        count: number of images on this rank.
     """
     ranks = world_size()
     if ranks == 1:
@@ -29,7 +33,7 @@ def mean_over_ranks(loss: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def average(tensors: Iterable[Tensor]) -> None:
-    """Gives all ranks the mean of each of their tensors, in place."""
+    """Replace each tensor, in place, by its mean over ranks."""
     ranks = world_size()
     for tensor in tensors if ranks > 1 else ():
         distributed.all_reduce(tensor)
@@ -38,7 +42,10 @@ def average(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def average_statistics(network: nn.Module) -> None:
-    """Gives all ranks the mean of their running means and variances, which each gathered on its own images."""
+    """Replace the running means and variances of BatchNorm, in place, by their means over ranks.
+
+    Each rank has gathered them on its own images.
+    """
     for module in network.modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             assert module.running_mean is not None and module.running_var is not None
@@ -46,19 +53,23 @@ def average_statistics(network: nn.Module) -> None:
 
 
 def assert_same(value: str, what: str) -> None:
-    """Compares `value` across ranks.
+    """Check that `value` is the same on all ranks.
+
+    Args:
+        value: this rank's value.
+        what: its name, for the error message.
 
     Raises:
-        AssertionError: `what` differs.
+        AssertionError: the values differ.
     """
-    found: list[str | None] = [None] * world_size()
-    if len(found) > 1:
-        distributed.all_gather_object(found, value)
-        assert len(set(found)) == 1, f"the ranks disagree on {what}: {found}"
+    values: list[str | None] = [None] * world_size()
+    if len(values) > 1:
+        distributed.all_gather_object(values, value)
+        assert len(set(values)) == 1, f"the ranks disagree on {what}: {values}"
 
 
 def any_over_ranks(flags: Tensor) -> Tensor:
-    """Where any rank's boolean `flags` are true."""
+    """Return the elementwise logical "or" of the boolean tensor `flags` over ranks, in the same shape."""
     if world_size() == 1:
         return flags
     counts = flags.to(torch.int32)

@@ -1,4 +1,4 @@
-"""Lightning's view of ranks that another process started."""
+"""Lightning's cluster environment for ranks that are started outside Lightning."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from lightning_fabric.plugins import ClusterEnvironment
 
 
 class RankEnvironment(ClusterEnvironment):
-    """Ranks that rank 0 started (`ersparse.distributed.launcher`), or a cluster on several nodes."""
+    """Environment of ranks started by rank 0 (`ersparse.distributed.launcher`), or by srun on several nodes."""
 
     def __init__(self, rank: int, size: int, address: str, port: int, local: int | None = None, node: int = 0) -> None:
-        """`address` and `port` of the first rank; `local`, the number on its `node`, is `rank` unless given."""
+        """Store where this rank stands among the others.
+
+        Args:
+            rank: global rank.
+            size: number of ranks.
+            address: host name or IP address of rank 0.
+            port: port on which rank 0 listens.
+            local: rank among the processes of the node; equal to `rank` if None.
+            node: index of the node.
+        """
         super().__init__()
         self.rank, self.size, self.address, self.port = rank, size, address, port
         self.local, self.node = rank if local is None else local, node
@@ -34,13 +43,13 @@ class RankEnvironment(ClusterEnvironment):
         return self.size
 
     def set_world_size(self, size: int) -> None:
-        assert size == self.size, f"{self.size} ranks were started, the Trainer wants {size}"
+        assert size == self.size, f"{self.size} ranks were started, the Trainer expects {size}"
 
     def global_rank(self) -> int:
         return self.rank
 
     def set_global_rank(self, rank: int) -> None:
-        assert rank == self.rank, f"this is rank {self.rank}, the Trainer takes it for {rank}"
+        assert rank == self.rank, f"this is rank {self.rank}, the Trainer expects rank {rank}"
 
     def local_rank(self) -> int:
         return self.local

@@ -1,7 +1,7 @@
-"""The processes of a run on several devices: the first rank starts the others, and none outlives it.
+"""Rank processes of a run on several devices: rank 0 starts the other ranks, and none of them outlives it.
 
-Lightning can start them too, by issuing the command line once more. Here a rank is told what was decided, so that
-it works from a notebook as well, waits for no lock, and its death is recorded.
+Lightning could start them by issuing the command line again. Here rank 0 sends them the resolved settings instead.
+This works from notebooks, avoids lock contention, and lets rank 0 record the failure of another rank.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import json
 import os
 import random
 import select
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,15 +21,13 @@ from typing import Any
 import torch
 from torch import distributed
 
+from ersparse.distributed.watchdog import RankProcesses, first_failed_rank, watch
 from ersparse.errors import RunFailed
 
-RANK = "ERSPARSE_RANK"  # what the first rank decided, for one that it starts, as JSON
+RANK = "ERSPARSE_RANK"  # environment variable with the settings that rank 0 sends to another rank, as JSON
 START = "import sys; sys.path[:] = {path!r}; from ersparse.runs.rank_main import main; main()"
-GRACE = 10.0  # seconds in which a first rank that hangs can notice by itself that it should end
-LISTENING = range(15000, 32000)  # ports below those that Linux gives to connections
-NOTICE = 2.0  # seconds after its own failure in which it looks for a dead one as the cause
-
-RankProcesses = list[subprocess.Popen[bytes]]
+PORTS = range(15000, 32000)  # below the ephemeral ports of Linux, which are given to outgoing connections
+FAILURE_WAIT = 2.0  # seconds after an exception of rank 0 in which it looks for a failed rank as the cause
 
 
 class RankFailed(RuntimeError):
@@ -39,138 +35,93 @@ class RankFailed(RuntimeError):
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A free port, of those that no connection is given: one that is tried again and again before the first rank
-    listens could otherwise come from that very port, and meet itself.
+    """Return a free port that Linux does not use for outgoing connections.
+
+    A rank that tries to connect before rank 0 listens could otherwise be given that very port, and connect to itself.
+
+    Raises:
+        RunFailed: none of 100 random ports is free.
     """
-    for port in random.SystemRandom().sample(LISTENING, 100):
+    for port in random.SystemRandom().sample(PORTS, 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind((address, port))
             return port
-    raise RunFailed(f"{address}: 100 ports from {LISTENING.start} to {LISTENING.stop} were tried, and none is free")
+    raise RunFailed(f"{address}: 100 ports from {PORTS.start} to {PORTS.stop} were tried, and none is free")
 
 
 @contextmanager
-def launch_ranks(count: int, decided: Mapping[str, Any], ended: Callable[[str, str], None]) -> Iterator[None]:
-    """Ranks 1 to `count` - 1 as processes, for the length of the `with`, which begins when all are ready.
+def launch_ranks(size: int, settings: Mapping[str, Any], on_exit: Callable[[str, str], None]) -> Iterator[None]:
+    """Run ranks 1 to `size` - 1 as processes during the `with` block, which begins when all of them are ready.
 
     Args:
-        decided: what each is told, beside its number.
-        ended: called with a state and a line where this process hangs in waiting for another that died, or is deaf
-            to Ctrl-C and SIGTERM because it waits; then this process ends.
+        size: number of ranks.
+        settings: what each rank receives, besides its number.
+        on_exit: called with a run state and a message before this process is ended, because it hangs in a collective
+            operation after another rank failed, or after an interrupt (Ctrl-C or SIGTERM).
 
     Raises:
         ChildProcessError: a rank was killed.
         RankFailed: a rank failed.
     """
-    ready, told = os.pipe()
-    own = [{"rank": rank, "local": rank, "node": 0, "ready": told} for rank in range(1, count)]
-    ranks = [_start({**decided, **its}, told) for its in own]
-    over, threads = threading.Event(), torch.get_num_threads()
+    threads = torch.get_num_threads()
+    read_end, write_end = os.pipe()
+    ranks = [_start_rank(settings, rank, write_end) for rank in range(1, size)]
     try:
-        _all_ready(ranks, ready)
-        with _signals() as signals:
-            watch = threading.Thread(target=_watch, args=(ranks, over, signals, ended), daemon=True)
-            watch.start()
-            try:
-                share_cores(count)
-                yield
-            finally:
-                over.set()
-                watch.join()
-        for rank in ranks:
-            rank.wait()
+        _wait_until_ready(ranks, read_end)
+        with watch(ranks, on_exit):
+            share_cores(size)
+            yield
+        for process in ranks:
+            process.wait()
     except Exception as error:
-        _raise_fallen(ranks, NOTICE, error)
+        _raise_failed_rank(ranks, FAILURE_WAIT, error)
         raise
     finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-        for end in (ready, told):
+        _kill(ranks)
+        for end in (read_end, write_end):
             os.close(end)
         torch.set_num_threads(threads)
-        if distributed.is_initialized():  # or the next run of this process would take itself for one of several ranks
+        if distributed.is_initialized():  # or the next run of this process would be taken for one of several ranks
             distributed.destroy_process_group()
 
 
-def share_cores(count: int) -> None:
-    """Gives this rank its part of the cores: thread pools that fight over cores are many times slower."""
+def share_cores(size: int) -> None:
+    """Limit this rank's threads to its share of the cores: oversubscribed thread pools are many times slower."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // count))
+        torch.set_num_threads(max(1, torch.get_num_threads() // size))
 
 
-def _start(decided: Mapping[str, Any], told: int) -> subprocess.Popen[bytes]:
+def _start_rank(settings: Mapping[str, Any], rank: int, ready: int) -> subprocess.Popen[bytes]:
+    """Start a rank, which writes a byte to the file descriptor `ready` once it is ready to train."""
     command = [sys.executable, "-c", START.format(path=[path or os.getcwd() for path in sys.path])]
-    environment = os.environ | {RANK: json.dumps({**decided, "parent": os.getpid()})}
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=[told])
+    values = {**settings, "rank": rank, "local": rank, "node": 0, "ready": ready, "parent": os.getpid()}
+    environment = os.environ | {RANK: json.dumps(values)}
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=[ready]
+    )
 
 
-def _all_ready(ranks: RankProcesses, ready: int) -> None:
-    """Waits here, where a signal is heard, and not in a rendezvous."""
+def _wait_until_ready(ranks: RankProcesses, ready: int) -> None:
+    """Wait in Python, where signals are handled, and not in PyTorch's rendezvous, where they are not."""
     missing = len(ranks)
     while missing:
         if select.select([ready], [], [], 0.1)[0]:
             missing -= len(os.read(ready, missing))
         else:
-            _raise_fallen(ranks, 0, None)
+            _raise_failed_rank(ranks, 0, None)
 
 
-def _fallen(ranks: RankProcesses) -> tuple[int, int] | None:
-    """Number and exit status of a rank that ended with an error."""
-    return next(((number, rank.returncode) for number, rank in enumerate(ranks, 1) if rank.poll()), None)
-
-
-def _said(fallen: tuple[int, int], ranks: RankProcesses) -> str:
-    number, code = fallen
-    how = f"died ({signal.Signals(-code).name})" if code < 0 else f"failed (status {code}), as printed above"
-    return f"rank {number} of {len(ranks) + 1} {how}"
-
-
-def _raise_fallen(ranks: RankProcesses, wait: float, cause: Exception | None) -> None:
-    """Raises the end of another rank, if one is found within `wait` seconds."""
-    until = time.monotonic() + wait
-    while not (fallen := _fallen(ranks)) and time.monotonic() < until:
+def _raise_failed_rank(ranks: RankProcesses, seconds: float, cause: Exception | None) -> None:
+    """Raise the failure of another rank, if one is found within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (failed := first_failed_rank(ranks)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    if fallen:
-        kind = ChildProcessError if fallen[1] < 0 else RankFailed
-        raise kind(_said(fallen, ranks)) from cause
+    if failed:
+        kind = ChildProcessError if failed.was_killed else RankFailed
+        raise kind(failed.describe(len(ranks) + 1)) from cause
 
 
-@contextmanager
-def _signals() -> Iterator[int | None]:
-    """A file descriptor on which signals can be read, also while the main thread waits inside a collective."""
-    if threading.current_thread() is not threading.main_thread():
-        yield None
-        return
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    try:
-        yield read
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(write)
-        os.close(read)
-
-
-def _heard(signals: int | None) -> set[int]:
-    if signals is None or not select.select([signals], [], [], 0)[0]:
-        return set()
-    return set(os.read(signals, 100))
-
-
-def _watch(ranks: RankProcesses, over: threading.Event, signals: int | None, ended: Callable[[str, str], None]) -> None:
-    """A collective that waits for a rank may wait for ever, deaf to signals: this thread ends the process."""
-    state = line = ""
-    while not line:
-        if over.wait(0.5):
-            return
-        if fallen := _fallen(ranks):
-            state, line = "failed", _said(fallen, ranks)
-        elif _heard(signals) & {signal.SIGINT, signal.SIGTERM}:
-            state, line = "preempted", "interrupted"
-    if not over.wait(GRACE):
-        ended(state, line)
-        for rank in ranks:
-            rank.kill()
-        os._exit(130 if state == "preempted" else 1)
+def _kill(ranks: RankProcesses) -> None:
+    for process in ranks:
+        process.kill()
+        process.wait()

@@ -1,7 +1,8 @@
-"""No process outlives the one that started it: jobs die with their sweep, ranks with their first rank.
+"""Processes that end with their parent: jobs end with their sweep, and ranks with rank 0.
 
-Each process of ours leaves its number in the environment for those that it starts; they ask the kernel to be killed
-when it ends, however it ends. Linux only: elsewhere the jobs of a killed sweep run to their end.
+Every ersparse process leaves its process ID in the environment of the processes that it starts. A child asks the
+kernel to kill it when its parent ends, for whatever reason (PR_SET_PDEATHSIG). This is available on Linux only:
+elsewhere the jobs of a killed sweep run to their end.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ PARENT = "ERSPARSE_PARENT"
 
 
 def tie_to_parent() -> None:
-    """Makes this process die with the process of ours that started it, if one did; and those it starts, with it."""
+    """End this process with the ersparse process that started it, if there is one, and its children with it."""
     parent, own = int(os.environ.get(PARENT, 0)), os.getpid()
     if parent not in (0, own) and sys.platform == "linux":
         if parent == os.getppid():
             die_with_parent()
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a sweep started with & would have it ignored
-        if not _descends_from(parent):  # it ended before the kernel was told
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit SIG_IGN
+        if not _descends_from(parent):  # the parent ended before the kernel was asked
             os._exit(1)
     os.environ[PARENT] = str(own)
 
@@ -33,6 +34,6 @@ def _descends_from(ancestor: int) -> bool:
     while process not in (0, ancestor):
         try:
             process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended meanwhile, and its children were passed on
+        except OSError:  # the process has ended, and its children have a new parent
             return os.getppid() == ancestor
     return process == ancestor

@@ -1,8 +1,8 @@
-"""Where ranks meet that a cluster started, each as a task of its own: a folder that all of them see. Imports no torch.
+"""File-based rendezvous for multi-node runs: the tasks of a SLURM job exchange state through one shared folder.
 
-The first rank decides, and says so in `decided.json`; the others wait for that. Each of the others shows that it is
-alive by touching `rank<n>`, and leaves its exit status there. The first ends the meeting with `over`. The folder is new
-for every attempt of a job, so that nothing in it is of an earlier one.
+Rank 0 writes the resolved settings to `decided.json`, and the other ranks wait for that file. Each of them touches
+`rank<n>` as its heartbeat, and writes its exit status there when it ends. Rank 0 closes the rendezvous with `over`.
+Every attempt of a job has a new folder, so that it never reads files of an earlier attempt. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,67 +15,83 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ersparse.distributed.failed_rank import FailedRank
 from ersparse.storage.atomic import write_json, write_text
 
-VARIABLE = "ERSPARSE_MEETING"
-BEAT = 2.0  # seconds between two signs of life
-LOST = 30.0  # seconds without one after which a rank counts as lost
+VARIABLE = "ERSPARSE_MEETING"  # environment variable with the arguments of a `Rendezvous`, as JSON
+HEARTBEAT_INTERVAL = 2.0  # seconds
+HEARTBEAT_TIMEOUT = 30.0  # seconds without a heartbeat after which a rank counts as lost
 
 
 @dataclass
 class Rendezvous:
-    """`rank` of `size` ranks, the `local`th on the `node`th node."""
+    """One rank's access to the rendezvous folder.
+
+    Attributes:
+        folder: shared by all ranks.
+        rank: global rank of this process.
+        size: number of ranks.
+        local: rank of this process among those on its node.
+        node: index of its node.
+        heartbeats: by rank, the time of its latest heartbeat on its node's clock, and when this process first saw it.
+    """
 
     folder: Path
     rank: int
     size: int
     local: int
     node: int
-    beats: dict[int, tuple[float, float]] = field(default_factory=dict)  # by rank, its latest and when that was seen
+    heartbeats: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     @staticmethod
     def here() -> Rendezvous | None:
-        """The meeting that this process is called to, if it is."""
-        told = os.environ.get(VARIABLE)
-        if not told:
+        """Return the rendezvous that this process was started for, or None outside a multi-task job."""
+        arguments = os.environ.get(VARIABLE)
+        if not arguments:
             return None
-        values = json.loads(told)
+        values = json.loads(arguments)
         return Rendezvous(Path(values.pop("folder")), **values)
 
     def environment(self) -> dict[str, str]:
-        """What calls a process to this meeting."""
+        """Return the environment variables with which `here()` in a child process returns this rendezvous."""
         values = {"rank": self.rank, "size": self.size, "local": self.local, "node": self.node}
         return {VARIABLE: json.dumps({"folder": str(self.folder), **values})}
 
-    def announce(self, decided: Mapping[str, Any]) -> None:
-        write_json(self.folder / "decided.json", decided)
+    def announce(self, settings: Mapping[str, Any]) -> None:
+        """Publish the resolved settings of the run. Called by rank 0."""
+        write_json(self.folder / "decided.json", settings)
 
-    def decided(self) -> dict[str, Any] | None:
-        """What the first rank announced; None: nothing yet."""
+    def announced_settings(self) -> dict[str, Any] | None:
+        """Return the settings that rank 0 announced, or None if it has not announced any yet."""
         try:
             return dict(json.loads((self.folder / "decided.json").read_bytes()))
         except OSError:
             return None
 
-    def end(self) -> None:
+    def close(self) -> None:
+        """Tell the other ranks that the run has ended. Called by rank 0."""
         write_text(self.folder / "over", "")
 
-    def is_over(self) -> bool:
+    def is_closed(self) -> bool:
         return (self.folder / "over").exists()
 
-    def report(self, status: int | None) -> None:
-        """This rank is alive, or has ended with `status`."""
-        write_text(self.folder / f"rank{self.rank}", "" if status is None else str(status))
+    def send_heartbeat(self) -> None:
+        """Show that this rank is alive."""
+        write_text(self.folder / f"rank{self.rank}", "")
 
-    def fallen(self) -> tuple[int, int | None] | None:
-        """Number and exit status of another rank that ended with an error; None for one that is lost."""
+    def report_exit(self, status: int) -> None:
+        """Publish the exit status of this rank's training process."""
+        write_text(self.folder / f"rank{self.rank}", str(status))
+
+    def failed_rank(self) -> FailedRank | None:
+        """Return the first other rank that ended with an error or whose heartbeat stopped, or None."""
         for rank in range(1, self.size):
-            status = self._status_of(rank)
-            if status != 0 and (status is not None or self._is_lost(rank)):
-                return rank, status
+            status = self._exit_status(rank)
+            if status or (status is None and self._is_lost(rank)):
+                return FailedRank(rank, status)
         return None
 
-    def _status_of(self, rank: int) -> int | None:
+    def _exit_status(self, rank: int) -> int | None:
         try:
             text = (self.folder / f"rank{rank}").read_text()
         except OSError:
@@ -83,12 +99,12 @@ class Rendezvous:
         return int(text) if text else None
 
     def _is_lost(self, rank: int) -> bool:
-        """By this machine's clock: those of two nodes may differ."""
+        """Return whether a rank's heartbeat has stopped, by this node's clock: the clocks of two nodes may differ."""
         try:
-            beat = (self.folder / f"rank{rank}").stat().st_mtime
-        except OSError:  # it has not come yet: `srun` starts all or none
+            heartbeat = (self.folder / f"rank{rank}").stat().st_mtime
+        except OSError:  # it has not started yet; srun starts all tasks or none
             return False
         now = time.monotonic()
-        before, seen = self.beats.get(rank, (-1.0, now))
-        self.beats[rank] = (beat, now if beat != before else seen)
-        return now - self.beats[rank][1] > LOST
+        previous, first_seen = self.heartbeats.get(rank, (-1.0, now))
+        self.heartbeats[rank] = (heartbeat, now if heartbeat != previous else first_seen)
+        return now - self.heartbeats[rank][1] > HEARTBEAT_TIMEOUT

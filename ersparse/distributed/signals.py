@@ -1,4 +1,4 @@
-"""A termination signal interrupts a run as Ctrl-C does: it is recorded, and can be resumed."""
+"""Signal handling: a termination signal interrupts a run as Ctrl-C does, so that it is recorded and can resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def interrupt(*_: Any) -> None:
-    """A signal handler.
+    """Handle a signal by raising KeyboardInterrupt.
 
     Raises:
         KeyboardInterrupt: always.
@@ -24,31 +24,34 @@ def interrupt(*_: Any) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside the `with`, unless the program has a handler of its own.
+    """Raise KeyboardInterrupt on SIGTERM during the `with` block, unless the program has a handler of its own.
 
-    Afterwards Ctrl-C means what it did before: Lightning leaves it without effect once it has interrupted a run.
-    Outside the main thread, which alone can take signals, nothing changes.
+    On exit the handlers of SIGINT and SIGTERM are restored: Lightning leaves Ctrl-C without effect once it has
+    interrupted a run. Outside the main thread, which alone can set handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    if before[signal.SIGTERM] is signal.SIG_DFL:
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if previous[signal.SIGTERM] is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def take_back() -> None:
-    """Our handler alone, where Lightning has put its own in front: that one waits for ranks which may never come."""
+    """Restore `interrupt` as the only SIGTERM handler, if Lightning has wrapped it.
+
+    Lightning's handler waits for all ranks, some of which may have ended.
+    """
     if interrupt in getattr(signal.getsignal(signal.SIGTERM), "signal_handlers", ()):
         signal.signal(signal.SIGTERM, interrupt)
 
 
 def die_with_parent() -> None:
-    """SIGKILL when the process that started this one ends, however it ends. Linux only."""
+    """Ask the kernel to send SIGKILL to this process when its parent ends, for whatever reason (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Batch normalisation over the images of all ranks, on any device: PyTorch's own refuses CPUs."""
+"""Synchronised batch normalisation on any device: `torch.nn.SyncBatchNorm` supports GPUs only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, distributed, nn
 from ersparse.distributed.collectives import world_size
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over ranks. Each rank's loss depends on it, so that its gradient is the sum of theirs."""
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over ranks. The loss of every rank depends on it, so its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -27,10 +27,20 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """As nn.BatchNorm2d, with mean and variance over all ranks' images; their shares may differ in size."""
+    """Batch normalisation with the mean and variance over the images of all ranks.
+
+    The ranks may have different numbers of images. Parameters and buffers are those of `nn.BatchNorm2d`.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W], B on this rank, to the same shape and type."""
+        """Normalise the images of this rank.
+
+        Args:
+            x: [B, C, H, W], with the B images of this rank.
+
+        Returns:
+            A tensor of the same shape and dtype.
+        """
         if not self.training or world_size() == 1:
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -39,14 +49,14 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     def _normalise(self, x: Tensor) -> Tensor:
         count = torch.tensor(float(x.numel() // self.num_features), device=x.device)
         distributed.all_reduce(count)
-        mean = _sum(x.sum((0, 2, 3))) / count
+        mean = _sum_over_ranks(x.sum((0, 2, 3))) / count
         centred = x - _per_channel(mean)
-        variance = _sum(centred.square().sum((0, 2, 3))) / count
-        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        variance = _sum_over_ranks(centred.square().sum((0, 2, 3))) / count
+        self._update_running_statistics(mean.detach(), variance.detach() * count / (count - 1))
         return centred * _per_channel(self.weight * (variance + self.eps).rsqrt()) + _per_channel(self.bias)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)
@@ -54,17 +64,18 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
 
 
-def _sum(x: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    total: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
     return total
 
 
 def _per_channel(x: Tensor) -> Tensor:
+    """Reshape [C] to [C, 1, 1], which broadcasts over [B, C, H, W]."""
     return x[:, None, None]
 
 
 def synchronise(network: nn.Module) -> None:
-    """Replaces every nn.BatchNorm2d in `network` by one over all ranks, with the same parameters and names."""
+    """Replace every `nn.BatchNorm2d` of `network`, in place, by a `SyncedBatchNorm2d` with the same parameters."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:

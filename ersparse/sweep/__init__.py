@@ -1,1 +1,1 @@
-"""Many runs: which they are, where each of them runs, how they stand."""
+"""Sweeps: the jobs of a command line, the launchers that run them, and their progress."""

@@ -1,4 +1,4 @@
-"""The jobs of a sweep, all of them checked before the first starts."""
+"""The jobs of a sweep, all of which are checked before the first starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ersparse.config.command_line import overrides as words_of
+from ersparse.config.command_line import overrides as overrides_of
 from ersparse.config.groups import build
 from ersparse.config.schema import Settings, TrainerSettings
 from ersparse.errors import UserError
@@ -20,69 +20,80 @@ from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
 
 
-def jobs_of(lists: Sequence[Sequence[str]], composer: Composer, here: bool = True) -> list[Job]:
-    """One job for each run that the lists of words name: a run that is named twice is there once.
+def build_jobs(override_lists: Sequence[Sequence[str]], composer: Composer, local: bool = True) -> list[Job]:
+    """Return the jobs with these overrides. Duplicate jobs are merged.
 
     Args:
-        here: whether they run on this machine, and must find their devices on it.
+        override_lists: the overrides of each job.
+        composer: composes their configurations.
+        local: whether they run on this machine, and so must find their devices on it.
 
     Raises:
-        UserError: a job is refused, with its reason; or two jobs are one run, told to happen in two ways.
+        UserError: a job is refused, or two jobs are the same run with different settings outside its identity.
     """
     found: dict[tuple[str | None, str, int], tuple[Job, Settings]] = {}
-    for words in lists:
-        settings = build(Settings, composer.values(words))
-        planned = make_plan(settings)
-        job = _job(words, planned, here)
-        first, as_first = found.setdefault((settings.experiment, planned.hash, settings.seed), (job, settings))
-        _same_way(first, as_first, settings)
+    for overrides in override_lists:
+        settings = build(Settings, composer.compose(overrides))
+        plan = make_plan(settings)
+        job = _job(overrides, plan, local)
+        first, first_settings = found.setdefault((settings.experiment, plan.hash, settings.seed), (job, settings))
+        _check_equal_outside_identity(first, first_settings, settings)
     return [job for job, _ in found.values()]
 
 
-def _job(words: Sequence[str], planned: Plan, here: bool) -> Job:
-    settings, trains = planned.settings, planned.method.trains
-    gpu = trains and here and _accelerator(settings.trainer) == "gpu"
-    asked = settings.trainer.execution
+def _job(overrides: Sequence[str], plan: Plan, local: bool) -> Job:
+    settings, trains = plan.settings, plan.method.trains
+    gpu = trains and local and _accelerator(settings.trainer) == "gpu"
     return Job(
-        words=tuple(words),
-        folder=planned.folder,
+        overrides=tuple(overrides),
+        folder=plan.folder,
         root=Path(settings.paths.root),
         devices=settings.trainer.ranks if trains else 1,
         nodes=settings.trainer.num_nodes if trains else 1,
         gpu=gpu,
-        epochs=planned.epochs if trains else 0,
+        epochs=plan.epochs if trains else 0,
         fresh=settings.fresh,
         settings=settings,
-        densities={
-            layer.name: density for layer, density in zip(planned.layers, planned.source.densities, strict=True)
-        },
-        execution=asked if asked != "auto" else "masked" if gpu or not here else planned.execution,
-        first=_first(planned, here),
+        densities={layer.name: density for layer, density in zip(plan.layers, plan.source.densities, strict=True)},
+        execution=_execution(plan, gpu, local),
+        prerequisite=_prerequisite(plan, local),
     )
 
 
-def _first(planned: Plan, here: bool) -> Job | None:
-    first, source = planned.prerequisite, planned.source
-    if first is None or (isinstance(source, IterativeRunSource) and source.finished_run()):
+def _execution(plan: Plan, gpu: bool, local: bool) -> str:
+    """Return how the run computes its steps; `auto` is "masked" on a GPU, and on a machine that is not known yet."""
+    if plan.settings.trainer.execution != "auto":
+        return plan.settings.trainer.execution
+    return "masked" if gpu or not local else plan.execution
+
+
+def _prerequisite(plan: Plan, local: bool) -> Job | None:
+    """Return the unfinished run that has this run's layer densities, if there is one."""
+    prerequisite, source = plan.prerequisite, plan.source
+    if prerequisite is None or (isinstance(source, IterativeRunSource) and source.finished_run()):
         return None
-    return _job(words_of(first.settings), first, here)
+    return _job(overrides_of(prerequisite.settings), prerequisite, local)
 
 
 def _accelerator(trainer: TrainerSettings) -> str:
-    """Where it trains. What `auto` precision would be is not asked: the answer would occupy the GPU."""
+    """Return the accelerator. The precision that `auto` resolves to is not asked for, as this would occupy the GPU."""
     if trainer.num_nodes > 1:
         raise UserError(f"trainer.num_nodes={trainer.num_nodes}: must be 1 without hydra/launcher=slurm")
-    asked = "32-true" if trainer.precision == "auto" else trainer.precision
-    return str(resolve(trainer.model_copy(update={"precision": asked}))["accelerator"])
+    precision = "32-true" if trainer.precision == "auto" else trainer.precision
+    return str(resolve(trainer.model_copy(update={"precision": precision}))["accelerator"])
 
 
-def _same_way(job: Job, first: Settings, second: Settings) -> None:
-    """Refuses two sets of settings that are the same run and differ in where or how it happens."""
+def _check_equal_outside_identity(job: Job, first: Settings, second: Settings) -> None:
+    """Check that two settings of the same run agree in the keys that are not part of its identity.
+
+    Raises:
+        UserError: they differ, as in two numbers of devices for one run.
+    """
     if first is second:
         return
-    ways = dict(_outside(first, "", False)), dict(_outside(second, "", False))
-    for key, value in ways[0].items():
-        other = ways[1].get(key)
+    values, others = (dict(_outside_identity(settings, "", False)) for settings in (first, second))
+    for key, value in values.items():
+        other = others.get(key)
         if other != value:
             raise UserError(
                 f"{key}={value},{other}: is no part of a run's identity, both would be {job.name}; "
@@ -90,13 +101,19 @@ def _same_way(job: Job, first: Settings, second: Settings) -> None:
             )
 
 
-def _outside(group: BaseModel, prefix: str, marked: bool) -> Iterator[tuple[str, Any]]:
-    """Keys with their values of what is no part of a run's identity."""
+def _outside_identity(group: BaseModel, prefix: str, marked: bool) -> Iterator[tuple[str, Any]]:
+    """Yield the keys, with their values, that are not part of a run's identity.
+
+    Args:
+        group: settings whose fields are read, nested groups included.
+        prefix: of their keys, such as "trainer.".
+        marked: whether the whole group is outside the identity.
+    """
     for key, info in type(group).model_fields.items():
-        marks = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        value, outside = getattr(group, key), marked or not marks.get("identity", True)
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        value, outside = getattr(group, key), marked or not extra.get("identity", True)
         if isinstance(value, BaseModel):
-            yield from _outside(value, f"{prefix}{key}.", outside)
+            yield from _outside_identity(value, f"{prefix}{key}.", outside)
         elif outside and isinstance(value, Mapping):
             yield from ((f"{prefix}{key}.{name}", item) for name, item in value.items() if name != "_target_")
         elif outside:

@@ -1,4 +1,8 @@
-"""What runs cost: epochs, images, floating-point operations; hours, once a run of that kind has been timed."""
+"""Cost estimates of runs: epochs, images, FLOPs, and hours once a run of the same kind has been timed.
+
+FLOPs are counted by PyTorch, with a multiplication and an addition as two. They are those of convolutions and linear
+layers: BatchNorm and activations are left out.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +15,24 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ersparse.config.schema import Settings
-from ersparse.locate import locate
+from ersparse.models.build import NetworkSpec
+from ersparse.runs.network import spec_of
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sweep.job import Job
 
-Kind = tuple[Any, ...]
+TimingKey = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of what is left of one run or of several.
+    """Cost of what remains of one run, or of several.
 
     Attributes:
-        epochs: of training.
-        images: that training passes through the network; None where the data set does not say how many it has.
-        dense: floating-point operations of training and evaluation as if every weight were kept.
-        sparse: the same, each layer's scaled by the density asked for.
-        seconds: of computing, on the devices of a run; None where no run of that kind has been timed.
+        epochs: number of training epochs.
+        images: number of training images, counted once per epoch; None if a data set does not give its size.
+        dense: FLOPs of training and evaluation as if every weight were kept; None likewise.
+        sparse: the same with each layer's FLOPs scaled by its density; None likewise.
+        seconds: compute time on the devices of each run; None if no run of that kind has been timed.
     """
 
     epochs: int = 0
@@ -39,29 +44,39 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.epochs + other.epochs,
-            _sum(self.images, other.images),
-            _sum(self.dense, other.dense),
-            _sum(self.sparse, other.sparse),
-            _sum(self.seconds, other.seconds),
+            _add(self.images, other.images),
+            _add(self.dense, other.dense),
+            _add(self.sparse, other.sparse),
+            _add(self.seconds, other.seconds),
         )
 
 
 Number = TypeVar("Number", int, float)
 
 
-def _sum(one: Number | None, other: Number | None) -> Number | None:
+def _add(one: Number | None, other: Number | None) -> Number | None:
     return None if one is None or other is None else one + other
 
 
-def cost_of(job: Job, epochs_done: int, timed: Mapping[Kind, float]) -> Cost:
-    """What `job` will cost from where it stands. `timed`: seconds for an epoch, by kind."""
+def total_cost(costs: Sequence[Cost]) -> Cost:
+    return sum(costs, Cost())
+
+
+def estimate_cost(job: Job, epochs_done: int, epoch_times: Mapping[TimingKey, float]) -> Cost:
+    """Estimate the cost of the remaining epochs of a job.
+
+    Args:
+        job: the job.
+        epochs_done: number of epochs that its run has finished.
+        epoch_times: seconds per epoch of each kind of run (`seconds_per_epoch`).
+    """
     settings, epochs = job.settings, job.epochs - epochs_done
     if not epochs or settings is None:
         return Cost()
     config = settings.model_dump(by_alias=True)
     config["trainer"]["execution"] = job.execution
-    each = timed.get(kind_of(config))
-    seconds = None if each is None else each * epochs
+    epoch_time = epoch_times.get(timing_key(config))
+    seconds = None if epoch_time is None else epoch_time * epochs
     if settings.dataset.images is None:
         return Cost(epochs, None, None, None, seconds)
     train, test = settings.dataset.images
@@ -74,33 +89,32 @@ def cost_of(job: Job, epochs_done: int, timed: Mapping[Kind, float]) -> Cost:
 
 
 def operations(settings: Settings) -> dict[str, tuple[float, float]]:
-    """By layer, what one image takes: forward, and forward and backward. A multiplication and an addition are two.
-
-    PyTorch's own counter counts; it leaves out what is no matrix product (BatchNorm, activations).
-    """
-    model, data = settings.model, settings.dataset
-    return _operations(model.target, data.num_classes, data.channels, model.width, data.image_size)
+    """Return the FLOPs of each dense layer for one image: of the forward pass, and of forward and backward pass."""
+    return _operations(spec_of(settings), settings.dataset.image_size)
 
 
 @cache
-def _operations(target: str, classes: int, channels: int, width: float, side: int) -> dict[str, tuple[float, float]]:
+def _operations(spec: NetworkSpec, side: int) -> dict[str, tuple[float, float]]:
     with torch.device("meta"):
-        network = locate(target)(classes, channels=channels, width=width)
-        images = torch.empty(2, channels, side, side)  # BatchNorm wants more than one
+        network = spec.build()
+        images = torch.empty(2, spec.channels, side, side)  # BatchNorm needs more than one image
         with FlopCounterMode(display=False, depth=None) as forward:  # type: ignore[arg-type]
             network(images)
         with FlopCounterMode(display=False, depth=None) as both:  # type: ignore[arg-type]
             network(images).sum().backward()
 
-    def of(counter: FlopCounterMode, layer: str) -> float:
+    def per_image(counter: FlopCounterMode, layer: str) -> float:
         module = f"{type(network).__name__}.{layer.removesuffix('.weight')}"
         return sum(counter.get_flop_counts()[module].values()) / len(images)
 
-    return {layer: (of(forward, layer), of(both, layer)) for layer in prunable_modules(network)}
+    return {layer: (per_image(forward, layer), per_image(both, layer)) for layer in prunable_modules(network)}
 
 
-def kind_of(config: Mapping[str, Any]) -> Kind:
-    """What decides how long an epoch takes; masks do not where every weight is multiplied."""
+def timing_key(config: Mapping[str, Any]) -> TimingKey:
+    """Return what determines the time per epoch of a run with this configuration.
+
+    Masks do not: masked execution multiplies every weight. With sparse execution the sparsity is part of the key.
+    """
     model, data, trainer, sparsity = config["model"], config["dataset"], config["trainer"], config["sparsity"]
     kept = (sparsity["name"], sparsity["level"], sparsity["budget"]) if trainer["execution"] == "sparse" else None
     return (
@@ -109,18 +123,27 @@ def kind_of(config: Mapping[str, Any]) -> Kind:
     )  # fmt: skip
 
 
-def timings(records: Iterable[Mapping[str, Any]]) -> dict[Kind, float]:
-    """Seconds for an epoch, evaluation included, by kind, of the runs that are done; of several, the mean."""
-    found: dict[Kind, list[float]] = {}
+def seconds_per_epoch(records: Iterable[Mapping[str, Any]]) -> dict[TimingKey, float]:
+    """Return, for each kind of run, the mean time per epoch of the finished runs, evaluation included.
+
+    Args:
+        records: contents of run.json files.
+    """
+    found: dict[TimingKey, list[float]] = {}
     for record in records:
         timing = record.get("timing") or {}
         if record.get("state") == "done" and timing.get("epochs") and timing.get("fit_s"):
-            found.setdefault(kind_of(record["config"]), []).append(timing["fit_s"] / timing["epochs"])
-    return {kind: sum(each) / len(each) for kind, each in found.items()}
+            found.setdefault(timing_key(record["config"]), []).append(timing["fit_s"] / timing["epochs"])
+    return {key: sum(times) / len(times) for key, times in found.items()}
 
 
-def in_words(cost: Cost, slots: int) -> list[str]:
-    """A line for each thing that is known."""
+def format_cost(cost: Cost, slots: int) -> list[str]:
+    """Return a cost in lines for the terminal.
+
+    Args:
+        cost: of all jobs of a sweep.
+        slots: number of jobs at a time, among which the compute time is divided.
+    """
     lines = [f"epochs      {cost.epochs:,}"]
     if not cost.epochs:
         return lines
@@ -132,12 +155,6 @@ def in_words(cost: Cost, slots: int) -> list[str]:
     if cost.seconds is None:
         lines.append("hours       unknown until a run of each kind has been timed")
     else:
-        lines.append(
-            f"hours       {cost.seconds / 3600 / slots:.2g} on {slots} slots, {cost.seconds / 3600:.2g} in all"
-        )
+        hours = cost.seconds / 3600
+        lines.append(f"hours       {hours / slots:.2g} on {slots} slots, {hours:.2g} in all")
     return lines
-
-
-def total(costs: Sequence[Cost]) -> Cost:
-    """The costs added up."""
-    return sum(costs, Cost())

@@ -1,11 +1,11 @@
-"""What a sweep consists of: grids of axes, multiplied out into one list of command-line words for each job.
+"""Grids of a sweep, expanded into one list of overrides for each job.
 
-    seed=0,1,2                              a grid: every combination of its axes
+    seed=0,1,2                              a grid: every combination of the values of its axes
     seed,trainer.devices=[0,1],[1,2]        a zipped axis: its keys take their values together
-    sparsity=er,erk or sparsity=dense       a union: a later grid takes from the first what it does not give itself
+    sparsity=er,erk or sparsity=dense       a union of grids: each takes the axes of the first that it does not set
 
-A preset writes the same as YAML under hydra.sweeper.params: a mapping of keys to values is a grid, a list of such
-mappings a union. What the command line gives replaces the preset's axis of that key, in each of its grids.
+A preset has the same as YAML under hydra.sweeper.params: a grid is a mapping of keys to values, and a union a list of
+such mappings. An axis on the command line replaces the preset's axis of the same key, in each of the preset's grids.
 """
 
 from __future__ import annotations
@@ -19,19 +19,24 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Transformer
 
 from ersparse.errors import UserError
-from ersparse.sweep.override_syntax import OR, ZIPPED
+from ersparse.sweep.override_syntax import OR, ZIPPED_AXIS
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Keys, and the values that they take together, as the command line writes them."""
+    """An axis of a grid.
+
+    Attributes:
+        keys: one key, or several that are zipped.
+        values: the values, each a tuple with one text for each key, as written on the command line.
+    """
 
     keys: tuple[str, ...]
     values: tuple[tuple[str, ...], ...]
 
-    def without(self, gone: Iterable[str]) -> Axis | None:
-        """The axis of the other keys; None where there are none."""
-        kept = [place for place, key in enumerate(self.keys) if _bare(key) not in gone]
+    def without(self, removed: Iterable[str]) -> Axis | None:
+        """Return the axis of the keys that are not among `removed`, or None if there are none."""
+        kept = [place for place, key in enumerate(self.keys) if _bare_key(key) not in removed]
         if not kept:
             return None
         return Axis(
@@ -43,123 +48,131 @@ class Axis:
 Grid = list[Axis]
 
 
-def alternatives(words: Sequence[str]) -> list[list[str]]:
-    """The grids of a command line, each of them complete: `or` starts another.
+def split_union(overrides: Sequence[str]) -> list[list[str]]:
+    """Split the overrides of a command line at each `or`, and return those of each grid.
+
+    Every grid but the first also gets the overrides of the first whose keys it does not set.
 
     Raises:
-        UserError: there is nothing on one side of an `or`.
+        UserError: there is no override on one side of an `or`.
     """
     grids: list[list[str]] = [[]]
-    for word in words:
-        if word == OR:
+    for override in overrides:
+        if override == OR:
             grids.append([])
         else:
-            grids[-1].append(word)
+            grids[-1].append(override)
     if len(grids) > 1 and not all(grids):
         raise UserError("or: stands between two grids, as in sparsity=er,erk or sparsity=dense")
-    first = grids[0]
-    given = [{key for word in later for key in _keys_of(word)} for later in grids[1:]]
-    return [first] + [
-        [word for word in first if not keys & set(_keys_of(word))] + later
-        for keys, later in zip(given, grids[1:], strict=True)
-    ]
+    first, *others = grids
+    return [first, *(_inherit(first, grid) for grid in others)]
 
 
-def axis_of(word: str, parser: OverridesParser) -> Axis:
-    """The axis that one word of the command line gives; a plain key=value has a single value.
+def _inherit(first: list[str], grid: list[str]) -> list[str]:
+    own = {key for override in grid for key in _keys_of(override)}
+    return [override for override in first if not own & set(_keys_of(override))] + grid
+
+
+def parse_axis(override: str, parser: OverridesParser) -> Axis:
+    """Parse an override of the command line. A plain key=value is an axis with a single value.
 
     Raises:
-        UserError: the values cannot be counted, or do not fit the keys.
+        UserError: the values are not a list, or do not match the number of keys.
     """
-    if ZIPPED.fullmatch(word):
-        keys, text = word.split("=", 1)
-        return _pairs(keys, _listed(text, parser))
-    override = parser.parse_override(word)
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return Axis((key,), ((word.partition("=")[2],),))
-    if not override.is_discrete_sweep():
-        raise UserError(f"{word}: must list its values, as in {key}=1,2,3")
-    return Axis((key,), tuple((text,) for text in override.sweep_string_iterator()))
+    if ZIPPED_AXIS.fullmatch(override):
+        keys, text = override.split("=", 1)
+        return _zipped_axis(keys, _parse_values(text, parser))
+    parsed = parser.parse_override(override)
+    key = parsed.get_key_element()
+    if not parsed.is_sweep_override():
+        return Axis((key,), ((override.partition("=")[2],),))
+    if not parsed.is_discrete_sweep():
+        raise UserError(f"{override}: must list its values, as in {key}=1,2,3")
+    return Axis((key,), tuple((text,) for text in parsed.sweep_string_iterator()))
 
 
-def grids_of(params: Any, parser: OverridesParser) -> list[Grid]:
-    """The grids of a preset: of its hydra.sweeper.params, a mapping or a list of them; one without axes for None."""
-    each = params if isinstance(params, list) else [params or {}]
-    if not all(isinstance(grid, Mapping) for grid in each):
+def parse_params(params: Any, parser: OverridesParser) -> list[Grid]:
+    """Parse hydra.sweeper.params of a preset. None gives one grid without axes.
+
+    Raises:
+        UserError: `params` is neither a mapping nor a list of mappings, or an axis cannot be parsed.
+    """
+    grids = params if isinstance(params, list) else [params or {}]
+    if not all(isinstance(grid, Mapping) for grid in grids):
         raise UserError("hydra.sweeper.params: must be a mapping of keys to values, or a list of such mappings")
-    return [[_axis_of_yaml(str(key), value, parser) for key, value in grid.items()] for grid in each]
+    return [[_parse_yaml_axis(str(key), value, parser) for key, value in grid.items()] for grid in grids]
 
 
-def replaced(grid: Grid, given: Sequence[Axis]) -> Grid:
-    """`grid` with the axes that are given in place of its own; a zipped axis keeps its other keys."""
-    gone = {_bare(key) for axis in given for key in axis.keys}
-    return [kept for axis in grid if (kept := axis.without(gone))] + list(given)
+def replace_axes(grid: Grid, given: Sequence[Axis]) -> Grid:
+    """Return `grid` with the axes `given` in place of its own. A zipped axis keeps its other keys."""
+    removed = {_bare_key(key) for axis in given for key in axis.keys}
+    return [kept for axis in grid if (kept := axis.without(removed))] + list(given)
 
 
-def smoke(grid: Grid) -> Grid:
-    """A preset's grid in seconds: the first seed, every method, the two ends of every other axis."""
-    return [replace(axis, values=_shortened(axis)) for axis in grid]
+def shorten(grid: Grid) -> Grid:
+    """Return the grid of a preset for scale=smoke: the first seed, every method, both ends of every other axis."""
+    return [replace(axis, values=_shortened_values(axis)) for axis in grid]
 
 
-def _shortened(axis: Axis) -> tuple[tuple[str, ...], ...]:
+def _shortened_values(axis: Axis) -> tuple[tuple[str, ...], ...]:
     if "seed" in axis.keys:
         return axis.values[:1]
     return axis.values if "method" in axis.keys else tuple(dict.fromkeys((axis.values[0], axis.values[-1])))
 
 
 def product(grid: Grid) -> list[list[str]]:
-    """One list of words for each combination; the last axis turns fastest."""
+    """Return the overrides of each combination of values. The last axis varies fastest."""
     return [
-        [word for axis, value in zip(grid, values, strict=True) for word in _words(axis, value)]
+        [override for axis, value in zip(grid, values, strict=True) for override in _overrides(axis, value)]
         for values in itertools.product(*(axis.values for axis in grid))
     ]
 
 
-def _words(axis: Axis, value: tuple[str, ...]) -> list[str]:
+def _overrides(axis: Axis, value: tuple[str, ...]) -> list[str]:
     return [f"{key}={text}" if text or key[0] != "~" else key for key, text in zip(axis.keys, value, strict=True)]
 
 
-def _axis_of_yaml(key: str, value: Any, parser: OverridesParser) -> Axis:
+def _parse_yaml_axis(key: str, value: Any, parser: OverridesParser) -> Axis:
     if isinstance(value, str):
-        return axis_of(f"{key}={value}", parser)
+        return parse_axis(f"{key}={value}", parser)
     values = value if isinstance(value, list) else [value]
     if "," not in key:
-        return _checked(Axis((key,), tuple((_text(item),) for item in values)))
-    return _pairs(key, values)
+        return _not_empty(Axis((key,), tuple((_text(item),) for item in values)))
+    return _zipped_axis(key, values)
 
 
-def _listed(text: str, parser: OverridesParser) -> list[Any]:
-    override = parser.parse_override(f"zipped={text}")
-    return list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+def _parse_values(text: str, parser: OverridesParser) -> list[Any]:
+    parsed = parser.parse_override(f"zipped={text}")
+    return list(parsed.sweep_iterator()) if parsed.is_discrete_sweep() else [parsed.value()]
 
 
-def _pairs(keys: str, values: Sequence[Any]) -> Axis:
+def _zipped_axis(keys: str, values: Sequence[Any]) -> Axis:
     names = tuple(key.strip() for key in keys.split(","))
     for value in values:
         if not isinstance(value, list) or len(value) != len(names):
             shown = _text(value)
             raise UserError(f"{keys}={shown}: must list {len(names)} values in brackets, one for each of its keys")
-    return _checked(Axis(names, tuple(tuple(map(_text, value)) for value in values)))
+    return _not_empty(Axis(names, tuple(tuple(map(_text, value)) for value in values)))
 
 
-def _checked(axis: Axis) -> Axis:
+def _not_empty(axis: Axis) -> Axis:
     if not axis.values:
         raise UserError(f"{','.join(axis.keys)}: must have at least one value to sweep over")
     return axis
 
 
 def _text(value: Any) -> str:
-    """A value as the command line writes it."""
+    """Return a value as written on the command line."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(Transformer.str(value))
 
 
-def _keys_of(word: str) -> list[str]:
-    keys = word.split("=", 1)[0]
-    return [_bare(key.strip()) for key in keys.split(",")]
+def _keys_of(override: str) -> list[str]:
+    keys = override.split("=", 1)[0]
+    return [_bare_key(key.strip()) for key in keys.split(",")]
 
 
-def _bare(key: str) -> str:
+def _bare_key(key: str) -> str:
+    """Return a key without Hydra's prefixes (+ and ~) and package (@)."""
     return key.lstrip("+~").split("@")[0]

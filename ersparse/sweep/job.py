@@ -1,4 +1,4 @@
-"""One run of a sweep, as its launcher needs to know it. Imports no torch."""
+"""A job of a sweep: one run, as its launcher needs to know it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        words: its command line.
-        folder: where it leaves its results.
-        root: what that folder and its log lie under.
-        devices: processes that it starts.
+        overrides: its command line, as Hydra overrides.
+        folder: the run folder.
+        root: `paths.root`, below which the run folder and the log lie.
+        devices: number of its ranks, on all nodes together.
         gpu: whether it trains on GPUs of this machine.
-        epochs: of training; 0 draws only.
-        nodes: that its devices are spread over.
-        fresh: whether it starts over where there is a finished run.
-        settings: None for a job that is run again from its record.
-        densities: asked for each layer, where the settings are known.
-        execution: how its steps will be computed, where that is not up to the machine that it runs on.
-        first: the run whose densities it takes, where that is not done; it is made on the way.
+        epochs: number of training epochs; 0 if it only draws a network.
+        fresh: whether it starts over if its run is done.
+        nodes: number of nodes that its ranks are spread over.
+        settings: its settings; None if it is built from the record of a run.
+        densities: density of each layer, if the settings are known.
+        execution: how its steps are computed, "masked" or "sparse".
+        prerequisite: an unfinished run whose layer densities it needs; the job makes it on the way.
     """
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     folder: Path
     root: Path
     devices: int
@@ -39,14 +39,14 @@ class Job:
     settings: Settings | None = field(default=None, repr=False)
     densities: Mapping[str, float] = field(default_factory=dict, repr=False)
     execution: str = "masked"
-    first: Job | None = None
+    prerequisite: Job | None = None
 
     @property
     def name(self) -> str:
-        """The run folder without its root."""
+        """The run folder relative to its root."""
         return str(self.folder.relative_to(self.root))
 
     @property
     def log(self) -> Path:
-        """What the process prints; it stays where the job fails."""
+        """The file with the output of its process, which is kept if the job fails."""
         return self.root / ".sweep" / (self.name.replace("/", "--") + ".log")

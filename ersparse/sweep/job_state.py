@@ -1,4 +1,4 @@
-"""The jobs of a sweep and how they stand, wherever they run. Imports no torch."""
+"""The states of the jobs of a sweep, for every launcher. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,55 +12,90 @@ from ersparse.storage import run_json
 from ersparse.sweep.job import Job
 
 if TYPE_CHECKING:
-    from ersparse.sweep.local.process import Forked, Process
+    from ersparse.sweep.local.process import ForkedProcess, Process
     from ersparse.sweep.local.slots import Slot
 
-SWEEP = "ERSPARSE_SWEEP"  # what ersparse.runs.loggers groups the runs of a sweep by
-IN_USE = "in use by another process"
+SWEEP = "ERSPARSE_SWEEP"  # environment variable with the sweep's name, by which `ersparse.runs.loggers` groups runs
+IN_USE = "in use by another process"  # part of a run's last line of output if its folder is locked
 
 
 @dataclass
 class JobState:
-    """A job and how it stands: waiting, held (by another process), running, done, failed, stopped."""
+    """A job and its state.
+
+    Attributes:
+        job: the job.
+        state: waiting, held (another process holds the lock of the run folder), running, done, failed, or stopped
+            (by an interrupt of the sweep).
+        done_before: whether the run was done before this sweep began.
+        reason: why the job failed.
+        seconds: how long its process ran.
+        process: its process, on this machine.
+        slots: the slots that it occupies.
+        interrupted_at: when it was interrupted because of the time limit.
+        checked_at: when the folder was last checked, while another process held it.
+        note: its ID and state in SLURM's queue.
+        log: the file with its output.
+    """
 
     job: Job
     state: str = "waiting"
-    before: bool = False  # done before this sweep began
+    done_before: bool = False
     reason: str = ""
-    seconds: float = 0.0  # that its process took
-    process: Process | Forked | None = None
+    seconds: float = 0.0
+    process: Process | ForkedProcess | None = None
     slots: Sequence[Slot] = ()
-    asked: float | None = None  # when it was asked to stop
-    looked: float = 0.0  # at its folder, while another process held it
-    note: str = ""  # what a queue says of it
-    log: Path = field(init=False)  # what it prints
+    interrupted_at: float | None = None
+    checked_at: float = 0.0
+    note: str = ""
+    log: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.log = self.job.log
 
     def skip_if_done(self) -> None:
+        """Mark the job as done if its run is done and it does not start over."""
         record = run_json.read(self.job.folder)
         if record and record.get("state") == "done" and not self.job.fresh:
-            self.state, self.before = "done", True
+            self.state, self.done_before = "done", True
 
 
 class JobStates:
-    """All jobs of a sweep."""
+    """The states of all jobs of a sweep.
 
-    where = ""  # they run, in words
-    width = 1  # how many at a time
+    Attributes:
+        states: the state of each job, in their order.
+        name: name of the sweep, which is the same each time that the command is issued.
+        place: where the jobs run, for messages.
+        parallel: number of jobs at a time.
+    """
+
+    place = ""
+    parallel = 1
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.tasks = [JobState(job) for job in jobs]
+        self.states = [JobState(job) for job in jobs]
         folders = "\n".join(job.name for job in jobs)
-        self.name = f"sweep-{hashlib.sha256(folders.encode()).hexdigest()[:8]}"  # the same when it is issued again
+        self.name = f"sweep-{hashlib.sha256(folders.encode()).hexdigest()[:8]}"
 
-    def of(self, *states: str) -> list[JobState]:
-        return [task for task in self.tasks if task.state in states]
+    def select(self, *names: str) -> list[JobState]:
+        """Return the jobs whose state is one of `names`."""
+        return [job_state for job_state in self.states if job_state.state in names]
+
+    def skip_done(self) -> None:
+        """Mark the jobs of which the runs are done."""
+        for job_state in self.states:
+            job_state.skip_if_done()
 
 
-def reason(status: int, record: dict[str, Any] | None, log: Path) -> str:
-    """Why a job failed, in one line."""
+def failure_reason(status: int, record: dict[str, Any] | None, log: Path) -> str:
+    """Return in one line why a job failed.
+
+    Args:
+        status: its exit status; minus the number of the signal that killed it.
+        record: its run.json, if there is one.
+        log: the file with its output.
+    """
     if status < 0:
         return f"killed by signal {-status}"
     if record and record.get("state") == "failed" and record.get("error"):
@@ -69,6 +104,7 @@ def reason(status: int, record: dict[str, Any] | None, log: Path) -> str:
 
 
 def last_line(log: Path) -> str:
+    """Return the last line of a file that is not blank, or "" if there is none."""
     try:
         lines = log.read_text(errors="replace").split("\n")
     except OSError:

@@ -1,4 +1,7 @@
-"""What Hydra's grammar has no words for reaches the sweeper whole, as hydra.sweeper.words."""
+"""Sweep syntax beyond Hydra's override grammar: zipped axes, unions of grids, and keys of swept groups.
+
+Overrides that Hydra cannot parse are passed to the sweeper as one quoted list, hydra.sweeper.words.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +10,43 @@ from collections.abc import Sequence
 
 OR = "or"
 MULTIRUN = ("-m", "--multirun")
-CLUSTER = "hydra/launcher=slurm"  # runs nothing here, and thus implies -m
-ZIPPED = re.compile(r"[^=\s-][^=\s]*,[^=\s]*=.*", re.DOTALL)
+SLURM_LAUNCHER = "hydra/launcher=slurm"  # it never runs a job in this process, and so implies -m
+ZIPPED_AXIS = re.compile(r"[^=\s-][^=\s]*,[^=\s]*=.*", re.DOTALL)
 SWEPT_GROUP = re.compile(r"(\w+)=(?:choice\()?[^\[{'\"]*,.*")
 
 
 def for_hydra(arguments: Sequence[str]) -> list[str]:
-    """The command line as Hydra can read it: -m comes first; zipped axes and further grids are quoted, and imply it.
+    """Return the command-line arguments in a form that Hydra can parse.
 
-    So are keys of a group that is itself swept, which Hydra would look for in the group's default option.
+    -m is moved to the front. If there are zipped axes, unions, or keys of a group that is itself swept, all overrides
+    are also quoted in hydra.sweeper.words; zipped axes and unions imply -m. Hydra would look for a key of a swept group
+    in the group's default option, which may not have it.
     """
-    rest = [word for word in arguments if word not in MULTIRUN]
-    multirun = len(rest) < len(arguments) or CLUSTER in rest
-    below = _below_swept_groups(rest) if multirun else []
-    if not below and not any(word == OR or ZIPPED.fullmatch(word) for word in rest):
+    rest = [argument for argument in arguments if argument not in MULTIRUN]
+    multirun = len(rest) < len(arguments) or SLURM_LAUNCHER in rest
+    nested = _keys_of_swept_groups(rest) if multirun else []
+    if not nested and not any(argument == OR or ZIPPED_AXIS.fullmatch(argument) for argument in rest):
         return [*MULTIRUN[:multirun], *rest]
     end = rest.index(OR) if OR in rest else len(rest)
-    first = [word for word in rest[:end] if not ZIPPED.fullmatch(word) and word not in below]
-    others = [word for word in rest[end:] if word != OR and not _of_jobs(word)]  # Hydra's own flags and keys
-    words = [word for word in rest if word == OR or _of_jobs(word)]
-    return [MULTIRUN[0], *others, *first, f"hydra.sweeper.words=[{','.join(map(_quoted, words))}]"]
+    first_grid = [text for text in rest[:end] if not ZIPPED_AXIS.fullmatch(text) and text not in nested]
+    hydra_arguments = [text for text in rest[end:] if text != OR and not _is_job_override(text)]
+    quoted = [_quoted(text) for text in rest if text == OR or _is_job_override(text)]
+    return [MULTIRUN[0], *hydra_arguments, *first_grid, f"hydra.sweeper.words=[{','.join(quoted)}]"]
 
 
-def _below_swept_groups(words: Sequence[str]) -> list[str]:
-    """method.delta_t=100, where there is method=rigl,set."""
-    groups = {match[1] for word in words if (match := SWEPT_GROUP.fullmatch(word))}
-    keys = {word: word.split("=", 1)[0] for word in words}
-    return [word for word, key in keys.items() if "." in key and key.split(".")[0] in groups]
+def _keys_of_swept_groups(arguments: Sequence[str]) -> list[str]:
+    """Return the overrides of keys of swept groups, such as method.delta_t=100 beside method=rigl,set."""
+    groups = {match[1] for argument in arguments if (match := SWEPT_GROUP.fullmatch(argument))}
+    keys = {argument: argument.split("=", 1)[0] for argument in arguments}
+    return [argument for argument, key in keys.items() if "." in key and key.split(".")[0] in groups]
 
 
-def _of_jobs(word: str) -> bool:
-    return not word.startswith(("-", "hydra.", "hydra/")) and ("=" in word or word.startswith("~"))
+def _is_job_override(argument: str) -> bool:
+    """Return whether an argument is an override for the jobs, and not a flag or key of Hydra itself."""
+    return not argument.startswith(("-", "hydra.", "hydra/")) and ("=" in argument or argument.startswith("~"))
 
 
-def _quoted(word: str) -> str:
-    """A word as a quoted string of Hydra's grammar, in which a backslash before a quote is one."""
-    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", word)
+def _quoted(text: str) -> str:
+    """Return `text` as a quoted string of Hydra's grammar, in which backslashes before a quote are doubled."""
+    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"

@@ -1,4 +1,4 @@
-"""The sweeper: from a command line to checked jobs, and on to the launcher."""
+"""The sweeper: turns a command line into checked jobs, and passes them to the launcher."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class GridSweeper(Sweeper):
-    """Grids, zipped axes and unions (`ersparse.sweep.grids`)."""
+    """Sweeps over grids, zipped axes and unions (`ersparse.sweep.grids`)."""
 
     def __init__(self, params: Any = None, words: Sequence[str] | None = None) -> None:
-        """Both are read from the config, where they are not yet resolved."""
+        """Accept the keys of conf/hydra/sweeper/grids.yaml, which `sweep` reads from the config before resolution."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
@@ -32,33 +32,44 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the jobs that `arguments` and the presets among them name; ends the process where one failed."""
-        from ersparse.sweep.build_jobs import jobs_of  # PyTorch takes a second to import
-        from ersparse.sweep.compose import composer_of
-        from ersparse.sweep.local.launcher import OwnLauncher
+        """Run the jobs of a command line and its presets, and exit with the status of the sweep.
+
+        Raises:
+            UserError: a job is refused; none has been started.
+        """
+        from ersparse.sweep.build_jobs import build_jobs  # PyTorch takes a second to import
+        from ersparse.sweep.compose import make_composer
+        from ersparse.sweep.local.launcher import JobLauncher
 
         assert self.config and self.hydra_context and self.launcher
         sweeper = OmegaConf.to_container(self.config.hydra.sweeper, resolve=False)
         assert isinstance(sweeper, dict)
-        composer = composer_of(self.hydra_context, self.config)
-        own = self.launcher if isinstance(self.launcher, OwnLauncher) else None
-        jobs = jobs_of(lists_of(sweeper["words"] or arguments, composer), composer, here=own is None or own.here)
+        composer = make_composer(self.hydra_context, self.config)
+        launcher = self.launcher if isinstance(self.launcher, JobLauncher) else None
+        override_lists = expand(sweeper["words"] or arguments, composer)
+        jobs = build_jobs(override_lists, composer, local=launcher is None or launcher.local)
         for job in jobs:
             refuse_ranks(self.config.hydra.launcher._target_, job.devices)
-        if any(job.settings and job.settings.dry_run for job in jobs):  # said after an `or`, it holds for all
-            from ersparse.sweep.dry_run import list_jobs
+        if any(job.settings and job.settings.dry_run for job in jobs):  # one grid of a union may ask for all
+            from ersparse.sweep.dry_run import print_jobs
 
-            return own.dry_run(jobs) if own else list_jobs(jobs, 1)
-        if own:
-            sys.exit(own.run(jobs))
-        return self.launcher.launch([list(job.words) for job in jobs], initial_job_idx=0)
+            return launcher.dry_run(jobs) if launcher else print_jobs(jobs, 1)
+        if launcher:
+            sys.exit(launcher.run(jobs))
+        return self.launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
 
 
 def refuse_ranks(launcher: str, devices: int) -> None:
-    """Hydra's own launcher runs all jobs in one process, where a second device is left out without an error.
+    """Refuse several devices with Hydra's basic launcher.
+
+    It runs all jobs in one process, where training would use a single device without an error.
+
+    Args:
+        launcher: class of the launcher, as its `_target_` names it.
+        devices: number of ranks of a job.
 
     Raises:
-        UserError: `launcher`, the class of a sweep's, is that one, and a job asks for several devices.
+        UserError: it is the basic launcher, and `devices` is not 1.
     """
     if devices != 1 and launcher.endswith("BasicLauncher"):
         raise UserError(
@@ -67,31 +78,31 @@ def refuse_ranks(launcher: str, devices: int) -> None:
         )
 
 
-def lists_of(words: Sequence[str], composer: Composer) -> list[list[str]]:
-    """The words of each job, those with presets that are sweeps included.
+def expand(overrides: Sequence[str], composer: Composer) -> list[list[str]]:
+    """Expand the overrides of a sweep, and of the presets among them, into the overrides of each job.
 
     Raises:
-        UserError: an axis that cannot be read.
+        UserError: an axis cannot be parsed.
     """
     from ersparse.sweep import grids
 
-    lists = []
-    for grid in grids.alternatives(words):
-        given = [grids.axis_of(word, composer.parser) for word in grid]
-        for chosen in _each_preset(given):
-            plain = [
-                word for words in grids.product([axis for axis in chosen if len(axis.values) == 1]) for word in words
+    expanded = []
+    for alternative in grids.split_union(overrides):
+        given = [grids.parse_axis(override, composer.parser) for override in alternative]
+        for axes in _by_preset(given):
+            fixed = [
+                text for texts in grids.product([axis for axis in axes if len(axis.values) == 1]) for text in texts
             ]
-            for preset in grids.grids_of(composer.params(plain), composer.parser):
-                short = grids.smoke(preset) if "scale=smoke" in plain else preset
-                lists += grids.product(grids.replaced(short, chosen))
-    return lists
+            for preset in grids.parse_params(composer.sweep_params(fixed), composer.parser):
+                grid = grids.shorten(preset) if "scale=smoke" in fixed else preset
+                expanded += grids.product(grids.replace_axes(grid, axes))
+    return expanded
 
 
-def _each_preset(given: list[Axis]) -> list[list[Axis]]:
-    """`given`, once for each preset that is asked for: each of them may bring a sweep of its own."""
-    place = next((place for place, axis in enumerate(given) if "experiment" in axis.keys), None)
+def _by_preset(axes: list[Axis]) -> list[list[Axis]]:
+    """Return `axes` once for each value of `experiment`: each preset may have a sweep of its own."""
+    place = next((place for place, axis in enumerate(axes) if "experiment" in axis.keys), None)
     if place is None:
-        return [given]
-    axis = given[place]
-    return [[*given[:place], replace(axis, values=(value,)), *given[place + 1 :]] for value in axis.values]
+        return [axes]
+    presets = axes[place]
+    return [[*axes[:place], replace(presets, values=(value,)), *axes[place + 1 :]] for value in presets.values]

@@ -1,4 +1,4 @@
-"""ersparse status and ersparse retry: from run.json and the lock alone."""
+"""ersparse status and ersparse retry read run.json and the lock only."""
 
 import json
 import shlex
@@ -11,8 +11,9 @@ import pytest
 from conftest import ROOT
 
 from ersparse import cli
-from ersparse.cli.status import age_in_words, rows_of
+from ersparse.cli.status import run_statuses
 from ersparse.storage.run_folder import RunFolder
+from ersparse.sweep.durations import format_age
 
 
 def write(folder, state, **changes):
@@ -51,8 +52,8 @@ def ersparse(monkeypatch, capsys):
     return command
 
 
-def test_states(tree):
-    rows = rows_of(tree)
+def test_states_of_runs(tree):
+    rows = run_statuses(tree)
     assert [(row.folder.rsplit("/", 1)[1], row.state) for row in rows] == [
         ("s0", "done"), ("s1", "running"), ("s2", "interrupted"), ("s3", "failed"), ("s4", "preempted"),
     ]  # fmt: skip
@@ -61,15 +62,15 @@ def test_states(tree):
     assert all(295 < row.age < 310 and (row.epoch, row.epochs) == (2, 4) for row in rows)
 
 
-def test_looking_takes_no_lock_and_leaves_nothing(tree):
+def test_status_takes_no_lock_and_creates_no_file(tree):
     before = sorted(tree.rglob("*"))
-    rows_of(tree)
+    run_statuses(tree)
     assert sorted(tree.rglob("*")) == before
     with RunFolder(tree / "runs" / "net" / "s2").acquire():
-        assert rows_of(tree)[2].state == "running"
+        assert run_statuses(tree)[2].state == "running"
 
 
-def test_the_table(ersparse, tree):
+def test_the_status_table(ersparse, tree):
     status, printed = ersparse("status", tree)
     lines = printed.out.splitlines()
     assert status == 0 and len(lines) == 7
@@ -78,12 +79,12 @@ def test_the_table(ersparse, tree):
     assert lines[-1] == "5 runs: 1 done, 1 running, 1 interrupted, 1 failed, 1 preempted"
 
 
-def test_json(ersparse, tree):
+def test_status_as_json(ersparse, tree):
     _, printed = ersparse("status", tree, "--json")
     assert [row["state"] for row in json.loads(printed.out)][1:3] == ["running", "interrupted"]
 
 
-def test_watching_stops_at_ctrl_c(ersparse, tree, monkeypatch):
+def test_ctrl_c_ends_the_watching(ersparse, tree, monkeypatch):
     def stop(_):
         raise KeyboardInterrupt
 
@@ -92,19 +93,19 @@ def test_watching_stops_at_ctrl_c(ersparse, tree, monkeypatch):
     assert status == 0 and "5 runs" in printed.out
 
 
-def test_no_such_folder(ersparse, tmp_path):
+def test_a_missing_folder_is_refused(ersparse, tmp_path):
     for command in ("status", "retry"):
         status, printed = ersparse(command, tmp_path / "nowhere")
         assert status == 2 and printed.err == f"{tmp_path}/nowhere: no such folder\n"
 
 
-def test_it_is_fast_and_imports_no_torch(tmp_path):
-    """A tenth of the 10 000 runs that may take five seconds: half a second of this processor."""
+def test_status_is_fast_and_imports_no_torch(tmp_path):
+    """1000 runs take at most half a second of CPU time."""
     layers = [{"name": f"layer{n}.weight", "shape": [64, 64, 3, 3], "size": 36864, "density": 0.1} for n in range(22)]
     for number in range(1000):
         write(tmp_path / f"net{number}" / "s0", "running" if number % 100 == 0 else "done", layers=layers)
     began = time.process_time()
-    assert len(rows_of(tmp_path)) == 1000 and time.process_time() - began < 0.5
+    assert len(run_statuses(tmp_path)) == 1000 and time.process_time() - began < 0.5
     code = f"import sys; sys.argv = ['ersparse', 'status', {str(tmp_path)!r}]; from ersparse.cli import main; main(); "
     code += "assert not {'torch', 'pytorch_lightning'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -112,12 +113,12 @@ def test_it_is_fast_and_imports_no_torch(tmp_path):
 
 
 def test_ages():
-    assert [age_in_words(seconds) for seconds in (-1, 12, 300, 10800, 200000, float("nan"))] == [
+    assert [format_age(seconds) for seconds in (-1, 12, 300, 10800, 200000, float("nan"))] == [
         "0 s", "12 s", "5 min", "3 h", "2 d", "",
     ]  # fmt: skip
 
 
-def test_retry_prints_what_is_not_done(ersparse, tree):
+def test_retry_prints_the_commands_of_unfinished_runs(ersparse, tree):
     status, printed = ersparse("retry", tree)
     assert status == 0
     words = [shlex.split(line) for line in printed.out.splitlines()]
@@ -125,14 +126,14 @@ def test_retry_prints_what_is_not_done(ersparse, tree):
     assert all(line[:2] == ["python", str(ROOT / "launch.py")] for line in words)
 
 
-def test_retry_leaves_out_what_it_cannot_repeat(ersparse, tmp_path):
+def test_retry_skips_runs_without_a_command_of_their_own(ersparse, tmp_path):
     write(tmp_path / "runs" / "a" / "s0", "failed", command="python my_study.py")
     write(tmp_path / "runs" / "b" / "s0", "failed", command="python launch.py -m seed=0,1")
     status, printed = ersparse("retry", tmp_path)
     assert status == 0 and printed.out == "" and printed.err.count("cannot be run again by itself") == 2
 
 
-def test_retry_runs_them(ersparse, launch, tmp_path):
+def test_retry_runs_unfinished_runs(ersparse, launch, tmp_path):
     launch("method=draw", "seed=0")
     launch("method=draw", "seed=1")
     _, other = sorted((tmp_path / "outputs").rglob("run.json"))

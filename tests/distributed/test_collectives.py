@@ -1,4 +1,4 @@
-"""Two gloo processes against one on all images."""
+"""Collective operations of two gloo processes agree with one process on all images."""
 
 import socket
 
@@ -64,7 +64,7 @@ def two_ranks(tmp_path_factory):
     return [torch.load(results / f"{rank}.pt") for rank in (0, 1)]
 
 
-def test_normalisation_over_all_ranks_is_that_of_one(two_ranks):
+def test_synchronised_batchnorm_equals_batchnorm_on_one_rank(two_ranks):
     """Output gradients, parameters' gradients and running statistics, with shares of different sizes."""
     x_grad, grads, buffers = step(small(), data())
     torch.testing.assert_close(torch.cat([two_ranks[0][0], two_ranks[1][0]]), x_grad, rtol=1e-10, atol=1e-12)
@@ -73,17 +73,17 @@ def test_normalisation_over_all_ranks_is_that_of_one(two_ranks):
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_statistics_are_averaged(two_ranks):
+def test_running_statistics_are_averaged(two_ranks):
     means = [0.1 * part.mean((0, 2, 3)) for part in data().split(SPLIT)]
     for rank in two_ranks:
         torch.testing.assert_close(rank[3], (means[0] + means[1]) / 2)
 
 
-def test_a_disagreement_is_named(two_ranks):
+def test_a_disagreement_between_ranks_is_reported(two_ranks):
     assert two_ranks[0][4] == "the ranks disagree on their numbers: ['0', '1']"
 
 
-def test_every_normalisation_is_replaced_and_nothing_else():
+def test_synchronise_replaces_every_batchnorm_and_nothing_else():
     network, before = resnet20(10), resnet20(10)
     network.load_state_dict(before.state_dict())
     synchronise(network)

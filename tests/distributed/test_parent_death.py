@@ -1,4 +1,4 @@
-"""Who dies with whom."""
+"""Child processes end with their parent."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 from ersparse.distributed.parent_death import PARENT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG exists on Linux only")
 
 CHILD = "from ersparse.distributed.parent_death import tie_to_parent; tie_to_parent(); print('tied', flush=True); "
 REST = CHILD + "import time; time.sleep(60)"
@@ -49,25 +49,25 @@ def run(parent, prefix=()):
     return subprocess.run([*prefix, sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True)
 
 
-def test_a_child_whose_parent_is_gone_does_nothing():
+def test_a_child_whose_parent_has_ended_exits():
     gone = subprocess.Popen(["true"])
     gone.wait()
     assert run(gone.pid).returncode == 1 and "tied" not in run(gone.pid).stdout
 
 
-def test_a_shell_may_stand_between():
+def test_a_shell_may_stand_between_parent_and_child():
     assert run(os.getpid()).stdout == "tied\n"
     assert run(os.getpid(), ["sh", "-c", '"$@"; true', "sh"]).stdout == "tied\n"
 
 
-def test_without_a_parent_of_ours_nothing_happens():
+def test_a_process_without_an_ersparse_parent_runs():
     environment = {key: value for key, value in os.environ.items() if key != PARENT}
     done = subprocess.run([sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True)
     assert done.stdout == "tied\n"
 
 
-def test_an_interrupt_reaches_a_job_of_a_sweep_in_the_background():
-    """A shell without job control has its background processes ignore Ctrl-C, and they hand that on."""
+def test_an_interrupt_reaches_a_job_of_a_background_sweep():
+    """A shell without job control starts background processes with SIGINT ignored, which children inherit."""
     ignored = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
     environment = os.environ | {PARENT: str(os.getpid())}
     job = subprocess.Popen(

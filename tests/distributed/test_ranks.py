@@ -1,4 +1,4 @@
-"""Several ranks are one run: the same masks, the same training, and nobody left behind."""
+"""Runs on several ranks: the same masks and training as on one rank, and no process left behind."""
 
 import os
 import random
@@ -27,9 +27,11 @@ def trained(process, root, *words):
     return record.parent
 
 
-def test_two_ranks_train_and_rewire_the_network_that_one_does(process, launch, only_run, monkeypatch, tmp_path):
-    """On the same global batches, the last of 13 images: weights within what adding in another order changes. And by
-    the gradient of all images, though the ranks have different ones: at every update the same weights go and come."""
+def test_two_ranks_train_and_rewire_as_one_rank(process, launch, only_run, monkeypatch, tmp_path):
+    """Weights agree up to the order of summation, on the same global batches, of which the last has 13 images.
+
+    Every mask update drops and grows the same weights, so the gradients are those of all images.
+    """
     words = [*PLAIN, *EXACT, "dataset.validation=0.1"]
     words += ["method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]
     two = trained(process, tmp_path / "two", *words, "trainer.devices=2")
@@ -52,8 +54,7 @@ def test_two_ranks_train_and_rewire_the_network_that_one_does(process, launch, o
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]])
-def test_two_ranks_of_sparse_execution(process, tmp_path, words):
-    """Train and rewire what two ranks do with masks."""
+def test_two_ranks_with_sparse_execution_agree_with_masked_execution(process, tmp_path, words):
     words = [*PLAIN, *EXACT, *words, "trainer.devices=2"]
     masked = trained(process, tmp_path / "masked", *words)
     sparse = trained(process, tmp_path / "sparse", *words, "trainer.execution=sparse")
@@ -64,8 +65,8 @@ def test_two_ranks_of_sparse_execution(process, tmp_path, words):
 
 
 @pytest.mark.slow
-def test_normalisation_over_all_ranks(process, tmp_path):
-    """One epoch with the statistics of all images; rounding grows with every step, so the bound is loose."""
+def test_synchronised_batchnorm_trains_as_on_one_rank(process, tmp_path):
+    """Rounding errors grow with every step, so the bound on the loss after one epoch is loose."""
     words = ["model.sync_batchnorm=true", "model.width=0.25", "optimizer.lr=0.01", *EXACT, "trainer.max_epochs=1"]
     one = trained(process, tmp_path / "one", *words)
     two = trained(process, tmp_path / "two", *words, "trainer.devices=2", "trainer.precision=bf16-mixed")
@@ -75,7 +76,7 @@ def test_normalisation_over_all_ranks(process, tmp_path):
 
 
 def ranks_of(run):
-    """Process numbers of the ranks that `run` has started."""
+    """Process IDs of the ranks that `run` has started."""
     listed = subprocess.run(
         ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(run.pid)], capture_output=True, text=True
     ).stdout
@@ -95,8 +96,8 @@ def gone(pid, within=15.0):
 
 
 @pytest.mark.slow
-def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
-    """SIGKILL at random moments of the training, every other one on the second rank; ERSPARSE_KILLS=20 for more."""
+def test_a_run_whose_ranks_are_killed_resumes_to_the_results_of_an_undisturbed_one(process, tmp_path):
+    """SIGKILL at random times, alternately to rank 1 and rank 0; ERSPARSE_KILLS=20 for more."""
     kills = int(os.environ.get("ERSPARSE_KILLS", "2"))
     words = [f"trainer.max_epochs={6 * kills}", "trainer.devices=2"]
     undisturbed = trained(process, tmp_path / "undisturbed", *KILLED, *words)
@@ -124,7 +125,7 @@ def test_killed_ranks_and_resumed_is_undisturbed(process, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_terminated_run_takes_its_ranks_along(process, tmp_path):
+def test_a_terminated_run_ends_its_ranks(process, tmp_path):
     run = process(*KILLED, "trainer.devices=2", "trainer.max_epochs=500", f"paths.root={tmp_path}/stopped")
     while not list(tmp_path.glob("stopped/runs/*/s0/checkpoints/epoch00002*")) and run.poll() is None:
         time.sleep(0.01)
@@ -138,8 +139,7 @@ def test_a_terminated_run_takes_its_ranks_along(process, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_makes_nobody_deaf(process, tmp_path):
-    """The first rank waits for one that was stopped; Ctrl-C still ends both."""
+def test_ctrl_c_ends_a_run_that_waits_for_a_stopped_rank(process, tmp_path):
     run = process(*KILLED, "trainer.devices=2", "trainer.max_epochs=500", f"paths.root={tmp_path}/stopped")
     while not list(tmp_path.glob("stopped/runs/*/s0/checkpoints/epoch00001*")) and run.poll() is None:
         time.sleep(0.01)
@@ -154,7 +154,7 @@ def test_a_rank_that_hangs_makes_nobody_deaf(process, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_is_no_reason_to_try_again(process, tmp_path):
+def test_a_failed_rank_is_reported_without_a_hint_to_repeat_the_command(process, tmp_path):
     (tmp_path / "failing.py").write_text(
         "import os\nfrom plain import plain as good\n"
         "def plain(*a, **k):\n"
@@ -181,6 +181,6 @@ def test_a_rank_that_fails_is_no_reason_to_try_again(process, tmp_path):
         ),
     ],
 )
-def test_more_ranks_than_can_be(launch, tmp_path, words, message):
+def test_too_many_ranks_are_refused(launch, tmp_path, words, message):
     status, printed = launch("trainer.accelerator=cpu", *words)
     assert status == 2 and message in printed and printed.count("\n") == 1 and not list(tmp_path.iterdir())

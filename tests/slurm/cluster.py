@@ -3,7 +3,7 @@
 python tests/slurm/cluster.py start /tmp/cluster   prints the line that makes a shell use it
 python tests/slurm/cluster.py stop /tmp/cluster
 
-Tests take it as a fixture. Nothing outside the folder is written, and a cluster that runs elsewhere is not disturbed.
+Tests use it as a fixture. Nothing outside the folder is written, and other clusters on the machine are not affected.
 """
 
 import os
@@ -19,7 +19,8 @@ from pathlib import Path
 NODES = ("n1", "n2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 
-# No cgroups; USR2 before a preemption; a requeued job waits until its old credential expires (else two minutes).
+# There are no cgroups. SLURM sends USR2 before a preemption (preempt_send_user_signal). A requeued job waits until its
+# old credential expires, which is after two minutes by default (cred_expire).
 CONF = """\
 ClusterName=ersparse
 SlurmctldHost={host}(127.0.0.1)
@@ -59,7 +60,7 @@ def can_run() -> bool:
 
 
 class Cluster:
-    """`with Cluster(folder) as cluster:` starts it, and stops it with all its jobs."""
+    """A cluster that runs during a `with` block, at the end of which all its jobs are killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -84,7 +85,7 @@ class Cluster:
         places = [
             f"--{what}={self.folder}/munge.{what.split('-')[0]}" for what in ("pid-file", "log-file", "seed-file")
         ]
-        # --force: the folders above ours may be closed to others
+        # --force: munged refuses parent folders with unusual permissions otherwise
         self.run("munged", "--force", f"--key-file={key}", f"--socket={self.folder}/munge.socket", *places)
         self.run("slurmctld")
         for node in NODES:
@@ -103,7 +104,7 @@ class Cluster:
         self.run("slurmd", "-N", node)
 
     def kill_node(self, node: str) -> None:
-        """As a power cut does: its daemon, and all that it started."""
+        """Kill the daemon of a node and all processes that it started, as a power failure does."""
         self._kill(f"slurmd.{node}")
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -119,20 +120,20 @@ class Cluster:
         (self.folder / f"{name}.pid").unlink(missing_ok=True)
 
     def run(self, *command: str, timeout: float = 60) -> str:
-        """What a command of SLURM prints."""
+        """Run one of SLURM's commands, and return its standard output."""
         done = subprocess.run(
             command, env=os.environ | self.environment, capture_output=True, text=True, timeout=timeout
         )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def empty(self) -> None:
-        """Ends every job."""
+    def cancel_all(self) -> None:
+        """Cancel all jobs, and wait until the queue is empty."""
         self.run("scancel", "--user=root")
         self.wait_for(lambda: not self.run("squeue", "-h"))
 
     def queue(self) -> list[list[str]]:
-        """[array or job number, index, state, restarts] of each job."""
+        """Return [array or job ID, index, state, number of requeues] of each job."""
         lines = self.run("squeue", "-h", "-r", "-O", "ArrayJobID:|,ArrayTaskID:|,State:|,RestartCnt").splitlines()
         return [[word.strip() for word in line.split("|")] for line in lines]
 

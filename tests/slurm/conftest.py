@@ -1,4 +1,4 @@
-"""A cluster for the tests that need one."""
+"""Fixtures of the tests on a SLURM cluster."""
 
 import os
 import re
@@ -39,16 +39,16 @@ def cluster():
 
 @pytest.fixture
 def on_cluster(cluster, monkeypatch):
-    """The cluster, which the commands of this test use; it has no jobs before and after."""
+    """The cluster that the commands of this test use. It has no jobs before and after the test."""
     for key, value in (cluster.environment | {"OMP_NUM_THREADS": "1"}).items():
         monkeypatch.setenv(key, value)
     yield cluster
-    cluster.empty()
+    cluster.cancel_all()
 
 
 @pytest.fixture
 def sweep(on_cluster, tmp_path):
-    """Starts `python launch.py hydra/launcher=slurm ...` as a process of its own, its outputs in this test's folder."""
+    """Starts `python launch.py hydra/launcher=slurm ...` as a process, with its outputs in this test's folder."""
 
     def start(*words: str) -> subprocess.Popen:
         command = [sys.executable, str(ROOT / "launch.py"), *ONE, f"paths.root={tmp_path}/outputs", *SMALL, *words]
@@ -74,7 +74,7 @@ def submit(launch, on_cluster, tmp_path):
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """Folders of the same runs on this machine, by their names below the root."""
+    """Runs without SLURM on this machine, and returns their folders by their names below the root."""
 
     def run(*words: str) -> dict[str, Path]:
         root = tmp_path_factory.mktemp("undisturbed")
@@ -92,7 +92,7 @@ def runs_below(root: Path) -> dict[str, Path]:
 
 
 def log_of(run: Path) -> str:
-    """What the job of a run has printed, in all its attempts."""
+    """Return the output of the job of a run, in all its attempts."""
     log = latest_log(root_of(run), run)
     return log.read_text() if log else ""
 
@@ -106,12 +106,12 @@ def is_done(run: Path) -> bool:
 
 
 def resumed_after(run: Path) -> list[int]:
-    """The epochs after which attempts went on."""
+    """Return the epochs after which attempts resumed."""
     return [int(epoch) for epoch in re.findall(r"resuming after epoch (\d+)", (run / "run.log").read_text())]
 
 
 def send(number: signal.Signals, run: Path, node: str) -> None:
-    """A signal to what a run's latest attempt has started on a node."""
+    """Send a signal to the processes that a run's latest attempt has started on a node."""
     job = f'"job": "{read(run)["slurm"]["job"]}", "node": "{node}"'
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -121,7 +121,7 @@ def send(number: signal.Signals, run: Path, node: str) -> None:
 
 
 def wait_until(condition, seconds=300.0):
-    """Returns what `condition` returns, once it is true."""
+    """Wait until `condition()` is true, and return its value."""
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, f"waited for {seconds:g} s"

@@ -1,4 +1,4 @@
-"""Jobs that are preempted, put back and timed out: each goes on from its last checkpoint, to the same bytes."""
+"""Jobs that are preempted, requeued or stopped at their time limit resume to the results of undisturbed runs."""
 
 import os
 import random
@@ -13,51 +13,51 @@ from slurm.conftest import ONE, SMALL, is_done, log_of, resumed_after, runs_belo
 
 EPOCHS = 8
 WORDS = ["seed=0", f"trainer.max_epochs={EPOCHS}"]
-TOLD = "SLURM wants the job to stop"
+STOP_MESSAGE = "SLURM asks the job to stop"
 
 
 @pytest.fixture(scope="module")
 def expected(undisturbed):
-    """What comes out where nothing happens."""
+    """The results of an undisturbed run."""
     (folder,) = undisturbed(*WORDS).values()
     return outcome(folder)
 
 
 def preempt(cluster, run):
-    """A job of a partition with priority takes the node, for a second."""
+    """Submit a job to a partition with a higher priority, which takes the node for a second."""
     node = read(run)["slurm"]["node"]
     cluster.run("sbatch", "--partition=urgent", f"--nodelist={node}", "--output=/dev/null", "--wrap=sleep 1")
     return "preempted; requeued 0 times before"
 
 
-def put_back(cluster, run):
-    """As an administrator does."""
+def requeue(cluster, run):
+    """Requeue the job as an administrator does."""
     cluster.run("scontrol", "requeue", read(run)["slurm"]["job"])
     return "DUE TO JOB REQUEUE"
 
 
 def time_out(cluster, run):
-    """SLURM looks every 30 s whose time is nearly up: until then the run stands still, so that it can be short."""
+    """Move the time limit close to now. The run is suspended until SLURM notices, as it checks limits every 30 s."""
     job, node = read(run)["slurm"]["job"], read(run)["slurm"]["node"]
-    told = log_of(run).count(TOLD)
+    stops = log_of(run).count(STOP_MESSAGE)
     send(signal.SIGSTOP, run, node)
     cluster.run("scontrol", "update", f"JobId={job}", "EndTime=now+80")
-    wait_until(lambda: log_of(run).count(TOLD) > told)
+    wait_until(lambda: log_of(run).count(STOP_MESSAGE) > stops)
     send(signal.SIGCONT, run, node)
     return "stopped at its time limit; requeued 0 times before"
 
 
-DISTURBANCES = (preempt, put_back, time_out)
+DISTURBANCES = (preempt, requeue, time_out)
 
 
 @pytest.mark.parametrize("disturb", DISTURBANCES)
-def test_a_disturbed_run_is_that_of_an_undisturbed_one(submit, expected, on_cluster, disturb):
+def test_a_disturbed_run_gives_the_results_of_an_undisturbed_one(submit, expected, on_cluster, disturb):
     run = submit(*WORDS, "logger=wandb", "hydra.launcher.signal_before=60")
     first = read(run)
-    said = disturb(on_cluster, run)
+    message = disturb(on_cluster, run)
     wait_until(lambda: is_done(run))
     last = read(run)
-    assert said in log_of(run)
+    assert message in log_of(run)
     assert last["slurm"] == {**last["slurm"], "job": first["slurm"]["job"], "restarts": 1}
     assert last["wandb_id"] == first["wandb_id"]
     assert [path.name[-9:] for path in run.glob("wandb/offline-run-*")] == [f"-{first['wandb_id']}"] * 2
@@ -68,14 +68,16 @@ def test_a_disturbed_run_is_that_of_an_undisturbed_one(submit, expected, on_clus
 
 
 def logged(run):
-    """Numbers of the epochs that attempts have finished, in order."""
+    """Return the numbers of the epochs that attempts have finished, in order."""
     return [int(number) for number in re.findall(r" epoch (\d+)/", (run / "run.log").read_text())]
 
 
 @pytest.mark.slow
 @pytest.mark.by_hand
-def test_a_sweep_that_is_disturbed_again_and_again(launch, undisturbed, on_cluster, tmp_path):
-    """At random moments, ERSPARSE_DISTURBANCES=20 of them, of four runs more."""
+def test_a_sweep_that_is_disturbed_repeatedly_gives_the_results_of_an_undisturbed_one(
+    launch, undisturbed, on_cluster, tmp_path
+):
+    """ERSPARSE_DISTURBANCES=20 disturbances at random times, among four more runs than that."""
     often, epochs = int(os.environ.get("ERSPARSE_DISTURBANCES", "20")), 10
     words = [f"seed=range(0,{often + 4})", f"trainer.max_epochs={epochs}"]
     expected = {name: outcome(run) for name, run in undisturbed(*words).items()}
@@ -84,7 +86,7 @@ def test_a_sweep_that_is_disturbed_again_and_again(launch, undisturbed, on_clust
     left = random.sample([DISTURBANCES[number % 3] for number in range(often)], often)
     happened = defaultdict(list)  # by run, (what, epochs that were on disk)
     while left:
-        run = wait_until(lambda: at_work(on_cluster, tmp_path / "outputs", epochs))
+        run = wait_until(lambda: training_run(on_cluster, tmp_path / "outputs", epochs))
         time.sleep(random.uniform(0, 1))
         before, kept = read(run)["slurm"]["restarts"], latest(run)
         left[-1](on_cluster, run)
@@ -104,8 +106,8 @@ def test_a_sweep_that_is_disturbed_again_and_again(launch, undisturbed, on_clust
     assert {name: outcome(run) for name, run in found.items()} == expected
 
 
-def at_work(cluster, root, epochs):
-    """One of the runs that a job trains now, with something to lose and something to do."""
+def training_run(cluster, root, epochs):
+    """Return a run that is training, with a checkpoint and more than three epochs left; None if there is none."""
     running = {"_".join(job[:2]): int(job[3]) for job in cluster.queue() if job[2] == "RUNNING"}
     runs = []
     for run in runs_below(root).values():
@@ -117,10 +119,10 @@ def at_work(cluster, root, epochs):
 
 
 def latest(run):
-    """The last epoch that has a checkpoint."""
+    """Return the last epoch that has a checkpoint."""
     return max((int(path.name[5:10]) for path in (run / "checkpoints").glob("epoch*.ckpt")), default=0)
 
 
 def restarts(cluster, run):
-    """How often SLURM has put the job of a run back."""
+    """Return how often the job of a run was requeued."""
     return max((int(job[3]) for job in cluster.queue() if "_".join(job[:2]) == read(run)["slurm"]["job"]), default=0)

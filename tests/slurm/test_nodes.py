@@ -11,7 +11,7 @@ WORDS = ["seed=0", "trainer.max_epochs=6"]
 
 @pytest.fixture(scope="module")
 def expected(undisturbed):
-    """Of two ranks on one machine, which is not that of one."""
+    """The results of two ranks on one machine, which differ from those of one rank."""
     (folder,) = undisturbed(*WORDS, "trainer.devices=2").values()
     return outcome(folder)
 
@@ -22,7 +22,7 @@ def kill_a_rank(cluster, run):
 
 
 def lose_a_node(cluster, run):
-    """Until it is missed, and the job put back: by SLURM, or by the first rank, whichever notices first."""
+    """Kill a node until the job is requeued, by SLURM or by rank 0, whichever notices first."""
     cluster.kill_node("n2")
     cluster.wait_for(lambda: [job[2:] for job in cluster.queue()] == [["PENDING", "1"]])
     cluster.start_node("n2")
@@ -30,10 +30,10 @@ def lose_a_node(cluster, run):
 
 
 @pytest.mark.parametrize("disturb", [kill_a_rank, pytest.param(lose_a_node, marks=pytest.mark.by_hand)])
-def test_two_nodes_go_on_together(submit, expected, on_cluster, disturb):
+def test_a_run_on_two_nodes_resumes_after_a_failure(submit, expected, on_cluster, disturb):
     run = submit(*WORDS, "trainer.num_nodes=2")
-    said = disturb(on_cluster, run)
+    message = disturb(on_cluster, run)
     wait_until(lambda: is_done(run))
-    assert said in log_of(run) and read(run)["slurm"]["restarts"] == 1
+    assert message in log_of(run) and read(run)["slurm"]["restarts"] == 1
     (epoch,) = resumed_after(run)
     assert 3 <= epoch < 6 and outcome(run) == expected

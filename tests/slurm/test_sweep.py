@@ -1,4 +1,4 @@
-"""Sweeps on a real cluster: submitted, followed, found again, refused."""
+"""Sweeps on a cluster: submission, monitoring, and refusals."""
 
 import os
 import pty
@@ -11,8 +11,8 @@ from conftest import ROOT, read
 from slurm.conftest import ONE, SMALL, runs_below, wait_until
 
 
-def test_a_waiting_command_that_is_killed_loses_nothing(sweep, on_cluster, tmp_path):
-    """The command issued again waits for the jobs that are there."""
+def test_jobs_outlive_the_command_that_submitted_them(sweep, on_cluster, tmp_path):
+    """The same command waits for the jobs in the queue, and submits none."""
     words = ["seed=0,1", "trainer.max_epochs=2"]
     first = sweep(*words)
     wait_until(lambda: len(on_cluster.queue()) == 2)
@@ -24,10 +24,10 @@ def test_a_waiting_command_that_is_killed_loses_nothing(sweep, on_cluster, tmp_p
     assert again.returncode == 0 and "2 jobs in SLURM's queue: 2 done" in printed, printed
     found = [read(folder)["slurm"] for folder in runs_below(tmp_path).values()]
     assert {tuple(job["job"].split("_")) for job in found} == jobs and {job["restarts"] for job in found} == {0}
-    assert not list(tmp_path.glob("outputs/.sweep/slurm/ersparse-*"))  # nothing failed: no logs are kept
+    assert not list(tmp_path.glob("outputs/.sweep/slurm/ersparse-*"))  # logs are kept of failed jobs only
 
 
-def test_a_dry_run_prints_the_script(launch, on_cluster, tmp_path):
+def test_a_dry_run_prints_the_batch_script(launch, on_cluster, tmp_path):
     status, printed = launch(*ONE, "seed=0,1", "trainer=cpu", "dry_run=true", "hydra.launcher.setup=[module load x]")
     assert status == 0 and "#SBATCH --array=0-1%2" in printed and "\nmodule load x\n" in printed
     assert "#SBATCH --time=30" in printed and "gpus" not in printed and printed.rstrip().endswith("2 jobs")
@@ -45,20 +45,20 @@ def test_a_dry_run_prints_the_script(launch, on_cluster, tmp_path):
         (["dataset=cifar10", "dataset.download=false", "dataset.root=/nowhere"], "dataset.root=/nowhere"),
     ],
 )
-def test_what_slurm_would_refuse_gets_one_line(launch, on_cluster, tmp_path, words, message):
+def test_an_impossible_request_is_refused_in_one_line(launch, on_cluster, tmp_path, words, message):
     status, printed = launch(*ONE, "seed=0,1", "trainer=cpu", *words)
     assert status == 2 and message in printed and printed.count("\n") == 1, printed
     assert not list(tmp_path.iterdir()) and not on_cluster.queue()
 
 
-def test_accelerators_that_the_cluster_lacks(launch, on_cluster):
-    """By default a job asks for a GPU for each device; this cluster has none."""
+def test_gpus_that_the_cluster_lacks_are_refused(launch, on_cluster):
+    """By default a job requests a GPU for each device."""
     status, printed = launch(*ONE, "seed=0,1")
     assert status == 2 and "a GPU for each (hydra.launcher.gpus=true)" in printed and printed.count("\n") == 1, printed
 
 
-def test_status_shows_the_queue(launch, on_cluster, tmp_path):
-    """On a terminal, again and again; runs that have not begun have no folder yet."""
+def test_status_shows_jobs_in_the_queue(launch, on_cluster, tmp_path):
+    """With --watch on a terminal. Runs that have not started have no folder yet."""
     status, printed = launch(*ONE, *SMALL, "seed=0,1,2", "trainer.max_epochs=50", "hydra.launcher.wait=false")
     assert status == 0 and printed.startswith("3 of 3 jobs submitted"), printed
     command = [sys.executable, "-m", "ersparse", "status", f"{tmp_path}/outputs", "--watch"]
@@ -66,12 +66,12 @@ def test_status_shows_the_queue(launch, on_cluster, tmp_path):
     watching = subprocess.Popen(command, cwd=ROOT, stdout=terminal, env=os.environ | {"COLUMNS": "200", "LINES": "40"})
     shown = ""
 
-    def all_there():
+    def all_shown():
         nonlocal shown
         shown += os.read(screen, 100_000).decode()
         return "3 runs: 2 running, 1 queued" in shown
 
-    wait_until(all_there)
+    wait_until(all_shown)
     watching.send_signal(signal.SIGINT)
     assert watching.wait(30) == 0
     assert all(words in shown for words in (" running on n1", " running on n2", " pending ("))

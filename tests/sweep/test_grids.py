@@ -1,4 +1,4 @@
-"""Which jobs a sweep consists of: hand-written lists, and Hydra's own composition of each of them."""
+"""Grids expand to the expected jobs, and their configurations are those that Hydra composes."""
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,7 +10,7 @@ from ersparse.config.options import CONF
 from ersparse.errors import UserError
 from ersparse.sweep import grids
 from ersparse.sweep.compose import Composer
-from ersparse.sweep.sweeper import lists_of
+from ersparse.sweep.sweeper import expand
 
 PARSER = OverridesParser.create()
 
@@ -34,13 +34,13 @@ def preset(tmp_path):
     return write
 
 
-def jobs(words, params=None):
-    """What a command line over one preset comes to, each job as one string."""
+def jobs(overrides, params=None):
+    """Return the jobs of a command line over one preset, each as one string."""
     found = []
-    for grid in grids.alternatives(words):
-        given = [grids.axis_of(word, PARSER) for word in grid]
-        for own in grids.grids_of(params, PARSER):
-            found += [" ".join(job) for job in grids.product(grids.replaced(own, given))]
+    for grid in grids.split_union(overrides):
+        given = [grids.parse_axis(override, PARSER) for override in grid]
+        for own in grids.parse_params(params, PARSER):
+            found += [" ".join(job) for job in grids.product(grids.replace_axes(own, given))]
     return found
 
 
@@ -77,7 +77,7 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize("line, expected", WRITTEN, ids=[line for line, _ in WRITTEN])
-def test_written_on_the_command_line(line, expected):
+def test_a_sweep_on_the_command_line(line, expected):
     assert jobs(line.split()) == expected
 
 
@@ -121,7 +121,7 @@ PRESETS = [
 
 
 @pytest.mark.parametrize("params, line, expected", PRESETS)
-def test_written_in_a_preset(params, line, expected):
+def test_a_sweep_in_a_preset(params, line, expected):
     assert jobs(line.split(), params) == expected
 
 
@@ -135,21 +135,21 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("line, message", REFUSED)
-def test_refused(line, message):
+def test_an_invalid_grid_is_refused(line, message):
     with pytest.raises(UserError, match=".*") as refused:
         jobs(line.split())
     assert str(refused.value).startswith(message)
 
 
 @pytest.mark.parametrize("params", ["seed", [["seed"]]])
-def test_a_preset_that_is_no_grid_is_refused(params):
+def test_a_preset_without_a_mapping_is_refused(params):
     with pytest.raises(UserError, match=r"hydra.sweeper.params: must be a mapping"):
-        grids.grids_of(params, PARSER)
+        grids.parse_params(params, PARSER)
 
 
 def test_an_axis_without_values_is_refused():
     with pytest.raises(UserError, match="seed: must have at least one value"):
-        grids.grids_of({"seed": []}, PARSER)
+        grids.parse_params({"seed": []}, PARSER)
 
 
 COMPOSED = [
@@ -166,25 +166,27 @@ COMPOSED = [
 
 
 @pytest.mark.parametrize("line", COMPOSED)
-def test_compositions_are_hydras_own(composer, line):
+def test_compositions_equal_those_of_hydra(composer, line):
     expected = OmegaConf.to_container(compose("config", line.split()), resolve=True)
-    assert composer.values(line.split()) == expected
-    assert composer.values(line.split()) == expected, "the copy that was kept has changed"
+    assert composer.compose(line.split()) == expected
+    assert composer.compose(line.split()) == expected, "the cached composition has changed"
 
 
-def test_a_preset_sweeps_and_the_command_line_replaces(composer, preset):
-    composer.always = [preset("pairs", "{seed: [0, 1], 'model,dataset': [[vgg16, cifar10], [vgg19, cifar100]]}")]
-    assert lists_of(["experiment=pairs", "seed=5"], composer) == [
+def test_the_command_line_replaces_axes_of_a_preset(composer, preset):
+    composer.common_overrides = [
+        preset("pairs", "{seed: [0, 1], 'model,dataset': [[vgg16, cifar10], [vgg19, cifar100]]}")
+    ]
+    assert expand(["experiment=pairs", "seed=5"], composer) == [
         ["model=vgg16", "dataset=cifar10", "experiment=pairs", "seed=5"],
         ["model=vgg19", "dataset=cifar100", "experiment=pairs", "seed=5"],
     ]
-    assert composer.values(["experiment=pairs", "seed=5"])["experiment"] == "pairs"
+    assert composer.compose(["experiment=pairs", "seed=5"])["experiment"] == "pairs"
 
 
-def test_several_presets_each_bring_their_own_sweep(composer, preset):
+def test_each_of_several_presets_has_its_own_sweep(composer, preset):
     preset("one", "{seed: '0,1'}")
-    composer.always = [preset("two", "[{model: vgg16}, {sparsity: 'er,erk'}]")]
-    assert lists_of(["experiment=one,two"], composer) == [
+    composer.common_overrides = [preset("two", "[{model: vgg16}, {sparsity: 'er,erk'}]")]
+    assert expand(["experiment=one,two"], composer) == [
         ["seed=0", "experiment=one"],
         ["seed=1", "experiment=one"],
         ["model=vgg16", "experiment=two"],
@@ -193,14 +195,14 @@ def test_several_presets_each_bring_their_own_sweep(composer, preset):
     ]
 
 
-def test_a_smoke_test_of_a_preset_cuts_all_axes_but_the_method():
+def test_smoke_scale_shortens_all_axes_but_the_method():
     grid = [
         grids.Axis(("seed",), (("0",), ("1",), ("2",))),
         grids.Axis(("method",), (("fixed",), ("rigl",), ("set",))),
         grids.Axis(("model", "sparsity.level"), (("a", "1"), ("b", "2"), ("c", "3"))),
         grids.Axis(("width",), (("1",),)),
     ]
-    assert [axis.values for axis in grids.smoke(grid)] == [
+    assert [axis.values for axis in grids.shorten(grid)] == [
         (("0",),),
         (("fixed",), ("rigl",), ("set",)),
         (("a", "1"), ("c", "3")),

@@ -1,4 +1,4 @@
-"""Sweeps as one types them: what they list, what they leave, and what becomes of them when they are killed."""
+"""Sweeps from the command line: dry runs, results, and recovery after they are killed."""
 
 import json
 import os
@@ -17,7 +17,7 @@ FAILS = ["or", "dataset=cifar10", "dataset.root=/nowhere", "dataset.download=fal
 
 @pytest.fixture
 def preset(tmp_path):
-    """Writes a preset to a folder, and returns the words that name it."""
+    """Writes a preset to a folder, and returns the overrides that select it."""
 
     def write(name, text):
         (tmp_path / "conf" / "experiment").mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def records(root):
     return {path.parent.relative_to(root): json.loads(path.read_text()) for path in root.rglob("run.json")}
 
 
-def of_this_test(tmp_path):
+def processes_of_this_test(tmp_path):
     """Processes whose command line names this test's folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -47,12 +47,12 @@ def of_this_test(tmp_path):
 def gone(tmp_path, seconds=5.0):
     """Whether every process of this test ends within a few seconds."""
     end = time.monotonic() + seconds
-    while of_this_test(tmp_path) and time.monotonic() < end:
+    while processes_of_this_test(tmp_path) and time.monotonic() < end:
         time.sleep(0.05)
-    return not of_this_test(tmp_path)
+    return not processes_of_this_test(tmp_path)
 
 
-# ---- What a dry run lists ------------------------------------------------------------------------------------------
+# ---- Dry runs ------------------------------------------------------------------------------------------
 
 
 def listed(printed):
@@ -63,7 +63,7 @@ def listed(printed):
     return ["/".join([place.rsplit("-", 1)[0], seed]) for *_, place, seed in (folder.split("/") for folder in folders)]
 
 
-def test_a_grid(launch, tmp_path):
+def test_a_grid_is_listed(launch, tmp_path):
     status, printed = launch("-m", "dry_run=true", "seed=0,1", "sparsity=er,erk")
     assert status == 0 and listed(printed) == [
         "resnet20-digits-er0.9-fixed/s0", "resnet20-digits-erk0.9-fixed/s0",
@@ -72,7 +72,7 @@ def test_a_grid(launch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pairs(launch, tmp_path):
+def test_zipped_axes_are_listed(launch, tmp_path):
     status, printed = launch("dry_run=true", "model,sparsity.level=[vgg16,0.5],[vgg19,0.95]", "seed=0,1")
     assert status == 0 and listed(printed) == [
         "vgg16-digits-balanced0.5-fixed/s0", "vgg16-digits-balanced0.5-fixed/s1",
@@ -81,7 +81,7 @@ def test_pairs(launch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_union_runs_what_is_named_twice_once(launch, tmp_path):
+def test_duplicate_jobs_of_a_union_are_merged(launch, tmp_path):
     words = "dry_run=true seed=0,1 sparsity.level=0.5,0.9 or sparsity=dense or seed=1 sparsity.level=0.9"
     status, printed = launch("-m", *words.split())
     assert status == 0 and listed(printed) == [
@@ -103,7 +103,7 @@ hydra:
 
 
 @pytest.mark.parametrize("flag", [[], ["-m"]])
-def test_a_preset_that_is_a_sweep(launch, preset, flag):
+def test_a_preset_with_a_sweep_is_listed(launch, preset, flag):
     words = preset("pairs", PRESET)
     status, printed = launch(*flag, "dry_run=true", *words)
     assert status == 0 and listed(printed) == [
@@ -117,7 +117,7 @@ def test_a_preset_that_is_a_sweep(launch, preset, flag):
     ]  # fmt: skip
 
 
-def test_several_presets(launch, preset):
+def test_the_sweeps_of_several_presets_are_listed(launch, preset):
     preset("one", "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1'}}}\n")
     search, _ = preset("two", "hydra: {mode: MULTIRUN, sweeper: {params: {model: 'vgg16,vgg19'}}}\n")
     status, printed = launch("-m", "dry_run=true", search, "experiment=one,two")
@@ -142,25 +142,25 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("line, message", REFUSED, ids=[line for line, _ in REFUSED])
-def test_refused_before_the_first_job_starts(launch, tmp_path, line, message):
+def test_an_invalid_job_is_refused_before_the_first_starts(launch, tmp_path, line, message):
     status, printed = launch("-m", "method=fixed", *line.split())
     assert status == 2 and printed.startswith(message) and printed.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hydras_own_sweeper_does_not_get_round_it(launch, tmp_path):
+def test_several_devices_are_refused_with_hydras_own_sweeper(launch, tmp_path):
     status, printed = launch("-m", "hydra/sweeper=basic", "hydra/launcher=basic", "trainer.devices=2,3")
     assert status == 2 and printed.startswith("trainer.devices=2: must be 1 with hydra/launcher=basic")
     assert not list(tmp_path.rglob("run.json"))
 
 
-def test_an_axis_outside_identity_may_come_paired(launch):
+def test_a_key_outside_the_identity_may_be_zipped(launch):
     status, printed = launch("dry_run=true", "seed,trainer.devices=[0,1],[1,2]", "logger=csv")
     assert status == 0 and len(listed(printed)) == 2
 
 
-def test_400_jobs_are_checked_in_seconds(launch):
-    """Ten seconds of this processor, whatever else it does."""
+def test_400_jobs_are_checked_in_ten_seconds(launch):
+    """CPU time of this process, so that other processes do not matter."""
     words = ["model=resnet20,vgg16", "sparsity=er,erk,balanced,uniform", "sparsity.level=0.5,0.8,0.9,0.95,0.99"]
     began = time.process_time()
     status, printed = launch("-m", "dry_run=true", *words, "seed=range(0,10)")
@@ -168,11 +168,11 @@ def test_400_jobs_are_checked_in_seconds(launch):
     assert time.process_time() - began < 10
 
 
-# ---- What a sweep leaves -------------------------------------------------------------------------------------------
+# ---- Results of a sweep -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_a_sweep_ends_as_if_undisturbed(process, launch, tmp_path):
+def test_a_sweep_that_is_killed_repeatedly_gives_the_results_of_an_undisturbed_one(process, launch, tmp_path):
     """SIGKILL of the sweep at random moments; ERSPARSE_KILLS=10 for 24 jobs and more of them."""
     kills = int(os.environ.get("ERSPARSE_KILLS", "3"))
     seeds = 23 if kills > 3 else 3
@@ -214,15 +214,15 @@ def test_ctrl_c_stops_a_sweep_at_a_checkpoint(process, tmp_path):
         time.sleep(0.05)
     sweep.send_signal(signal.SIGINT)
     printed, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 130 and "the same command goes on" in printed and "Traceback" not in printed
+    assert sweep.returncode == 130 and "the same command resumes" in printed and "Traceback" not in printed
     states = {folder.name: record["state"] for folder, record in records(tmp_path / "outputs").items()}
     assert states["s1"] == "preempted" and set(states.values()) == {"preempted"}
     assert gone(tmp_path)
 
 
 @pytest.mark.slow
-def test_draws_share_a_warm_process_and_nothing_else(process, launch, tmp_path):
-    """The same records as of single runs; the process dies with the sweep."""
+def test_draws_in_a_fork_server_equal_single_runs(process, launch, tmp_path):
+    """The records are equal, and the fork server ends with the sweep."""
     sweep = process("-m", "method=draw", "seed=0,1,2,3", "model=resnet20,vgg16", "hydra.launcher.slots=1")
     printed, _ = sweep.communicate(timeout=120)
     assert sweep.returncode == 0, printed
@@ -236,12 +236,12 @@ def test_draws_share_a_warm_process_and_nothing_else(process, launch, tmp_path):
     }
 
 
-def test_a_sweep_killed_while_it_draws_leaves_no_process(process, tmp_path):
+def test_a_sweep_that_is_killed_while_it_draws_leaves_no_process(process, tmp_path):
     sweep = process("-m", "method=draw", "seed=range(0,100)", "hydra.launcher.slots=1")
     while not list(tmp_path.glob("outputs/runs/*/s1/run.json")) and sweep.poll() is None:
         time.sleep(0.02)
     family = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if descends(path, sweep.pid)]
-    assert family, "the warm process and its job"
+    assert family, "the fork server and its job"
     sweep.send_signal(signal.SIGKILL)
     sweep.communicate()
     end = time.monotonic() + 10
@@ -290,7 +290,7 @@ class Probe(Fixed):
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 @pytest.mark.slow
-def test_pairs_of_seed_and_devices_each_get_their_ranks(process, tmp_path):
+def test_each_job_of_a_zipped_axis_gets_its_number_of_ranks(process, tmp_path):
     (tmp_path / "probe.py").write_text(PROBE)
     (tmp_path / "seen").mkdir()
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
@@ -310,8 +310,8 @@ def test_pairs_of_seed_and_devices_each_get_their_ranks(process, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_at_the_same_instant(process, tmp_path):
-    """One runs, three say so and stop."""
+def test_of_four_simultaneous_commands_one_runs(process, tmp_path):
+    """The others report that the folder is in use, and stop."""
     four = [process(*SLOW) for _ in range(4)]
     while sum(each.poll() is None for each in four) > 1:
         time.sleep(0.05)

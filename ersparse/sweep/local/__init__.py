@@ -1,1 +1,1 @@
-"""Sweeps on this machine: slots, processes, the pool of jobs."""
+"""Sweeps on this machine: slots, processes, and the pool that runs jobs on them."""

@@ -1,4 +1,4 @@
-"""The launcher `local`: jobs on this machine, several at a time, each a process of its own."""
+"""The launcher `local`: jobs on this machine, several at a time, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,40 +19,60 @@ if TYPE_CHECKING:
     from ersparse.sweep.local.slots import Slot
 
 
-class OwnLauncher(Launcher):
-    """A launcher that takes jobs which are composed and checked already."""
+class JobLauncher(Launcher):
+    """Base class of launchers that accept jobs which have been composed and checked before the first starts.
 
-    here = True  # jobs run on this machine
-    extra: Sequence[str] = ()  # words for every job
+    Attributes:
+        local: whether the jobs run on this machine.
+        arguments: command-line arguments for every job, set by `setup`.
+    """
+
+    local = True
+    arguments: Sequence[str] = ()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config, self.extra = hydra_context, config, same_config(config)
+        self.hydra_context, self.config, self.arguments = hydra_context, config, config_source_arguments(config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
-        """For other sweepers than ours, which hand over words alone."""
-        from ersparse.sweep.build_jobs import jobs_of
-        from ersparse.sweep.compose import composer_of
+        """Check and run the jobs of a sweeper other than `GridSweeper`, which passes overrides only."""
+        from ersparse.sweep.build_jobs import build_jobs
+        from ersparse.sweep.compose import make_composer
 
-        composer = composer_of(self.hydra_context, self.config)
-        sys.exit(self.run(jobs_of(job_overrides, composer, here=self.here)))
+        composer = make_composer(self.hydra_context, self.config)
+        sys.exit(self.run(build_jobs(job_overrides, composer, local=self.local)))
 
     def run(self, jobs: Sequence[Job]) -> int:
-        """Runs what is not done, and returns the exit status: 0, 1 where a job failed, 130 where it was stopped."""
+        """Run the jobs that are not done.
+
+        Returns:
+            The exit status: 0, 1 if a job failed, 130 if the sweep was interrupted.
+        """
         raise NotImplementedError
 
     def dry_run(self, jobs: Sequence[Job]) -> None:
-        """Prints what `run` would do."""
+        """Print what `run` would do."""
         raise NotImplementedError
 
 
-class LocalLauncher(OwnLauncher):
-    """Runs jobs to their end, whatever becomes of single ones."""
+class LocalLauncher(JobLauncher):
+    """Runs jobs on the slots of this machine. A job that fails does not stop the others."""
 
     def __init__(self, slots: int | None = None, jobs_per_gpu: int = 1, time_limit: float | None = None) -> None:
-        """`time_limit` in seconds."""
+        """Store the keys of conf/hydra/launcher/local.yaml; `setup` checks them.
+
+        Args:
+            slots: number of jobs at a time; None is one for each GPU, or for each core that has 2 GiB of memory.
+            jobs_per_gpu: number of jobs that share a GPU.
+            time_limit: seconds after which a job is interrupted; None is no limit.
+        """
         self.slots, self.jobs_per_gpu, self.time_limit = slots, jobs_per_gpu, time_limit
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Check the keys of the launcher.
+
+        Raises:
+            UserError: a value is not allowed.
+        """
         for key, kind in (("slots", int), ("jobs_per_gpu", int), ("time_limit", (int, float))):
             value = getattr(self, key)
             if value is not None and not (isinstance(value, kind) and value > 0):
@@ -63,36 +83,40 @@ class LocalLauncher(OwnLauncher):
         from ersparse.sweep.local.pool import Pool
         from ersparse.sweep.progress_table import ProgressTable
 
-        pool = Pool(jobs, self.slots_for(jobs), self.time_limit, self.extra)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops at a checkpoint, as Ctrl-C does
+        pool = Pool(jobs, self.slots_for(jobs), self.time_limit, self.arguments)
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop at a checkpoint, as on Ctrl-C
         try:
-            with ProgressTable(pool) as screen:
-                return pool.run(screen.update)
+            with ProgressTable(pool) as table:
+                return pool.run(table.update)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, previous)
 
     def dry_run(self, jobs: Sequence[Job]) -> None:
-        from ersparse.sweep.dry_run import list_jobs
+        from ersparse.sweep.dry_run import print_jobs
 
-        list_jobs(jobs, len(self.slots_for(jobs)))
+        print_jobs(jobs, len(self.slots_for(jobs)))
 
     def slots_for(self, jobs: Sequence[Job]) -> list[Slot]:
-        """The slots of this machine; of its GPUs, if one of the jobs takes them."""
+        """Return the slots of this machine: of its GPUs if one of the jobs trains on a GPU, else of its cores.
+
+        Raises:
+            UserError: there are fewer slots than a job has devices.
+        """
         from ersparse.sweep.local import slots
 
-        cores, gib = slots.this_machine()
+        cores, memory = slots.machine_resources()
         gpus = slots.visible_gpus(os.environ) if any(job.gpu for job in jobs) else []
-        found = slots.slots_of(self.slots, self.jobs_per_gpu, gpus, cores, gib)
-        most = max((job.devices for job in jobs), default=1)
-        if slots.room_for(most, found, found) is None:
-            raise UserError(f"hydra.launcher.slots={self.slots}: must be at least trainer.devices={most}")
+        found = slots.make_slots(self.slots, self.jobs_per_gpu, gpus, cores, memory)
+        devices = max((job.devices for job in jobs), default=1)
+        if slots.allocate(devices, found, found) is None:
+            raise UserError(f"hydra.launcher.slots={self.slots}: must be at least trainer.devices={devices}")
         return found
 
 
-def same_config(config: DictConfig) -> list[str]:
-    """Words that make a job compose from the files that its sweep was composed from."""
-    words = [word for word in config.hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
+def config_source_arguments(config: DictConfig) -> list[str]:
+    """Return the command-line arguments with which a job composes from the same configuration files as its sweep."""
+    arguments = [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
     for source in config.hydra.runtime.config_sources:
         if source.provider == "command-line":
-            words += ["--config-dir", source.path]
-    return words
+            arguments += ["--config-dir", source.path]
+    return arguments

@@ -1,4 +1,4 @@
-"""The jobs of a sweep on the slots of a machine, to the end of the last of them."""
+"""The pool of a local sweep: runs jobs on the slots of this machine until the last of them ends."""
 
 from __future__ import annotations
 
@@ -9,127 +9,147 @@ from contextlib import suppress
 
 from ersparse.storage import run_json
 from ersparse.sweep.job import Job
-from ersparse.sweep.job_state import IN_USE, SWEEP, JobState, JobStates, last_line, reason
-from ersparse.sweep.local.process import Forked, Process, Worker
-from ersparse.sweep.local.slots import Slot, cores_of, environment, room_for
+from ersparse.sweep.job_state import IN_USE, SWEEP, JobState, JobStates, failure_reason, last_line
+from ersparse.sweep.local.process import ForkedProcess, ForkServer, Process
+from ersparse.sweep.local.slots import Slot, allocate, cores_of, job_environment
 
-PAUSE = 0.05  # seconds between two looks at the jobs
-HELD_PAUSE = 1.0  # and at a folder that another process holds
-GRACE = 30.0  # for a job that was asked to stop
-INTERRUPTED = 130
+POLL_INTERVAL = 0.05  # seconds
+HELD_POLL_INTERVAL = 1.0  # seconds between two checks of a folder that another process holds
+GRACE_PERIOD = 30.0  # seconds for an interrupted job to end before it is killed
+INTERRUPTED = 130  # exit status
 
 
 class Pool(JobStates):
-    """Starts jobs in their order as slots come free."""
+    """Starts jobs in their order as slots become free."""
 
     def __init__(
-        self, jobs: Sequence[Job], slots: Sequence[Slot], time_limit: float | None, extra: Sequence[str] = ()
+        self, jobs: Sequence[Job], slots: Sequence[Slot], time_limit: float | None, arguments: Sequence[str] = ()
     ) -> None:
-        """`extra` are words for every job."""
+        """Create the pool; `run` starts it.
+
+        Args:
+            jobs: the jobs, in the order in which they start.
+            slots: the slots of this machine.
+            time_limit: seconds after which a job is interrupted; None is no limit.
+            arguments: command-line arguments for every job.
+        """
         super().__init__(jobs)
-        self.width = len(slots)
-        self.where = f"on {self.width} slot{'s' * (self.width != 1)}"
-        self.slots, self.free, self.time_limit, self.extra = slots, list(slots), time_limit, list(extra)
-        self.workers: dict[Slot, Worker] = {}  # warm, for jobs that only draw
+        self.parallel = len(slots)
+        self.place = f"on {self.parallel} slot{'s' * (self.parallel != 1)}"
+        self.slots, self.free, self.time_limit, self.arguments = slots, list(slots), time_limit, list(arguments)
+        self.fork_servers: dict[Slot, ForkServer] = {}  # for jobs that only draw
 
     def run(self, show: Callable[[], None]) -> int:
-        """Calls `show` again and again; returns 0, 1 where a job failed, 130 where a Ctrl-C stopped the sweep."""
-        for task in self.tasks:
-            task.skip_if_done()
+        """Run the jobs that are not done.
+
+        Args:
+            show: called several times a second, to show the states.
+
+        Returns:
+            The exit status: 0, 1 if a job failed, 130 if Ctrl-C interrupted the sweep.
+        """
+        self.skip_done()
         try:
-            while self.of("waiting", "held", "running"):
-                self._turn()
+            while self.select("waiting", "held", "running"):
+                self._update()
                 show()
-                time.sleep(PAUSE)
+                time.sleep(POLL_INTERVAL)
         except KeyboardInterrupt:
             self._stop_all(show)
             return INTERRUPTED
         finally:
-            for worker in self.workers.values():
-                worker.close()
-            for folder in {task.job.log.parent for task in self.tasks}:
-                with suppress(OSError):  # there are logs in it, or there never was one
-                    folder.rmdir()
-        return 1 if self.of("failed") else 0
+            self._clean_up()
+        return 1 if self.select("failed") else 0
 
-    def _turn(self) -> None:
-        for task in self.of("running"):
-            self._look_at(task)
-        for task in self.of("held"):
-            self._look_at_folder(task)
-        for task in self.of("waiting"):
-            room = room_for(task.job.devices, self.free, self.slots)
-            if room is None:
-                break  # in their order, so that a job for several devices is not overtaken for ever
-            self._start(task, room)
+    def _clean_up(self) -> None:
+        for server in self.fork_servers.values():
+            server.close()
+        for folder in {job_state.job.log.parent for job_state in self.states}:
+            with suppress(OSError):  # it holds logs of failed jobs, or does not exist
+                folder.rmdir()
 
-    def _look_at_folder(self, task: JobState) -> None:
-        """A held folder is done, or free, or still held."""
-        if time.monotonic() - task.looked < HELD_PAUSE:
+    def _update(self) -> None:
+        for job_state in self.select("running"):
+            self._update_running(job_state)
+        for job_state in self.select("held"):
+            self._update_held(job_state)
+        for job_state in self.select("waiting"):
+            slots = allocate(job_state.job.devices, self.free, self.slots)
+            if slots is None:
+                break  # start in order, or jobs on one device would overtake a job on several for ever
+            self._start(job_state, slots)
+
+    def _update_held(self, job_state: JobState) -> None:
+        """Put a job back in line once no other process holds its folder, unless that process has finished the run."""
+        if time.monotonic() - job_state.checked_at < HELD_POLL_INTERVAL:
             return
-        task.looked = time.monotonic()
-        if not run_json.in_use(task.job.folder):
-            task.state = "waiting"
-            task.skip_if_done()
-            task.job.log.unlink(missing_ok=True)  # where it says that the folder is in use
+        job_state.checked_at = time.monotonic()
+        if not run_json.in_use(job_state.job.folder):
+            job_state.state = "waiting"
+            job_state.skip_if_done()
+            job_state.job.log.unlink(missing_ok=True)  # it says that the folder is in use
 
-    def _start(self, task: JobState, room: list[Slot]) -> None:
-        job = task.job
+    def _start(self, job_state: JobState, slots: list[Slot]) -> None:
+        job = job_state.job
         if run_json.in_use(job.folder):
-            task.state = "held"
+            job_state.state = "held"
             return
-        for slot in room:
+        for slot in slots:
             self.free.remove(slot)
-        task.process = self._process(job, room)
-        task.state, task.slots = "running", room
+        job_state.process = self._start_process(job, slots)
+        job_state.state, job_state.slots = "running", slots
 
-    def _process(self, job: Job, room: Sequence[Slot]) -> Process | Forked:
-        words = [*job.words, *self.extra, "hydra.mode=RUN"]
-        surroundings = environment(os.environ, room, job.devices) | {SWEEP: self.name}, cores_of(room)
+    def _start_process(self, job: Job, slots: Sequence[Slot]) -> Process | ForkedProcess:
+        arguments = [*job.overrides, *self.arguments, "hydra.mode=RUN"]
+        environment = job_environment(os.environ, slots, job.devices) | {SWEEP: self.name}
         if job.epochs:
-            return Process(words, *surroundings, job.log)
-        worker = self.workers.get(room[0])
-        if worker is None or worker.popen.poll() is not None:
-            worker = self.workers[room[0]] = Worker(*surroundings)
-        return worker.start(words, job.log)
+            return Process(arguments, environment, cores_of(slots), job.log)
+        server = self.fork_servers.get(slots[0])
+        if server is None or server.popen.poll() is not None:
+            server = self.fork_servers[slots[0]] = ForkServer(environment, cores_of(slots))
+        return server.start(arguments, job.log)
 
-    def _look_at(self, task: JobState) -> None:
-        assert task.process
-        status = task.process.poll()
+    def _update_running(self, job_state: JobState) -> None:
+        assert job_state.process
+        status = job_state.process.poll()
         if status is None:
-            self._mind_the_time(task, task.process)
+            self._enforce_time_limit(job_state, job_state.process)
             return
-        self.free += task.slots
-        task.seconds = time.monotonic() - task.process.began
+        self.free += job_state.slots
+        job_state.seconds = time.monotonic() - job_state.process.started_at
         if status == 0:
-            task.state = "done"
-            task.job.log.unlink(missing_ok=True)
-        elif status == 2 and IN_USE in last_line(task.job.log):
-            task.state = "held"
+            job_state.state = "done"
+            job_state.job.log.unlink(missing_ok=True)
+        elif status == 2 and IN_USE in last_line(job_state.job.log):
+            job_state.state = "held"
         else:
-            late = f"stopped at the time limit of {self.time_limit:g} s" if task.asked is not None else ""
-            task.state = "failed"
-            task.reason = late or reason(status, run_json.read(task.job.folder), task.job.log)
+            job_state.state = "failed"
+            job_state.reason = self._reason(job_state, status)
 
-    def _mind_the_time(self, task: JobState, process: Process | Forked) -> None:
+    def _reason(self, job_state: JobState, status: int) -> str:
+        if job_state.interrupted_at is not None:
+            return f"stopped at the time limit of {self.time_limit:g} s"
+        return failure_reason(status, run_json.read(job_state.job.folder), job_state.job.log)
+
+    def _enforce_time_limit(self, job_state: JobState, process: Process | ForkedProcess) -> None:
         now = time.monotonic()
-        if task.asked is None and self.time_limit and now - process.began > self.time_limit:
-            task.asked = now
+        if job_state.interrupted_at is None and self.time_limit and now - process.started_at > self.time_limit:
+            job_state.interrupted_at = now
             process.interrupt()
-        elif task.asked is not None and now - task.asked > GRACE:
+        elif job_state.interrupted_at is not None and now - job_state.interrupted_at > GRACE_PERIOD:
             process.kill()
 
     def _stop_all(self, show: Callable[[], None]) -> None:
-        """Every job stops at its last checkpoint; a second Ctrl-C kills them."""
-        running = [(task, task.process) for task in self.of("running") if task.process]
-        began = time.monotonic()
+        """Interrupt every job, which keeps its last checkpoint; kill it on a second Ctrl-C or after `GRACE_PERIOD`."""
+        running = [(job_state, job_state.process) for job_state in self.select("running") if job_state.process]
+        deadline = time.monotonic() + GRACE_PERIOD
         with suppress(KeyboardInterrupt):
             for _, process in running:
                 process.interrupt()
-            while any(process.poll() is None for _, process in running) and time.monotonic() - began < GRACE:
+            while any(process.poll() is None for _, process in running) and time.monotonic() < deadline:
                 show()
-                time.sleep(PAUSE)
-        for task, process in running:
+                time.sleep(POLL_INTERVAL)
+        for job_state, process in running:
             process.kill()
-            task.state = "stopped"
-            task.job.log.unlink(missing_ok=True)
+            job_state.state = "stopped"
+            job_state.job.log.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One job as a process of its own, with its output in a file."""
+"""Processes of jobs: each in a session of its own, with its output in a log file."""
 
 from __future__ import annotations
 
@@ -20,81 +20,93 @@ SERVE = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); from ersparse
 
 
 class Process:
-    """A job in a session of its own: signals reach its ranks as well, and a Ctrl-C at the terminal does not."""
+    """A job in a session of its own: signals reach all of its ranks, and Ctrl-C at the terminal reaches none."""
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str], cores: set[int], log: Path) -> None:
-        self.began = time.monotonic()
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], cores: set[int], log: Path) -> None:
+        """Start the job.
+
+        Args:
+            arguments: command-line arguments of the run.
+            environment: all environment variables of the process.
+            cores: CPU affinity.
+            log: file for its output.
+        """
+        self.started_at = time.monotonic()
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
-            self.popen = _started([*COMMAND, *words], environment, cores, stdin=subprocess.DEVNULL, stdout=output)
+            command = [*COMMAND, *arguments]
+            self.popen = _start_python(command, environment, cores, stdin=subprocess.DEVNULL, stdout=output)
 
     def poll(self) -> int | None:
-        """The exit status, once it has ended; what it left behind is then gone as well."""
+        """Return the exit status, or None while the job runs. Ranks that outlive the job are killed."""
         status = self.popen.poll()
         if status is not None:
             self.kill()
         return status
 
     def interrupt(self) -> None:
-        """Asks it to stop: the run keeps its last checkpoint."""
-        _signal(self.popen.pid, signal.SIGINT)
+        """Interrupt the run, which keeps its last checkpoint."""
+        _signal_group(self.popen.pid, signal.SIGINT)
 
     def kill(self) -> None:
-        _signal(self.popen.pid, signal.SIGKILL)
+        _signal_group(self.popen.pid, signal.SIGKILL)
 
 
-class Worker:
-    """A warm process that forks for one job after another (`ersparse.cli.fork_server`)."""
+class ForkServer:
+    """Client of a fork server (`ersparse.cli.fork_server`), which forks for one job after another."""
 
     def __init__(self, environment: Mapping[str, str], cores: set[int]) -> None:
-        self.popen = _started(["-c", SERVE], environment, cores, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        """Start the server with this environment and CPU affinity, which its jobs inherit."""
+        self.popen = _start_python(["-c", SERVE], environment, cores, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.popen.stdout
         os.set_blocking(self.popen.stdout.fileno(), False)
 
-    def start(self, words: Sequence[str], log: Path) -> Forked:
-        """Gives it a job; it takes one at a time."""
+    def start(self, arguments: Sequence[str], log: Path) -> ForkedProcess:
+        """Start a job. The server runs one job at a time."""
         assert self.popen.stdin
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
-        with suppress(BrokenPipeError):  # it has died: the job then says so
-            self.popen.stdin.write(json.dumps([list(words), str(log)]).encode() + b"\n")
+        with suppress(BrokenPipeError):  # the server has ended, which `ForkedProcess.poll` reports
+            self.popen.stdin.write(json.dumps([list(arguments), str(log)]).encode() + b"\n")
             self.popen.stdin.flush()
-        return Forked(self.popen)
+        return ForkedProcess(self.popen)
 
     def close(self) -> None:
         self.popen.kill()
         self.popen.communicate()
 
 
-class Forked:
-    """A job that a warm process works on, as a `Process` shows it."""
+class ForkedProcess:
+    """A job of a fork server, with the interface of `Process`."""
 
-    def __init__(self, worker: subprocess.Popen[bytes]) -> None:
-        self.worker, self.began, self.answers = worker, time.monotonic(), b""
+    def __init__(self, server: subprocess.Popen[bytes]) -> None:
+        self.server, self.started_at, self.output = server, time.monotonic(), b""
 
     def poll(self) -> int | None:
-        assert self.worker.stdout
-        self.answers += self.worker.stdout.read() or b""
-        lines = self.answers.split(b"\n")
+        """Return the exit status of the job, or of its server if that has ended; None while both run."""
+        assert self.server.stdout
+        self.output += self.server.stdout.read() or b""
+        lines = self.output.split(b"\n")  # process ID, exit status, and what follows the last line end
         if len(lines) > 2:
             return int(lines[1])
-        return self.worker.poll()
+        return self.server.poll()
 
     def interrupt(self) -> None:
+        """Interrupt the run."""
         self._signal(signal.SIGINT)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        if self.poll() is None and b"\n" in self.answers:
-            _signal(int(self.answers.split(b"\n")[0]), number)
+        if self.poll() is None and b"\n" in self.output:
+            _signal_group(int(self.output.split(b"\n")[0]), number)
 
 
-def _started(
+def _start_python(
     arguments: Sequence[str], environment: Mapping[str, str], cores: set[int], stdin: int, stdout: Any
 ) -> subprocess.Popen[bytes]:
-    """A Python process in a session of its own, on these cores; stderr goes to its log, if it has one."""
+    """Start Python in a session of its own on these cores. stderr joins stdout if that is a file, else is dropped."""
     popen = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=stdin,
@@ -104,11 +116,11 @@ def _started(
         start_new_session=True,
     )
     if hasattr(os, "sched_setaffinity"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             os.sched_setaffinity(popen.pid, cores)
     return popen
 
 
-def _signal(group: int, number: int) -> None:
+def _signal_group(group: int, number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)

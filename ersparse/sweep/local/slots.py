@@ -1,4 +1,4 @@
-"""Who computes where: slots that each have GPUs or a share of the cores."""
+"""Slots: the shares of this machine's GPUs and cores on which jobs run."""
 
 from __future__ import annotations
 
@@ -6,34 +6,46 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-FOREIGN = ("PL_", "MASTER_", "TORCHELASTIC_", "SLURM_")  # of a launcher that this process runs under
-OWN = {
+RANK_PREFIXES = ("PL_", "MASTER_", "TORCHELASTIC_", "SLURM_")  # of variables that other launchers of ranks set
+RANK_VARIABLES = {
     "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ERSPARSE_RANK",
     "WANDB_RUN_ID", "WANDB_SERVICE",
 }  # fmt: skip
-GIB_EACH = 2.0
+GIB_PER_JOB = 2.0
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one process: a GPU (or a share of one), and cores."""
+    """Resources of one process.
+
+    Attributes:
+        cores: IDs of its cores.
+        gpu: its GPU, which slots may share, as CUDA_VISIBLE_DEVICES names it; None on a machine without GPUs.
+    """
 
     cores: tuple[int, ...]
     gpu: str | None = None
 
 
-def slots_of(slots: int | None, jobs_per_gpu: int, gpus: Sequence[str], cores: Sequence[int], gib: float) -> list[Slot]:
-    """The slots of a machine with these GPUs, cores and memory.
+def make_slots(
+    count: int | None, jobs_per_gpu: int, gpus: Sequence[str], cores: Sequence[int], memory: float
+) -> list[Slot]:
+    """Divide a machine into slots.
 
-    Jobs are spread over the GPUs before they share one; cores are shared out in runs of neighbours.
+    Jobs are spread over the GPUs before they share one. Each slot has adjacent cores.
 
     Args:
-        slots: how many; None is all that the GPUs take, or where there are none, one for each core that has 2 GiB.
+        count: number of slots; None is `jobs_per_gpu` for each GPU, or, without GPUs, one for each core that has
+            2 GiB of memory.
+        jobs_per_gpu: number of slots that share a GPU.
+        gpus: names of the GPUs.
+        cores: IDs of the cores.
+        memory: in GiB.
     """
     places: list[str | None] = [gpu for _ in range(jobs_per_gpu) for gpu in gpus]
     if not gpus:
-        places = [None] * (slots or max(1, min(len(cores), int(gib / GIB_EACH))))
-    places = places[:slots]
+        places = [None] * (count or max(1, min(len(cores), int(memory / GIB_PER_JOB))))
+    places = places[:count]
     share = max(1, len(cores) // len(places))
     return [
         Slot(tuple(cores[(number * share + n) % len(cores)] for n in range(share)), gpu)
@@ -41,10 +53,15 @@ def slots_of(slots: int | None, jobs_per_gpu: int, gpus: Sequence[str], cores: S
     ]
 
 
-def room_for(devices: int, free: Sequence[Slot], slots: Sequence[Slot]) -> list[Slot] | None:
-    """Free slots for a job of so many ranks: as many different GPUs, or as many shares of cores as there are.
+def allocate(devices: int, free: Sequence[Slot], slots: Sequence[Slot]) -> list[Slot] | None:
+    """Return free slots for a job, or None if there are not enough at the moment.
 
-    None: not yet.
+    With GPUs, each rank gets a different GPU. Without, ranks share the slots if there are fewer of them.
+
+    Args:
+        devices: number of ranks of the job.
+        free: slots without a job.
+        slots: all slots.
     """
     if slots[0].gpu is None:
         wanted = min(devices, len(slots))
@@ -55,35 +72,45 @@ def room_for(devices: int, free: Sequence[Slot], slots: Sequence[Slot]) -> list[
     return list(by_gpu.values())[:devices] if len(by_gpu) >= devices else None
 
 
-def environment(outer: Mapping[str, str], slots: Sequence[Slot], devices: int) -> dict[str, str]:
-    """What a job on these slots gets of the sweep's environment, and what it computes on."""
-    kept = without_ranks(outer)
+def job_environment(environment: Mapping[str, str], slots: Sequence[Slot], devices: int) -> dict[str, str]:
+    """Return the environment of a job: that of the sweep, with the GPUs and the number of threads of its slots.
+
+    Args:
+        environment: of the sweep.
+        slots: of the job.
+        devices: number of ranks, which share the cores of the slots.
+    """
+    own = without_rank_variables(environment)
     threads = max(1, len(cores_of(slots)) // devices)
-    if outer.get("OMP_NUM_THREADS", "").isdecimal():
-        threads = min(threads, int(outer["OMP_NUM_THREADS"]))
+    if environment.get("OMP_NUM_THREADS", "").isdecimal():
+        threads = min(threads, int(environment["OMP_NUM_THREADS"]))
     if slots[0].gpu is not None:
-        kept["CUDA_VISIBLE_DEVICES"] = ",".join(str(slot.gpu) for slot in slots)
-    return kept | {"OMP_NUM_THREADS": str(threads)}
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(str(slot.gpu) for slot in slots)
+    return own | {"OMP_NUM_THREADS": str(threads)}
 
 
-def without_ranks(outer: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what launchers of ranks leave in it."""
-    return {key: value for key, value in outer.items() if key not in OWN and not key.startswith(FOREIGN)}
+def without_rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the variables by which a process would be taken for a rank of another launcher."""
+    return {
+        key: value
+        for key, value in environment.items()
+        if key not in RANK_VARIABLES and not key.startswith(RANK_PREFIXES)
+    }
 
 
 def cores_of(slots: Sequence[Slot]) -> set[int]:
     return {core for slot in slots for core in slot.cores}
 
 
-def this_machine() -> tuple[list[int], float]:
-    """The cores that this process may use, and GiB of memory."""
+def machine_resources() -> tuple[list[int], float]:
+    """Return the IDs of the cores that this process may use, and the memory of this machine in GiB."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     return cores, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
-def visible_gpus(outer: Mapping[str, str]) -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+def visible_gpus(environment: Mapping[str, str]) -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    named = [name.strip() for name in outer.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return named[: torch.cuda.device_count()] or [str(number) for number in range(torch.cuda.device_count())]
+    names = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return names[: torch.cuda.device_count()] or [str(number) for number in range(torch.cuda.device_count())]

@@ -1,1 +1,1 @@
-"""A sweep on a SLURM cluster: what is asked for, what waits in the queue, what runs on a node."""
+"""Sweeps on a SLURM cluster: options, checks before submission, the queue, and the attempts on the nodes."""

@@ -1,7 +1,9 @@
-"""One attempt at a run, as a task of a SLURM job on its node. Imports no torch.
+"""One attempt at a run: what each task of a SLURM job executes on its node. Imports no torch.
 
-submitit starts it, and owns the requeue: nothing else asks SLURM for one. The run itself is a process below it, which
-knows nothing of SLURM. Of the tasks of one job the first leads: it alone stops the run, hands over or gives up.
+submitit starts it and requeues the job; nothing else asks SLURM for a requeue. The run itself is a child process that
+knows nothing of SLURM. The task of rank 0 leads: it alone stops the run, requeues the job, or ends it.
+
+Jobs in a queue hold a pickled `Attempt`: its module, its name and its fields must not change.
 """
 
 from __future__ import annotations
@@ -19,36 +21,37 @@ from typing import Any
 
 from submitit.core.utils import DelayedSubmission
 
-from ersparse.distributed.rendezvous import LOST, Rendezvous
+from ersparse.distributed.failed_rank import FailedRank, signal_name
+from ersparse.distributed.rendezvous import HEARTBEAT_TIMEOUT, Rendezvous
 from ersparse.storage import run_json
 from ersparse.sweep.local.process import COMMAND
 from ersparse.sweep.slurm.node import (
     NOTIFY,
-    PAUSE,
-    ending,
-    environment,
-    follow,
-    job_is_running,
-    restarts,
-    started,
+    POLL_INTERVAL,
+    follow_rank_0,
+    is_job_running,
+    requeue_count,
+    run_environment,
+    start_python,
     stop_after_epoch,
+    stop_reason,
 )
-from ersparse.sweep.slurm.options import NOTICE
+from ersparse.sweep.slurm.options import STOP_RESERVE
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # exit status of an interrupted run
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What submitit carries to the node.
+    """The callable that submitit pickles, and calls in every task of the job.
 
     Attributes:
-        words: the run's command line.
-        folder: of the run.
-        sweep: its name, for the loggers.
-        threads: for computing.
-        signal_before: seconds before the time limit at which SLURM tells.
-        requeues: how many there may be.
+        words: command-line arguments of the run.
+        folder: the run folder.
+        sweep: name of the sweep, by which loggers group its runs.
+        threads: number of compute threads.
+        signal_before: seconds before the time limit at which SLURM signals the job.
+        requeues: how often the job may be requeued.
     """
 
     words: tuple[str, ...]
@@ -59,117 +62,127 @@ class Attempt:
     requeues: int
 
     def __call__(self) -> None:
-        """Ends as the run does: what SLURM notes is what run.json says."""
-        requeue, told = signal.getsignal(NOTIFY), threading.Event()  # submitit's handler is called once all is at rest
-        signal.signal(NOTIFY, lambda *_: told.set())
-        meeting = meeting_of(os.environ)
-        if meeting and meeting.rank:
-            return follow(meeting, environment(self.threads, self.sweep))
-        Leader(self, meeting, told, requeue).lead()
+        """Run to the end, and exit with a status that agrees with the state in run.json."""
+        requeue, notified = signal.getsignal(NOTIFY), threading.Event()
+        signal.signal(NOTIFY, lambda *_: notified.set())  # submitit's handler requeues at once: the run must stop first
+        rendezvous = rendezvous_of(os.environ)
+        if rendezvous and rendezvous.rank:
+            return follow_rank_0(rendezvous, run_environment(self.threads, self.sweep))
+        Leader(self, rendezvous, notified, requeue).lead()
 
     def checkpoint(self) -> DelayedSubmission:
-        """For submitit: what runs once the job has been put back."""
+        """Return what submitit runs after a requeue: the same attempt."""
         return DelayedSubmission(self)
 
 
-def meeting_of(outer: Mapping[str, str]) -> Rendezvous | None:
-    """Where the tasks of this attempt meet, if there are several."""
-    size = int(outer.get("SLURM_NTASKS", 1))
+def rendezvous_of(environment: Mapping[str, str]) -> Rendezvous | None:
+    """Return the rendezvous of this attempt's tasks, or None if the job has a single task."""
+    size = int(environment.get("SLURM_NTASKS", 1))
     if size == 1:
         return None
-    job = outer.get("SLURM_ARRAY_TASK_ID", "0")
-    folder = Path(outer["SUBMITIT_FOLDER"]) / f"ranks-{outer['SLURM_JOB_ID']}-{job}-{restarts(outer)}"
+    index = environment.get("SLURM_ARRAY_TASK_ID", "0")
+    name = f"ranks-{environment['SLURM_JOB_ID']}-{index}-{requeue_count(environment)}"
+    folder = Path(environment["SUBMITIT_FOLDER"]) / name
     folder.mkdir(exist_ok=True)
-    rank, local, node = (int(outer[f"SLURM_{name}"]) for name in ("PROCID", "LOCALID", "NODEID"))
+    rank, local, node = (int(environment[f"SLURM_{name}"]) for name in ("PROCID", "LOCALID", "NODEID"))
     return Rendezvous(folder, rank, size, local, node)
 
 
 class Leader:
-    """The first task of an attempt, and its only one where the run has one rank."""
+    """The task of rank 0, which is the only task of a run on one device."""
 
-    def __init__(self, attempt: Attempt, meeting: Rendezvous | None, told: threading.Event, requeue: Any) -> None:
-        self.attempt, self.meeting, self.told, self.requeue = attempt, meeting, told, requeue
+    def __init__(
+        self, attempt: Attempt, rendezvous: Rendezvous | None, notified: threading.Event, requeue: Any
+    ) -> None:
+        """Store what the attempt needs.
+
+        Args:
+            attempt: the attempt that this task leads.
+            rendezvous: where the other tasks are met; None if there are none.
+            notified: set once SLURM has sent `NOTIFY`.
+            requeue: submitit's signal handler, which requeues the job.
+        """
+        self.attempt, self.rendezvous, self.notified, self.requeue = attempt, rendezvous, notified, requeue
 
     def lead(self) -> None:
-        """Follows the run to its end, or stops it when SLURM says so."""
-        status, reason = self._status()
+        """Run to the end, or stop the run when SLURM asks for it; then finish, requeue or fail."""
+        status, reason = self._run()
         if status == 0:
-            if self.meeting:
-                self.meeting.end()
+            if self.rendezvous:
+                self.rendezvous.close()
         elif reason:
-            self._hand_over(reason)
+            self._requeue(reason)
         else:
-            self._give_up(status)
+            self._exit(status)
 
-    def _status(self) -> tuple[int, str]:
-        """Exit status of the run, and why it has to be tried again; "" where it has not."""
-        process, fallen = self._start(), None
-        while process.poll() is None and not self.told.is_set() and not fallen:
-            time.sleep(PAUSE)
-            fallen = self.meeting.fallen() if self.meeting else None
-        if self.told.is_set():
-            return self._stopped_for_slurm(process)
-        if fallen:
+    def _run(self) -> tuple[int, str]:
+        """Return the exit status of the run, and why the job has to be requeued ("" if it has not)."""
+        process, failed = self._start(), None
+        while process.poll() is None and not self.notified.is_set() and not failed:
+            time.sleep(POLL_INTERVAL)
+            failed = self.rendezvous.failed_rank() if self.rendezvous else None
+        if self.notified.is_set():
+            return self._stop_for_slurm(process)
+        if failed:
             process.kill()
         status = process.wait()
-        if status and self.meeting:
-            fallen = fallen or self._look_for_the_fallen(self.meeting)
-        return status, self._why(status, fallen)
+        if status and self.rendezvous:
+            failed = failed or self._wait_for_failed_rank(self.rendezvous)
+        return status, self._requeue_reason(status, failed)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        words = [*self.attempt.words, *(["fresh=false"] if restarts(os.environ) else []), "hydra.mode=RUN"]
-        around = environment(self.attempt.threads, self.attempt.sweep)
-        return started([*COMMAND, *words], around | (self.meeting.environment() if self.meeting else {}))
+        resume = ["fresh=false"] if requeue_count(os.environ) else []
+        arguments = [*COMMAND, *self.attempt.words, *resume, "hydra.mode=RUN"]
+        environment = run_environment(self.attempt.threads, self.attempt.sweep)
+        return start_python(arguments, environment | (self.rendezvous.environment() if self.rendezvous else {}))
 
-    def _stopped_for_slurm(self, process: subprocess.Popen[bytes]) -> tuple[int, str]:
-        """After the epoch, if there is time."""
-        print("SLURM wants the job to stop", flush=True)
-        reason, left = ending(self.attempt.signal_before)
-        stop_after_epoch(process, self.attempt.folder, left - NOTICE)
+    def _stop_for_slurm(self, process: subprocess.Popen[bytes]) -> tuple[int, str]:
+        """Stop the run after its current epoch if there is time, else at its last checkpoint."""
+        print("SLURM asks the job to stop", flush=True)
+        reason, seconds_left = stop_reason(self.attempt.signal_before)
+        stop_after_epoch(process, self.attempt.folder, seconds_left - STOP_RESERVE)
         return process.wait(), reason
 
-    def _look_for_the_fallen(self, meeting: Rendezvous) -> tuple[int, int | None] | None:
-        """Another rank's end is what this one's may follow from."""
-        until = time.monotonic() + LOST + 5
-        while not (fallen := meeting.fallen()) and time.monotonic() < until:
-            time.sleep(PAUSE)
-        return fallen
+    def _wait_for_failed_rank(self, rendezvous: Rendezvous) -> FailedRank | None:
+        """Look for another failed rank as the cause of rank 0's failure, until a lost rank would have been noticed."""
+        deadline = time.monotonic() + HEARTBEAT_TIMEOUT + 5
+        while not (failed := rendezvous.failed_rank()) and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL)
+        return failed
 
-    def _why(self, status: int, fallen: tuple[int, int | None] | None) -> str:
-        """Why it has to be tried again: something happened to it, and nobody cancels the job or puts it back."""
-        happened = self._happened(status, fallen)
-        return happened if happened and job_is_running() else ""
+    def _requeue_reason(self, status: int, failed: FailedRank | None) -> str:
+        """Return why the job has to be requeued; "" if the run failed by itself, or SLURM cancels or requeues it."""
+        reason = self._external_cause(status, failed)
+        return reason if reason and is_job_running() else ""
 
-    def _happened(self, status: int, fallen: tuple[int, int | None] | None) -> str:
-        size = self.meeting.size if self.meeting else 1
-        if fallen and fallen[1] is None:
-            return f"rank {fallen[0]} of {size} is lost, with its node perhaps"
-        if fallen and fallen[1] is not None and fallen[1] < 0:
-            return f"rank {fallen[0]} of {size} died ({signal.Signals(-fallen[1]).name})"
-        if status < 0 and not fallen:
-            return f"died ({signal.Signals(-status).name})"
+    def _external_cause(self, status: int, failed: FailedRank | None) -> str:
+        """Return what stopped the run from outside; "" if it failed by itself."""
+        if failed and failed.was_killed:
+            return failed.describe(self.rendezvous.size if self.rendezvous else 1)
+        if status < 0 and not failed:
+            return f"died ({signal_name(status)})"
         stopped = status == INTERRUPTED or (
             status and (run_json.read(self.attempt.folder) or {}).get("state") == "preempted"
         )
         return "stopped from outside" if stopped else ""
 
-    def _hand_over(self, reason: str) -> None:
-        """Has the job put back into the queue, unless that has happened often enough."""
-        count, most = restarts(os.environ), self.attempt.requeues
+    def _requeue(self, reason: str) -> None:
+        """Requeue the job, unless it has been requeued as often as allowed."""
+        count, allowed = requeue_count(os.environ), self.attempt.requeues
         print(f"{reason}; requeued {count} times before", flush=True)
-        if count >= most:
-            line = f"{reason}, requeued {count} times before (hydra.launcher.requeues={most})"
-            run_json.mark_state(self.attempt.folder, "failed", line)
-            self._give_up(1)
+        if count >= allowed:
+            message = f"{reason}, requeued {count} times before (hydra.launcher.requeues={allowed})"
+            run_json.mark_state(self.attempt.folder, "failed", message)
+            self._exit(1)
         run_json.mark_state(self.attempt.folder, "preempted", reason)
         try:
             self.requeue(NOTIFY, None)
         except subprocess.SubprocessError as error:
-            if job_is_running():  # else SLURM has put it back meanwhile
+            if is_job_running():  # otherwise SLURM has requeued the job in the meantime
                 run_json.mark_state(self.attempt.folder, "failed", f"{reason}, and SLURM does not requeue it: {error}")
-            self._give_up(1)
+            self._exit(1)
 
-    def _give_up(self, status: int) -> None:
-        if self.meeting:
-            self.meeting.end()
+    def _exit(self, status: int) -> None:
+        if self.rendezvous:
+            self.rendezvous.close()
         sys.exit(status if status > 0 else 1)

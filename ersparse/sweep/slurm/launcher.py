@@ -1,4 +1,4 @@
-"""The launcher `slurm`: jobs on a cluster, where they outlive the command that submitted them."""
+"""The launcher `slurm`: jobs on a SLURM cluster, which go on when the submitting command ends."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from omegaconf import DictConfig, OmegaConf
 
 from ersparse.errors import UserError
 from ersparse.storage import run_json
-from ersparse.sweep.local.launcher import OwnLauncher
+from ersparse.sweep.local.launcher import JobLauncher
 
 if TYPE_CHECKING:
     from ersparse.sweep.job import Job
-    from ersparse.sweep.slurm.monitor import Queue
-    from ersparse.sweep.slurm.submit import Array
+    from ersparse.sweep.slurm.monitor import QueueMonitor
+    from ersparse.sweep.slurm.submit import JobArray
 
 
-class SlurmLauncher(OwnLauncher):
-    """Submits what is neither done nor in the queue, and waits for all."""
+class SlurmLauncher(JobLauncher):
+    """Submits the jobs that are neither done nor in the queue, and waits for all of them."""
 
-    here = False
+    local = False
 
     def __init__(self, **keys: Any) -> None:
-        """`keys` are those of conf/hydra/launcher/slurm.yaml."""
+        """Store the keys of conf/hydra/launcher/slurm.yaml; `setup` checks them."""
         self.keys = OmegaConf.to_container(OmegaConf.create(keys), resolve=True)
-        self.extra: list[str] = []
+        self.arguments: list[str] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Check the keys of the launcher.
+
+        Raises:
+            UserError: a key does not exist or has a value that is not allowed.
+        """
         from ersparse.config.groups import build
         from ersparse.sweep.slurm.options import Options
 
@@ -38,88 +43,102 @@ class SlurmLauncher(OwnLauncher):
         self.options = build(Options, {str(key): value for key, value in self.keys.items()}, "hydra.launcher.")
 
     def run(self, jobs: Sequence[Job]) -> int:
-        """Returns the exit status: 0, 1 where a job failed, 130 where the waiting was stopped."""
-        from ersparse.sweep.progress_table import ProgressTable
-        from ersparse.sweep.slurm.monitor import Queue
-        from ersparse.sweep.slurm.queue import tidy
+        """Submit the jobs and wait for them.
 
-        queue = Queue(jobs)
-        new = self._submit(queue)
+        Returns:
+            The exit status: 0, 1 if a job failed, 130 if waiting was interrupted.
+        """
+        from ersparse.sweep.slurm.monitor import QueueMonitor
+        from ersparse.sweep.slurm.queue import remove_finished_submissions
+
+        monitor = QueueMonitor(jobs)
+        submitted = self._submit(monitor)
         if not self.options.wait:
-            print(f"{new} of {len(jobs)} jobs submitted; python -m ersparse status {jobs[0].root} tells the rest")
+            print(f"{submitted} of {len(jobs)} jobs submitted; python -m ersparse status {jobs[0].root} tells the rest")
             return 0
-        with ProgressTable(queue) as screen:
+        status = self._wait(monitor)
+        for root in monitor.roots:
+            remove_finished_submissions(root, {job_state.job.folder for job_state in monitor.select("done")})
+        return status
+
+    def _wait(self, monitor: QueueMonitor) -> int:
+        from ersparse.sweep.progress_table import ProgressTable
+
+        with ProgressTable(monitor) as table:
             try:
-                status = queue.wait(screen.update)
+                status = monitor.wait(table.update)
             except KeyboardInterrupt:
                 status = 130
         if status == 130:
-            print(self._left_behind(queue))
-        for root in queue.roots:
-            tidy(root, {task.job.folder for task in queue.of("done")})
+            print(_remaining_jobs(monitor))
         return status
 
-    def _submit(self, queue: Queue) -> int:
-        """Sends what is to be done and not yet in the queue; returns how many that are."""
-        from ersparse.sweep.slurm.monitor import places_of
-        from ersparse.sweep.slurm.submit import one_at_a_time
+    def _submit(self, monitor: QueueMonitor) -> int:
+        """Submit the jobs that are neither done nor in the queue, and return their number.
 
-        for task in queue.tasks:
-            task.skip_if_done()
-        self._prepare(queue.not_in(places_of(queue.roots)), queue.name)
+        The queue is read again under a lock, because another command may have submitted some jobs during the checks.
+        """
+        from ersparse.storage.locks import exclusive
+        from ersparse.sweep.slurm.monitor import queue_entries
+        from ersparse.sweep.slurm.queue import slurm_folder
+
+        monitor.skip_done()
+        self._prepare(monitor.not_queued(queue_entries(monitor.roots)), monitor.name)
         with ExitStack() as stack:
-            for root in sorted(queue.roots):
-                stack.enter_context(one_at_a_time(root))
-            new = queue.not_in(places_of(queue.roots))
-            for array in self._arrays(new, queue.name):
+            for root in sorted(monitor.roots):
+                stack.enter_context(exclusive(slurm_folder(root) / ".lock"))
+            new = monitor.not_queued(queue_entries(monitor.roots))
+            for array in self._arrays(new, monitor.name):
                 array.submit()
         return len(new)
 
     def _prepare(self, jobs: Sequence[Job], sweep: str) -> None:
-        """Everything that would make a job fail on its node, and can be seen from here."""
+        """Check everything that would make a job fail on its node, and download the data, for nodes have no network."""
         from ersparse.data.load import load_arrays
 
         for job in jobs:
             if run_json.in_use(job.folder):
                 raise UserError(f"{job.folder}: in use by another process on this machine; wait for it, or stop it")
-        self._checked(jobs, sweep)
-        seen = set()
+        self._checked_arrays(jobs, sweep)
+        loaded = set()
         for job in jobs:
             assert job.settings
-            data = job.settings.dataset
-            if job.epochs and data.model_dump_json() not in seen:
-                seen.add(data.model_dump_json())
-                load_arrays(data)  # here, where there is a network; the files stay
+            dataset = job.settings.dataset
+            if job.epochs and dataset.model_dump_json() not in loaded:
+                loaded.add(dataset.model_dump_json())
+                load_arrays(dataset)
 
-    def _checked(self, jobs: Sequence[Job], sweep: str) -> list[Array]:
-        """What would be submitted, once SLURM has looked at it."""
-        from ersparse.sweep.slurm.preflight import refuse_two_in_one, short_limits
+    def _checked_arrays(self, jobs: Sequence[Job], sweep: str) -> list[JobArray]:
+        """Return the job arrays to submit, after the checks of `preflight` and of SLURM."""
+        from ersparse.sweep.slurm.preflight import refuse_prerequisites_on_several_ranks, time_limit_warnings
 
-        refuse_two_in_one(jobs)
+        refuse_prerequisites_on_several_ranks(jobs)
         arrays = self._arrays(jobs, sweep)
         for array in arrays:
             array.check()
-        for line in short_limits(jobs, self.options.time_limit):
+        for line in time_limit_warnings(jobs, self.options.time_limit):
             print(f"warning: {line}")
         return arrays
 
-    def _arrays(self, jobs: Sequence[Job], sweep: str) -> list[Array]:
-        from ersparse.sweep.slurm.submit import arrays_of
+    def _arrays(self, jobs: Sequence[Job], sweep: str) -> list[JobArray]:
+        from ersparse.sweep.slurm.submit import make_arrays
 
-        return arrays_of(jobs, self.options, sweep, self.extra)
+        return make_arrays(jobs, self.options, sweep, self.arguments)
 
     def dry_run(self, jobs: Sequence[Job]) -> None:
-        """Prints the jobs and the scripts; submits nothing."""
-        from ersparse.sweep.dry_run import list_jobs
-        from ersparse.sweep.slurm.monitor import Queue
+        """Print the batch scripts and the jobs; submit nothing."""
+        from ersparse.sweep.dry_run import print_jobs
+        from ersparse.sweep.slurm.monitor import QueueMonitor
 
-        queue = Queue(jobs)
-        for task in queue.tasks:
-            task.skip_if_done()
-        for array in self._checked([task.job for task in queue.of("waiting")], queue.name):
+        monitor = QueueMonitor(jobs)
+        monitor.skip_done()
+        waiting = [job_state.job for job_state in monitor.select("waiting")]
+        for array in self._checked_arrays(waiting, monitor.name):
             print(array.script())
-        list_jobs(jobs, self.options.at_once or len(jobs))
+        print_jobs(jobs, self.options.at_once or len(jobs))
 
-    def _left_behind(self, queue: Queue) -> str:
-        jobs = sorted({task.note.split(" ")[0].split("_")[0] for task in queue.of("waiting", "running") if task.note})
-        return f"the jobs stay in the queue: the same command waits for them, scancel {' '.join(jobs)} takes them out"
+
+def _remaining_jobs(monitor: QueueMonitor) -> str:
+    notes = [job_state.note for job_state in monitor.select("waiting", "running") if job_state.note]
+    jobs = sorted({note.split(" ")[0].split("_")[0] for note in notes})
+    return f"the jobs stay in the queue: the same command waits for them, scancel {' '.join(jobs)} takes them out"

@@ -1,4 +1,4 @@
-"""A sweep in SLURM's queue, followed to its end."""
+"""Monitoring of a sweep in SLURM's queue until its last job ends."""
 
 from __future__ import annotations
 
@@ -10,62 +10,72 @@ from pathlib import Path
 from ersparse.errors import UserError
 from ersparse.storage import run_json
 from ersparse.sweep.job import Job
-from ersparse.sweep.job_state import JobState, JobStates, reason
-from ersparse.sweep.slurm.queue import QueueEntry, latest_log, queued
+from ersparse.sweep.job_state import JobState, JobStates, failure_reason
+from ersparse.sweep.slurm.queue import QueueEntry, latest_log, list_queue
 
-EVERY = 5.0  # seconds between two looks at the queue
-GONE = 3  # looks at which a run is neither in the queue nor done before it counts as failed: file systems lag behind
+QUERY_INTERVAL = 5.0  # seconds between two queries of the queue
+FAILED_AFTER = 3  # consecutive queries in which a run is neither queued nor done: shared file systems lag behind
 
 
-class Queue(JobStates):
-    """Jobs that others run: this process only looks."""
+class QueueMonitor(JobStates):
+    """States of jobs that SLURM runs, read from its queue and the run folders."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         super().__init__(jobs)
-        self.where = "in SLURM's queue"
+        self.place = "in SLURM's queue"
         self.roots = {job.root for job in jobs}
-        self.gone: dict[Path, int] = {}  # by run folder, looks at which it was not in the queue
+        self.missed: dict[Path, int] = {}  # by run folder, consecutive queries in which it was not in the queue
 
-    def not_in(self, places: Mapping[Path, QueueEntry]) -> list[Job]:
-        """What is to be done, and no job is there for."""
-        return [task.job for task in self.of("waiting") if task.job.folder not in places]
+    def not_queued(self, entries: Mapping[Path, QueueEntry]) -> list[Job]:
+        """Return the jobs that are neither done nor in the queue."""
+        return [job_state.job for job_state in self.select("waiting") if job_state.job.folder not in entries]
 
-    def look(self, places: Mapping[Path, QueueEntry]) -> None:
-        """Takes over what the queue and the run folders say."""
-        for task in self.of("waiting", "running"):
-            place = places.get(task.job.folder)
-            if place:
-                task.state, task.note, task.log = ("running" if place.runs else "waiting"), str(place), place.log
-                self.gone.pop(task.job.folder, None)
+    def update(self, entries: Mapping[Path, QueueEntry]) -> None:
+        """Update the states of all jobs that have not ended from the entries of the queue and the run folders."""
+        for job_state in self.select("waiting", "running"):
+            entry = entries.get(job_state.job.folder)
+            if entry:
+                job_state.state = "running" if entry.is_running else "waiting"
+                job_state.note, job_state.log = str(entry), entry.log
+                self.missed.pop(job_state.job.folder, None)
             else:
-                self._ended(task)
+                self._update_missing(job_state)
 
-    def _ended(self, task: JobState) -> None:
-        record = run_json.read(task.job.folder)
-        count = self.gone[task.job.folder] = self.gone.get(task.job.folder, 0) + 1
+    def _update_missing(self, job_state: JobState) -> None:
+        folder = job_state.job.folder
+        record = run_json.read(folder)
+        self.missed[folder] = self.missed.get(folder, 0) + 1
         if record and record.get("state") == "done":
-            task.state, task.note = "done", ""
-        elif count >= GONE:
-            task.log = latest_log(task.job.root, task.job.folder) or task.log
-            task.state, task.note = "failed", ""
-            task.reason = reason(1, record, task.log)
+            job_state.state, job_state.note = "done", ""
+        elif self.missed[folder] >= FAILED_AFTER:
+            job_state.log = latest_log(job_state.job.root, folder) or job_state.log
+            job_state.state, job_state.note = "failed", ""
+            job_state.reason = failure_reason(1, record, job_state.log)
 
     def wait(self, show: Callable[[], None]) -> int:
-        """To the end of the last job; 1 where one failed, 0 otherwise."""
-        looked = 0.0
-        while self.of("waiting", "running"):
-            if time.monotonic() - looked > EVERY:
-                looked = time.monotonic()
-                with suppress(UserError):  # SLURM is away for a while
-                    self.look(places_of(self.roots))
+        """Wait until the last job ends, and return the exit status: 1 if a job failed, else 0.
+
+        Args:
+            show: called several times a second, to show the states.
+        """
+        last_query = 0.0
+        while self.select("waiting", "running"):
+            if time.monotonic() - last_query > QUERY_INTERVAL:
+                last_query = time.monotonic()
+                with suppress(UserError):  # SLURM does not answer for a while
+                    self.update(queue_entries(self.roots))
             show()
             time.sleep(0.1)
-        return 1 if self.of("failed") else 0
+        return 1 if self.select("failed") else 0
 
 
-def places_of(roots: set[Path]) -> dict[Path, QueueEntry]:
-    """The jobs in the queue for the runs below these folders."""
-    found: dict[Path, QueueEntry] = {}
+def queue_entries(roots: set[Path]) -> dict[Path, QueueEntry]:
+    """Return, by run folder, the jobs in the queue for the runs below these roots.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    entries: dict[Path, QueueEntry] = {}
     for root in roots:
-        found |= queued(root)
-    return found
+        entries |= list_queue(root)
+    return entries

@@ -1,4 +1,4 @@
-"""What the tasks of a job do on their nodes: start processes, stop them, and follow the first task."""
+"""Helpers of the tasks of a SLURM job on their nodes: child processes, SLURM's view of the job, and ranks above 0."""
 
 from __future__ import annotations
 
@@ -12,96 +12,102 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ersparse.distributed.parent_death import PARENT
-from ersparse.distributed.rendezvous import BEAT, Rendezvous
+from ersparse.distributed.rendezvous import HEARTBEAT_INTERVAL, Rendezvous
 from ersparse.storage.provenance import SLURM
 from ersparse.sweep.job_state import SWEEP
-from ersparse.sweep.local.slots import without_ranks
+from ersparse.sweep.local.slots import without_rank_variables
 
-NOTIFY = signal.SIGUSR2  # what SLURM sends before it stops a job
+NOTIFY = signal.SIGUSR2  # the signal that SLURM sends before it stops a job
 RANK = "from ersparse.runs.rank_main import main; main()"
-PAUSE = 0.2  # seconds between two looks
-EARLY = 90.0  # seconds: SLURM may tell a minute before it was asked to
-GRACE = 20.0  # seconds for a process that was asked to stop
+POLL_INTERVAL = 0.2  # seconds
+SIGNAL_TOLERANCE = 90.0  # seconds: SLURM may signal up to a minute earlier than requested
+GRACE_PERIOD = 20.0  # seconds for an interrupted process to end
 
 
-def restarts(outer: Mapping[str, str] | None = None) -> int:
-    """How often the job was put back, by whomever."""
-    return int((os.environ if outer is None else outer).get("SLURM_RESTART_COUNT", 0))
+def requeue_count(environment: Mapping[str, str] | None = None) -> int:
+    """Return how often the job was requeued, by submitit, SLURM or an administrator."""
+    return int((os.environ if environment is None else environment).get("SLURM_RESTART_COUNT", 0))
 
 
-def environment(threads: int, sweep: str) -> dict[str, str]:
-    """Of a process of ours on this node."""
-    job = {"job": job_name(), "node": os.environ.get("SLURMD_NODENAME"), "restarts": restarts()}
-    ours = {"OMP_NUM_THREADS": str(threads), SWEEP: sweep, PARENT: str(os.getpid()), SLURM: json.dumps(job)}
-    return without_ranks(os.environ) | ours
+def run_environment(threads: int, sweep: str) -> dict[str, str]:
+    """Return the environment of a training process on this node.
+
+    Args:
+        threads: number of compute threads.
+        sweep: name of the sweep.
+    """
+    job = {"job": job_id(), "node": os.environ.get("SLURMD_NODENAME"), "restarts": requeue_count()}
+    own = {"OMP_NUM_THREADS": str(threads), SWEEP: sweep, PARENT: str(os.getpid()), SLURM: json.dumps(job)}
+    return without_rank_variables(os.environ) | own
 
 
-def job_name() -> str:
-    """12, or 12_3 in an array."""
+def job_id() -> str:
+    """Return the ID of this job: "12", or "12_3" in an array."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
-def shown() -> dict[str, str]:
-    """What SLURM says of this job; nothing where it does not answer."""
-    asked = ["scontrol", "show", "job", "--oneliner", job_name()]
+def job_record() -> dict[str, str]:
+    """Return the fields that `scontrol show job` prints for this job; empty if SLURM does not answer."""
+    command = ["scontrol", "show", "job", "--oneliner", job_id()]
     try:
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
-    return dict(word.split("=", 1) for word in answer.split() if "=" in word)
+    return dict(field.split("=", 1) for field in output.split() if "=" in field)
 
 
-def job_is_running() -> bool:
-    """Whether SLURM neither cancels this job nor has put it back already; it may be running again by now."""
-    job = shown()
-    return job.get("JobState") == "RUNNING" and job.get("Restarts") == str(restarts())
+def is_job_running() -> bool:
+    """Return whether this attempt is still SLURM's current one: neither cancelled nor requeued in the meantime."""
+    job = job_record()
+    return job.get("JobState") == "RUNNING" and job.get("Restarts") == str(requeue_count())
 
 
-def ending(notice: int) -> tuple[str, float]:
-    """Why SLURM wants this job to stop, and how many seconds it may go on.
+def stop_reason(signal_before: int) -> tuple[str, float]:
+    """Return why SLURM wants this job to stop, and how many seconds it may go on.
 
     Args:
-        notice: seconds before its time limit at which it was to be told.
+        signal_before: seconds before the time limit at which SLURM was asked to signal the job.
     """
-    job = shown()
+    job = job_record()
     try:
-        left = (datetime.fromisoformat(job["EndTime"]) - datetime.now()).total_seconds()
+        seconds_left = (datetime.fromisoformat(job["EndTime"]) - datetime.now()).total_seconds()
     except (KeyError, ValueError):
-        left = math.inf
+        seconds_left = math.inf
     if job.get("PreemptTime", "None") != "None":
-        return "preempted", left
-    if left <= notice + EARLY:
-        return "stopped at its time limit", left
-    return "preempted", 0.0  # by a signal alone: how soon it ends is not said
+        return "preempted", seconds_left
+    if seconds_left <= signal_before + SIGNAL_TOLERANCE:
+        return "stopped at its time limit", seconds_left
+    return "preempted", 0.0  # SLURM has sent the signal without saying when it ends the job
 
 
-def started(arguments: list[str], around: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """A Python process that is deaf to SLURM's notice, which every process of a job gets."""
+def start_python(arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a Python process that ignores `NOTIFY`, which SLURM sends to every process of a job."""
     return subprocess.Popen(
         [sys.executable, *arguments],
-        env=dict(around),
+        env=dict(environment),
         stdin=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(NOTIFY, signal.SIG_IGN),
     )
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """At its last checkpoint."""
+    """Interrupt a run, which keeps its last checkpoint; kill it if it does not end within `GRACE_PERIOD`."""
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(GRACE)
+        process.wait(GRACE_PERIOD)
     except subprocess.TimeoutExpired:
         process.kill()
 
 
 def stop_after_epoch(process: subprocess.Popen[bytes], folder: Path, seconds: float) -> None:
-    """At its next checkpoint, if there is one within so many seconds."""
-    before, until = _checkpoints(folder), time.monotonic() + seconds
-    while process.poll() is None and _checkpoints(folder) <= before and time.monotonic() < until:
-        time.sleep(PAUSE)
+    """Stop a run once it has written its next checkpoint, or after `seconds`, whichever is first."""
+    before, deadline = _checkpoints(folder), time.monotonic() + seconds
+    while process.poll() is None and _checkpoints(folder) <= before and time.monotonic() < deadline:
+        time.sleep(POLL_INTERVAL)
     stop(process)
 
 
@@ -109,28 +115,29 @@ def _checkpoints(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoints").glob("*.ckpt")}
 
 
-def follow(meeting: Rendezvous, around: Mapping[str, str]) -> None:
-    """A task that is not the first: trains as that decides, and never ends by itself.
+def follow_rank_0(rendezvous: Rendezvous, environment: Mapping[str, str]) -> None:
+    """Run a rank above 0: train with the settings that rank 0 announces.
 
-    It waits for the end of the meeting, or to be killed: a task that ends first would have SLURM end the others.
+    The task waits until rank 0 closes the rendezvous, even after its training has ended: with --kill-on-bad-exit a task
+    that ends with an error would end the others before rank 0 has recorded the failure.
     """
     process: subprocess.Popen[bytes] | None = None
-    status, beat = None, 0.0
-    while not meeting.is_over():
-        if status is None and time.monotonic() - beat > BEAT:
-            meeting.report(None)
-            beat = time.monotonic()
-        if process is None and (decided := meeting.decided()):
-            told = {
-                **decided,
-                "rank": meeting.rank,
-                "local": meeting.local,
-                "node": meeting.node,
-                "parent": os.getpid(),
-            }
-            process = started(["-c", RANK], {**around, "ERSPARSE_RANK": json.dumps(told)})
+    status, last_heartbeat = None, 0.0
+    while not rendezvous.is_closed():
+        if status is None and time.monotonic() - last_heartbeat > HEARTBEAT_INTERVAL:
+            rendezvous.send_heartbeat()
+            last_heartbeat = time.monotonic()
+        if process is None and (settings := rendezvous.announced_settings()):
+            process = _start_rank(rendezvous, settings, environment)
         if process and status is None and (status := process.poll()) is not None:
-            meeting.report(status)
-        time.sleep(PAUSE)
+            rendezvous.report_exit(status)
+        time.sleep(POLL_INTERVAL)
     if process and process.poll() is None:
         stop(process)
+
+
+def _start_rank(
+    rendezvous: Rendezvous, settings: Mapping[str, Any], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    own = {"rank": rendezvous.rank, "local": rendezvous.local, "node": rendezvous.node, "parent": os.getpid()}
+    return start_python(["-c", RANK], {**environment, "ERSPARSE_RANK": json.dumps({**settings, **own})})

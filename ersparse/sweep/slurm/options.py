@@ -1,8 +1,7 @@
-"""What hydra/launcher=slurm may be told. Imports no torch."""
+"""Options of hydra/launcher=slurm. Imports no torch."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -10,29 +9,28 @@ from pydantic_core import PydanticCustomError
 
 from ersparse.config.groups import SettingsGroup
 from ersparse.config.types import Count, In
+from ersparse.sweep.durations import parse_duration
 
-CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
-NOTICE = 30  # seconds of `signal_before` that are left for stopping
+STOP_RESERVE = 30  # seconds of `signal_before` that are reserved for stopping the run
 
 
-def seconds(value: Any) -> Any:
-    """Seconds as a number, or SLURM's hours:minutes(:seconds), days-hours:minutes(:seconds)."""
-    if isinstance(value, str):
-        match = CLOCK.fullmatch(value)
-        if match is None:
-            raise PydanticCustomError("clock", "must be seconds, or hours:minutes:seconds, or days-hours:minutes")
-        days, hours, minutes, rest = (int(part or 0) for part in match.groups())
-        return ((days * 24 + hours) * 60 + minutes) * 60 + rest
-    return value
+def _seconds(value: Any) -> Any:
+    """Return the seconds of a duration that is given as text; leave the check of other values to their type."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise PydanticCustomError("clock", str(error)) from None  # type: ignore[arg-type]
 
 
 class Options(SettingsGroup):
-    """The keys of conf/hydra/launcher/slurm.yaml, which says what each is for."""
+    """The keys of conf/hydra/launcher/slurm.yaml, which explains each of them."""
 
     partition: str | None
     account: str | None
     qos: str | None
-    time_limit: Annotated[int, BeforeValidator(seconds), In("[60, inf)")]
+    time_limit: Annotated[int, BeforeValidator(_seconds), In("[60, inf)")]
     cpus_per_task: Count
     gpus: bool
     memory: str | None
@@ -45,5 +43,5 @@ class Options(SettingsGroup):
 
     @property
     def minutes(self) -> int:
-        """The time limit as SLURM counts it."""
+        """The time limit in minutes, rounded up: SLURM counts no seconds."""
         return -(-self.time_limit // 60)

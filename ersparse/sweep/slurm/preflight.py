@@ -1,4 +1,4 @@
-"""What SLURM cannot know and would go wrong on the nodes."""
+"""Checks before submission of what SLURM cannot know and would fail on the nodes."""
 
 from __future__ import annotations
 
@@ -7,34 +7,41 @@ from collections.abc import Iterator, Sequence
 from ersparse.config.command_line import command
 from ersparse.errors import UserError
 from ersparse.storage import run_json
-from ersparse.sweep.cost import kind_of, timings
+from ersparse.sweep.cost import seconds_per_epoch, timing_key
+from ersparse.sweep.durations import format_duration
 from ersparse.sweep.job import Job
-from ersparse.sweep.progress_table import clock
 
 
-def refuse_two_in_one(jobs: Sequence[Job]) -> None:
-    """Tasks of a job meet once, for one training.
+def refuse_prerequisites_on_several_ranks(jobs: Sequence[Job]) -> None:
+    """Refuse a job of several tasks whose layer densities come from a run that is not finished.
+
+    The tasks of a job have one rendezvous, and so can train one run only.
 
     Raises:
-        UserError: a job of several tasks would have to make another run first, for its densities.
+        UserError: there is such a job.
     """
     for job in jobs:
-        if job.first and job.devices > 1:
-            assert job.settings and job.first.settings
+        if job.prerequisite and job.devices > 1:
+            assert job.settings and job.prerequisite.settings
             raise UserError(
                 f"sparsity={job.settings.sparsity.name}: a job of several tasks does not make the run that has these "
-                f"densities; must be there before: `{command(job.first.settings)}`"
+                f"densities; must be there before: `{command(job.prerequisite.settings)}`"
             )
 
 
-def short_limits(jobs: Sequence[Job], limit: float) -> Iterator[str]:
-    """A line for each kind of run an epoch of which takes longer than `limit` seconds, by runs that are done."""
-    timed = timings(record for root in sorted({job.root for job in jobs}) for _, record in run_json.find_runs(root))
+def time_limit_warnings(jobs: Sequence[Job], limit: float) -> Iterator[str]:
+    """Yield a warning for each kind of run of which one epoch takes longer than `limit` seconds.
+
+    Epoch times are those of finished runs of the same kind below the roots of the jobs.
+    """
+    roots = sorted({job.root for job in jobs})
+    epoch_times = seconds_per_epoch(record for root in roots for _, record in run_json.find_runs(root))
     for job in jobs:
         assert job.settings
-        seconds = timed.pop(kind_of(job.settings.model_dump(by_alias=True)), 0.0) if timed else 0.0
+        seconds = epoch_times.pop(timing_key(job.settings.model_dump(by_alias=True)), 0.0) if epoch_times else 0.0
         if seconds > limit:
             yield (
-                f"hydra.launcher.time_limit={clock(limit)}: an epoch of model={job.settings.model.name} dataset="
-                f"{job.settings.dataset.name} has taken {clock(seconds)}, a job ends before its first checkpoint"
+                f"hydra.launcher.time_limit={format_duration(limit)}: an epoch of model={job.settings.model.name} "
+                f"dataset={job.settings.dataset.name} has taken {format_duration(seconds)}, a job ends before its "
+                "first checkpoint"
             )

@@ -1,7 +1,7 @@
-"""What waits and runs in SLURM's queue for a folder of runs. Imports no torch.
+"""SLURM's queue: which of its jobs belong to which runs. Imports no torch.
 
-Before jobs are submitted their folders are written to `<root>/.sweep/slurm/<name>/jobs.json`, and the jobs are given
-that name: whoever looks at the queue later knows which job is which run, also where the submitting process was killed.
+Before a submission, the names of its run folders are written to `<root>/.sweep/slurm/<name>/jobs.json`, and its jobs
+are given that name. Any later query can thus assign jobs to runs, even if the submitting process was killed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from pathlib import Path
 
 from ersparse.errors import UserError
 
-FORMAT = "%F|%K|%j|%T|%r|%N"  # array or job, index, name, state, reason, nodes
-PREFIX = "ersparse-"
+FORMAT = "%F|%K|%j|%T|%r|%N"  # squeue's columns: job or array, array index, name, state, reason, nodes
+PREFIX = "ersparse-"  # of the names of submissions
 NO_REASON = ("None", "")
+NOT_RUNNING = ("pending", "requeued", "requeue_hold", "special_exit")
 
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """A job in the queue.
+    """A job in SLURM's queue.
 
     Attributes:
-        job: 12, or 12_3 in an array.
-        state: as SLURM has it, in small letters: pending, running, completing, …
-        reason: why it waits, if SLURM says.
-        log: what its first task prints.
+        job: its ID: "12", or "12_3" in an array.
+        state: SLURM's job state in lower case, such as pending, running, completing.
+        reason: why the job is pending, or "".
+        nodes: names of its nodes, or "".
+        log: output of its first task.
     """
 
     job: str
@@ -39,46 +41,51 @@ class QueueEntry:
     log: Path
 
     @property
-    def runs(self) -> bool:
-        return self.state not in ("pending", "requeued", "requeue_hold", "special_exit")
+    def is_running(self) -> bool:
+        return self.state not in NOT_RUNNING
 
     def __str__(self) -> str:
-        what = f" on {self.nodes}" if self.nodes else f" ({self.reason})" if self.reason else ""
-        return f"{self.job} {self.state}{what}"
+        details = f" on {self.nodes}" if self.nodes else f" ({self.reason})" if self.reason else ""
+        return f"{self.job} {self.state}{details}"
 
 
-def folder_of(root: Path) -> Path:
-    """What belongs to SLURM below a root."""
+def slurm_folder(root: Path) -> Path:
+    """Return the folder below a root that holds the scripts and logs of its submissions."""
     return root / ".sweep" / "slurm"
 
 
 def submissions(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """The folder of each submission, and those of its runs, by index in its array."""
-    for path in sorted(folder_of(root).glob(f"{PREFIX}*/jobs.json")):
+    """Yield the folder of each submission and its run folders, ordered by array index."""
+    for path in sorted(slurm_folder(root).glob(f"{PREFIX}*/jobs.json")):
         yield path.parent, [root / name for name in json.loads(path.read_bytes())]
 
 
-def queued(root: Path) -> dict[Path, QueueEntry]:
-    """By run folder, the jobs in the queue.
+def list_queue(root: Path) -> dict[Path, QueueEntry]:
+    """Return the jobs in the queue for the runs below `root`, by run folder.
 
     Raises:
         UserError: SLURM does not answer.
     """
-    runs = {folder.name: (folder, runs) for folder, runs in submissions(root)}
-    found = {}
-    for line in _squeue() if runs else []:
-        job, index, name, state, reason, nodes = (part.strip() for part in line.split("|"))
-        if name in runs:
-            folder, names = runs[name]
-            number = int(index) if index.isdecimal() else 0
+    by_name = {folder.name: (folder, runs) for folder, runs in submissions(root)}
+    entries = {}
+    for line in _squeue() if by_name else []:
+        job, index, name, state, reason, nodes = (column.strip() for column in line.split("|"))
+        if name in by_name:
+            folder, runs = by_name[name]
+            position = int(index) if index.isdecimal() else 0
             job = f"{job}_{index}" if index.isdecimal() else job
             reason = "" if reason in NO_REASON else reason
-            found[names[number]] = QueueEntry(job, state.lower(), reason, nodes, folder / f"{job}_0_log.out")
-    return found
+            entries[runs[position]] = QueueEntry(job, state.lower(), reason, nodes, folder / f"{job}_0_log.out")
+    return entries
+
+
+def _squeue() -> list[str]:
+    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", f"--format={FORMAT}"]
+    return run_slurm_command(command).splitlines()
 
 
 def latest_log(root: Path, run: Path) -> Path | None:
-    """What the latest job of a run printed."""
+    """Return the log of the latest job of a run, or None if it has none."""
     logs = [
         log
         for folder, runs in submissions(root)
@@ -89,26 +96,21 @@ def latest_log(root: Path, run: Path) -> Path | None:
     return max(logs, key=lambda log: log.stat().st_mtime, default=None)
 
 
-def tidy(root: Path, done: set[Path]) -> None:
-    """Removes the scripts and logs of submissions whose runs are all done."""
+def remove_finished_submissions(root: Path, done: set[Path]) -> None:
+    """Remove the scripts and logs of submissions of which all runs are among `done`."""
     for folder, runs in list(submissions(root)):
         if done.issuperset(runs):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _squeue() -> list[str]:
-    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", f"--format={FORMAT}"]
-    return asked(command).splitlines()
-
-
-def asked(command: Sequence[str], given: str | None = None) -> str:
-    """What a command of SLURM answers.
+def run_slurm_command(command: Sequence[str], stdin: str | None = None) -> str:
+    """Run one of SLURM's commands, and return its standard output.
 
     Raises:
-        UserError: there is no such command, or it fails; the line is its own.
+        UserError: the command does not exist, fails, or does not end within two minutes.
     """
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
     except FileNotFoundError:
         raise UserError(
             f"hydra/launcher=slurm: there is no {command[0]} on the PATH; must be used where jobs are submitted from"

@@ -1,4 +1,4 @@
-"""How jobs are started, watched and stopped, with little scripts in place of runs."""
+"""The pool starts, watches and stops jobs; scripts stand in for runs."""
 
 import io
 import json
@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 
 from ersparse.storage.run_folder import RunFolder
+from ersparse.sweep.durations import format_duration
 from ersparse.sweep.job import Job
 from ersparse.sweep.local import pool as pools
 from ersparse.sweep.local import process
 from ersparse.sweep.local.pool import Pool
-from ersparse.sweep.local.slots import Slot, environment, room_for, slots_of
-from ersparse.sweep.progress_table import ProgressTable, clock
+from ersparse.sweep.local.slots import Slot, allocate, job_environment, make_slots
+from ersparse.sweep.progress_table import ProgressTable
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -31,16 +32,16 @@ def write(**content):
 def say():
     keys = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "WORLD_SIZE", "PL_GLOBAL_SEED", "MASTER_ADDR")
     return {key: os.environ.get(key) for key in keys} | {"words": sys.argv[1:]}
-what = words["what"]
-if what == "fail":
+kind = words["kind"]
+if kind == "fail":
     print("out of luck")
     sys.exit(1)
-if what == "crash":
+if kind == "crash":
     os.kill(os.getpid(), signal.SIGSEGV)
-if what == "stubborn":
+if kind == "stubborn":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     time.sleep(60)
-if what == "slow":
+if kind == "slow":
     try:
         time.sleep(60)
     except KeyboardInterrupt:
@@ -58,9 +59,9 @@ def scripts(monkeypatch, tmp_path):
 
 @pytest.fixture
 def job(tmp_path):
-    def make(name, what="work", devices=1, gpu=False, fresh=False):
+    def make(name, kind="work", devices=1, gpu=False, fresh=False):
         folder = tmp_path / "root" / "runs" / name / "s0"
-        words = (f"what={what}", f"folder={folder}")
+        words = (f"kind={kind}", f"folder={folder}")
         return Job(words, folder, tmp_path / "root", devices, gpu, epochs=3, fresh=fresh)
 
     return make
@@ -71,8 +72,8 @@ def cpu(count):
     return [Slot((cores[n % len(cores)],)) for n in range(count)]
 
 
-def run(jobs, slots=2, time_limit=None, extra=()):
-    pool = Pool(jobs, cpu(slots) if isinstance(slots, int) else slots, time_limit, extra)
+def run(jobs, slots=2, time_limit=None, arguments=()):
+    pool = Pool(jobs, cpu(slots) if isinstance(slots, int) else slots, time_limit, arguments)
     return pool, pool.run(lambda: None)
 
 
@@ -80,13 +81,13 @@ def record(job):
     return json.loads((job.folder / "run.json").read_text())
 
 
-def test_a_failing_job_stops_no_other(job, capsys):
+def test_a_failed_job_does_not_stop_the_others(job, capsys):
     jobs = [job("a"), job("b", "fail"), job("c", "crash"), job("d")]
     pool = Pool(jobs, cpu(2), None)
-    with ProgressTable(pool) as screen:
-        status = pool.run(screen.update)
+    with ProgressTable(pool) as table:
+        status = pool.run(table.update)
     assert status == 1
-    assert [(task.state, task.reason) for task in pool.tasks] == [
+    assert [(job_state.state, job_state.reason) for job_state in pool.states] == [
         ("done", ""),
         ("failed", "out of luck"),
         ("failed", f"killed by signal {signal.SIGSEGV:d}"),
@@ -98,48 +99,48 @@ def test_a_failing_job_stops_no_other(job, capsys):
     assert jobs[1].log.read_text() == "out of luck\n" and not jobs[0].log.exists()
 
 
-def test_the_live_table_fits_the_screen_and_takes_reasons_as_they_are(job, monkeypatch):
-    """No reason is read as markup, and of many jobs the running ones and the summary stay in sight."""
+def test_the_live_table_fits_the_screen_and_prints_reasons_without_markup(job, monkeypatch):
+    """Of many jobs, the running ones and the summary stay visible."""
     pool = Pool([job(f"job{n}", "fail" if n < 9 else "work") for n in range(40)], cpu(2), None)
-    screen = ProgressTable(pool)
-    for task in pool.tasks[:9]:
-        task.state, task.reason = "failed", "[/nowhere] must lie in [0, 1)"
-    for task in pool.tasks[9:]:
-        task.state = "running"
+    table = ProgressTable(pool)
+    for job_state in pool.states[:9]:
+        job_state.state, job_state.reason = "failed", "[/nowhere] must lie in [0, 1)"
+    for job_state in pool.states[9:]:
+        job_state.state = "running"
     console = Console(width=100, height=24, record=True, file=io.StringIO())
-    screen.console = console
-    console.print(screen.picture())
+    table.console = console
+    console.print(table.render())
     lines = console.export_text().splitlines()
     assert len(lines) <= 24 and lines[-1].startswith("40 jobs on 2 slots: 31 running, 9 failed")
     assert lines[-2].startswith("running   runs/job39/s0")
-    for task in pool.tasks[9:]:
-        task.state = "waiting"
-    console.print(screen.picture())
+    for job_state in pool.states[9:]:
+        job_state.state = "waiting"
+    console.print(table.render())
     assert "[/nowhere] must lie in [0" in console.export_text()
 
 
-def test_what_is_done_is_skipped_without_a_process(job):
+def test_a_finished_run_is_skipped_without_a_process(job):
     jobs = [job("a"), job("b")]
     run(jobs[:1])
     jobs[0].folder.joinpath("run.json").write_text('{"state": "done", "untouched": 1}')
     pool, status = run(jobs)
-    assert status == 0 and [task.before for task in pool.tasks] == [True, False]
+    assert status == 0 and [job_state.done_before for job_state in pool.states] == [True, False]
     assert record(jobs[0])["untouched"] == 1
     pool, _ = run([job("a", fresh=True)])
-    assert not pool.tasks[0].before and "untouched" not in record(jobs[0])
+    assert not pool.states[0].done_before and "untouched" not in record(jobs[0])
 
 
-def test_nothing_is_left_beside_the_runs(job, tmp_path):
+def test_a_successful_sweep_leaves_no_logs(job, tmp_path):
     run([job("a")])
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["runs"]
 
 
-def test_each_job_has_a_clean_environment_and_its_share(job, monkeypatch):
+def test_a_job_gets_its_share_of_the_cores_and_no_variables_of_other_launchers(job, monkeypatch):
     for key in ("WORLD_SIZE", "PL_GLOBAL_SEED", "MASTER_ADDR"):
         monkeypatch.setenv(key, "1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     made = job("a")
-    run([made], extra=["hydra.searchpath=[x]"])
+    run([made], arguments=["hydra.searchpath=[x]"])
     said = record(made)["said"]
     assert said["words"][2:] == ["hydra.searchpath=[x]", "hydra.mode=RUN"]
     assert said | {"words": 0} == {
@@ -148,7 +149,7 @@ def test_each_job_has_a_clean_environment_and_its_share(job, monkeypatch):
     }  # fmt: skip
 
 
-def test_gpus_go_round(job):
+def test_jobs_are_spread_over_the_gpus(job):
     slots = [Slot((0,), "3"), Slot((0,), "7")]
     jobs = [job("a", gpu=True), job("b", gpu=True), job("both", gpu=True, devices=2)]
     _, status = run(jobs, slots)
@@ -157,43 +158,43 @@ def test_gpus_go_round(job):
     assert sorted(given[:2]) == ["3", "7"] and sorted(given[2].split(",")) == ["3", "7"]
 
 
-def test_a_time_limit_stops_one_job_and_names_it(job):
+def test_a_job_is_interrupted_at_the_time_limit(job):
     pool, status = run([job("a", "slow"), job("b")], time_limit=1.0)
-    assert status == 1 and [task.state for task in pool.tasks] == ["failed", "done"]
-    assert pool.tasks[0].reason == "stopped at the time limit of 1 s"
-    assert record(pool.tasks[0].job)["state"] == "preempted", "it was asked before it was killed"
+    assert status == 1 and [job_state.state for job_state in pool.states] == ["failed", "done"]
+    assert pool.states[0].reason == "stopped at the time limit of 1 s"
+    assert record(pool.states[0].job)["state"] == "preempted", "it was asked before it was killed"
 
 
-def test_a_job_that_does_not_stop_is_killed(job, monkeypatch):
-    monkeypatch.setattr(pools, "GRACE", 0.3)
+def test_a_job_that_ignores_the_interrupt_is_killed(job, monkeypatch):
+    monkeypatch.setattr(pools, "GRACE_PERIOD", 0.3)
     began = time.monotonic()
     pool, status = run([job("a", "stubborn")], time_limit=0.5)
     assert status == 1 and time.monotonic() - began < 20
-    assert pool.tasks[0].process.popen.returncode == -signal.SIGKILL
+    assert pool.states[0].process.popen.returncode == -signal.SIGKILL
 
 
-def test_ctrl_c_stops_the_jobs_and_starts_no_more(job):
+def test_ctrl_c_interrupts_the_jobs_and_starts_no_more(job):
     jobs = [job("a", "slow"), job("b", "slow"), job("c")]
     timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     pool, status = run(jobs)
     timer.join()
     assert status == 130
-    assert [task.state for task in pool.tasks] == ["stopped", "stopped", "waiting"]
+    assert [job_state.state for job_state in pool.states] == ["stopped", "stopped", "waiting"]
     assert record(jobs[0])["state"] == "preempted" and not jobs[2].folder.exists()
 
 
-def test_a_folder_in_use_is_waited_for_and_others_go_first(job, monkeypatch, capsys):
-    monkeypatch.setattr(pools, "HELD_PAUSE", 0.1)
+def test_a_job_whose_folder_is_in_use_waits_while_others_run(job, monkeypatch, capsys):
+    monkeypatch.setattr(pools, "HELD_POLL_INTERVAL", 0.1)
     jobs = [job("a"), job("b")]
     held = ExitStack()
     held.enter_context(RunFolder(jobs[0].folder).acquire())
     pool = Pool(jobs, cpu(1), None)
-    screen = ProgressTable(pool)
+    table = ProgressTable(pool)
 
     def look():
-        screen.update()
-        if pool.tasks[1].state == "done" and pool.tasks[0].state == "held":
+        table.update()
+        if pool.states[1].state == "done" and pool.states[0].state == "held":
             held.close()
 
     assert pool.run(look) == 0
@@ -202,8 +203,8 @@ def test_a_folder_in_use_is_waited_for_and_others_go_first(job, monkeypatch, cap
     assert printed.index("done    runs/b/s0") < printed.index("done    runs/a/s0")
 
 
-def test_what_another_process_finished_meanwhile_is_not_run_again(job, monkeypatch):
-    monkeypatch.setattr(pools, "HELD_PAUSE", 0.1)
+def test_a_run_that_another_process_finishes_is_not_repeated(job, monkeypatch):
+    monkeypatch.setattr(pools, "HELD_POLL_INTERVAL", 0.1)
     made = job("a", "fail")
     held = ExitStack()
     held.enter_context(RunFolder(made.folder).acquire())
@@ -218,34 +219,34 @@ def test_what_another_process_finished_meanwhile_is_not_run_again(job, monkeypat
 # ---- Slots ---------------------------------------------------------------------------------------------------------
 
 
-def test_slots_of_gpus_and_cores():
-    assert slots_of(None, 1, [], range(4), 64) == [Slot((0,)), Slot((1,)), Slot((2,)), Slot((3,))]
-    assert slots_of(2, 1, [], range(4), 64) == [Slot((0, 1)), Slot((2, 3))]
-    assert slots_of(None, 1, [], range(8), 4.5) == [Slot((0, 1, 2, 3)), Slot((4, 5, 6, 7))]
-    assert slots_of(3, 1, [], range(2), 64) == [Slot((0,)), Slot((1,)), Slot((0,))]
-    assert slots_of(None, 2, ["0", "5"], range(8), 1) == [
+def test_slots_share_gpus_and_cores():
+    assert make_slots(None, 1, [], range(4), 64) == [Slot((0,)), Slot((1,)), Slot((2,)), Slot((3,))]
+    assert make_slots(2, 1, [], range(4), 64) == [Slot((0, 1)), Slot((2, 3))]
+    assert make_slots(None, 1, [], range(8), 4.5) == [Slot((0, 1, 2, 3)), Slot((4, 5, 6, 7))]
+    assert make_slots(3, 1, [], range(2), 64) == [Slot((0,)), Slot((1,)), Slot((0,))]
+    assert make_slots(None, 2, ["0", "5"], range(8), 1) == [
         Slot((0, 1), "0"), Slot((2, 3), "5"), Slot((4, 5), "0"), Slot((6, 7), "5"),
     ]  # fmt: skip
-    assert slots_of(1, 2, ["0", "5"], range(2), 64) == [Slot((0, 1), "0")]
+    assert make_slots(1, 2, ["0", "5"], range(2), 64) == [Slot((0, 1), "0")]
 
 
-def test_room_for_ranks():
-    gpus = slots_of(None, 2, ["0", "5"], range(4), 64)
-    assert room_for(2, gpus, gpus) == [gpus[0], gpus[1]]
-    assert room_for(2, [gpus[0], gpus[2]], gpus) is None, "two shares of one GPU are not two GPUs"
-    assert room_for(3, gpus, gpus) is None
-    cores = slots_of(2, 1, [], range(4), 64)
-    assert room_for(2, cores, cores) == cores and room_for(2, cores[:1], cores) is None
-    assert room_for(2, cores[:1], cores[:1]) == cores[:1], "ranks share the only slot"
+def test_allocation_of_slots_to_ranks():
+    gpus = make_slots(None, 2, ["0", "5"], range(4), 64)
+    assert allocate(2, gpus, gpus) == [gpus[0], gpus[1]]
+    assert allocate(2, [gpus[0], gpus[2]], gpus) is None, "two shares of one GPU are not two GPUs"
+    assert allocate(3, gpus, gpus) is None
+    cores = make_slots(2, 1, [], range(4), 64)
+    assert allocate(2, cores, cores) == cores and allocate(2, cores[:1], cores) is None
+    assert allocate(2, cores[:1], cores[:1]) == cores[:1], "ranks share the only slot"
 
 
-def test_threads_are_cores_by_ranks():
+def test_threads_are_cores_divided_by_ranks():
     slot = Slot((0, 1, 2, 3))
-    assert environment({}, [slot], 1)["OMP_NUM_THREADS"] == "4"
-    assert environment({}, [slot], 2)["OMP_NUM_THREADS"] == "2"
-    assert environment({"OMP_NUM_THREADS": "1"}, [slot], 1)["OMP_NUM_THREADS"] == "1"
-    assert "CUDA_VISIBLE_DEVICES" not in environment({}, [slot], 1)
+    assert job_environment({}, [slot], 1)["OMP_NUM_THREADS"] == "4"
+    assert job_environment({}, [slot], 2)["OMP_NUM_THREADS"] == "2"
+    assert job_environment({"OMP_NUM_THREADS": "1"}, [slot], 1)["OMP_NUM_THREADS"] == "1"
+    assert "CUDA_VISIBLE_DEVICES" not in job_environment({}, [slot], 1)
 
 
-def test_clock():
-    assert [clock(seconds) for seconds in (0.4, 59.6, 3600)] == ["0:00:00", "0:01:00", "1:00:00"]
+def test_durations():
+    assert [format_duration(seconds) for seconds in (0.4, 59.6, 3600)] == ["0:00:00", "0:01:00", "1:00:00"]
