@@ -1,23 +1,17 @@
 """Cost estimates of runs: epochs, images, FLOPs, and hours once a run of the same kind has been timed.
 
-FLOPs are counted by PyTorch, with a multiplication and an addition as two. They are those of convolutions and linear
-layers: BatchNorm and activations are left out.
+FLOPs are those of convolutions and linear layers, with a multiplication and an addition as two: BatchNorm and
+activations are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeVar
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from ersparse.config.schema import Settings
-from ersparse.models.build import NetworkSpec
-from ersparse.runs.network import spec_of
-from ersparse.sparse.layers import prunable_modules
+from ersparse.runs.network import architecture, positions_of, spec_of
 from ersparse.sweep.job import Job
 
 TimingKey = tuple[Any, ...]
@@ -89,25 +83,14 @@ def estimate_cost(job: Job, epochs_done: int, epoch_times: Mapping[TimingKey, fl
 
 
 def operations(settings: Settings) -> dict[str, tuple[float, float]]:
-    """Return the FLOPs of each dense layer for one image: of the forward pass, and of forward and backward pass."""
-    return _operations(spec_of(settings), settings.dataset.image_size)
+    """Return the FLOPs of each dense layer for one image: of the forward pass, and of forward and backward pass.
 
-
-@cache
-def _operations(spec: NetworkSpec, side: int) -> dict[str, tuple[float, float]]:
-    with torch.device("meta"):
-        network = spec.build()
-        images = torch.empty(2, spec.channels, side, side)  # BatchNorm needs more than one image
-        with FlopCounterMode(display=False, depth=None) as forward:  # type: ignore[arg-type]
-            network(images)
-        with FlopCounterMode(display=False, depth=None) as both:  # type: ignore[arg-type]
-            network(images).sum().backward()
-
-    def per_image(counter: FlopCounterMode, layer: str) -> float:
-        module = f"{type(network).__name__}.{layer.removesuffix('.weight')}"
-        return sum(counter.get_flop_counts()[module].values()) / len(images)
-
-    return {layer: (per_image(forward, layer), per_image(both, layer)) for layer in prunable_modules(network)}
+    The gradients with respect to the weights and to the inputs each take as many FLOPs as the forward pass. The first
+    layer has no gradient with respect to its inputs, which are the images.
+    """
+    uses, layers = positions_of(settings), architecture(spec_of(settings)).layers
+    forward = {layer.name: 2.0 * layer.size * uses[layer.name] for layer in layers}
+    return {name: (flops, flops * (3 if number else 2)) for number, (name, flops) in enumerate(forward.items())}
 
 
 def timing_key(config: Mapping[str, Any]) -> TimingKey:

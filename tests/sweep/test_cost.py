@@ -1,10 +1,14 @@
 """Cost estimates of a dry run."""
 
 import pytest
+import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from torch.utils.flop_counter import FlopCounterMode
 
-from ersparse.config.options import CONF
+from ersparse.config.options import CONF, options_of
+from ersparse.runs.network import spec_of
+from ersparse.sparse.layers import prunable_modules
 from ersparse.sweep.build_jobs import build_jobs
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.cost import Cost, estimate_cost, format_cost, operations, seconds_per_epoch, timing_key, total_cost
@@ -29,6 +33,31 @@ def test_operations_of_a_layer_agree_with_a_calculation_by_hand(job):
     assert list(counted.values())[1] == (second, 3 * second)
     last = 2 * 64 * 10
     assert list(counted.values())[-1] == (last, 3 * last)
+
+
+@pytest.mark.parametrize("model", options_of("model"))
+@pytest.mark.parametrize("dataset, width", [("digits", 1.0), ("tiny_imagenet", 0.5)])
+def test_operations_agree_with_pytorchs_counter(job, model, dataset, width):
+    """Per layer in the forward pass, and in total in forward and backward pass.
+
+    In the backward pass, PyTorch's counter also attributes operations of the other branch of a residual block to the
+    module of its shortcut, so that only its total can be compared.
+    """
+    settings = job(f"model={model}", f"dataset={dataset}", f"model.width={width}").settings
+    counted = operations(settings)
+    with torch.device("meta"):
+        network = spec_of(settings).build()
+        images = torch.empty(2, settings.dataset.channels, *[settings.dataset.image_size] * 2)
+        with FlopCounterMode(display=False, depth=None) as forward:
+            network(images)
+        with FlopCounterMode(display=False, depth=None) as both:
+            network(images).sum().backward()
+    modules = {name: f"{type(network).__name__}.{name.removesuffix('.weight')}" for name in prunable_modules(network)}
+    of_layers = forward.get_flop_counts()
+    assert {name: flops for name, (flops, _) in counted.items()} == {
+        name: sum(of_layers[module].values()) / len(images) for name, module in modules.items()
+    }
+    assert sum(flops for _, flops in counted.values()) == both.get_total_flops() / len(images)
 
 
 def test_the_cost_of_a_run_agrees_with_a_calculation_by_hand(job):
