@@ -8,6 +8,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY, read
 
+from ersparse import cli
+
 CODE = """
 import csv
 import numpy as np
@@ -168,3 +170,10 @@ def test_help_lists_the_options_and_their_keys(mine):
 def test_an_alias_has_the_identity_of_the_older_name(launch, alias, name):
     printed = [launch(f"sparsity={option}", "method=draw", "dry_run=true")[1] for option in (alias, name)]
     assert printed[0] == printed[1] and name in printed[0]
+
+
+def test_densities_of_an_option_of_the_users_own(mine, tmp_path, capsys, monkeypatch):
+    words = ["ersparse", "density", "--config-dir", str(mine), "sparsity=powerlaw,erk", f"out={tmp_path}/d.png"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert cli.main() == 0
+    assert "powerlaw" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from ersparse.cli.arguments import CommandParser, out_as_option
 from ersparse.config.groups import build
-from ersparse.config.options import CONF, values_of
+from ersparse.config.options import CONF, search_path, use_config_folders, values_of
 from ersparse.config.schema import Settings
 from ersparse.data.load import load_arrays
 from ersparse.errors import UserError
@@ -38,8 +38,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--flow", action="store_true", help="flow over sparsities, with and without repair")
     parser.add_argument("--out", type=Path, default=Path("densities.png"), metavar="FILE", help="also written out=FILE")
+    parser.add_argument("--config-dir", metavar="FOLDER", help="a folder with options of your own")
     parser.add_argument("overrides", nargs="*", help="group=option or key=value; sparsity takes several options")
     asked, unknown = parser.parse_known_intermixed_args(out_as_option(arguments))
+    use_config_folders(["--config-dir", asked.config_dir] if asked.config_dir else [])
     overrides = _values_by_key([*unknown, *asked.overrides])
     _check_out(asked.out)
     try:
@@ -125,6 +127,6 @@ def _flow(overrides: dict[str, str], out: Path) -> None:
 def _plan(overrides: Mapping[str, str]) -> Plan:
     """Compose the settings and return the plan of the run, with the layer densities computed."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("config", [f"{key}={value}" for key, value in overrides.items()])
+        config = hydra.compose("config", [*search_path(), *(f"{key}={value}" for key, value in overrides.items())])
     settings = build(Settings, values_of(config))
     return resolve_source(make_plan(settings), lambda: load_arrays(settings.dataset))

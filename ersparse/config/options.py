@@ -51,6 +51,11 @@ def folders() -> tuple[Path, ...]:
     return (CONF, *_user_folders)
 
 
+def search_path() -> list[str]:
+    """Return the override that makes Hydra search the user's own configuration folders."""
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in _user_folders)}]"] if _user_folders else []
+
+
 def values_of(config: DictConfig) -> dict[str, Any]:
     """Return the composed configuration as plain values.
 
