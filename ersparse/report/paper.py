@@ -12,7 +12,7 @@ import yaml
 
 
 @dataclass(frozen=True)
-class Cell:
+class PrintedCell:
     """Configuration that a printed number belongs to, in this project's options.
 
     Attributes:
@@ -53,7 +53,7 @@ def paper() -> Mapping[str, Any]:
 
 
 @cache
-def printed(table: str) -> dict[Cell, Printed]:
+def printed(table: str) -> dict[PrintedCell, Printed]:
     """Return the numbers of one table, without the cells that the paper leaves empty.
 
     Raises:
@@ -62,21 +62,21 @@ def printed(table: str) -> dict[Cell, Printed]:
     return {cell: number for cell, number in _numbers(table) if number is not None}
 
 
-def _numbers(table: str) -> Iterator[tuple[Cell, Printed | None]]:
+def _numbers(table: str) -> Iterator[tuple[PrintedCell, Printed | None]]:
     content = paper()["tables"][table]
     places = content.get("pairs") or [(level, level) for level in content["sparsity"]]
     for method, rows in content["values"].items():
         for sparsity, values in rows.items():
             spreads = content.get("pm", {}).get(method, {}).get(sparsity, [None] * len(places))
             for (level, final), value, pm in zip(places, values, spreads, strict=True):
-                cell = Cell(content["model"], content["dataset"], method, sparsity, level, final)
+                cell = PrintedCell(content["model"], content["dataset"], method, sparsity, level, final)
                 yield cell, None if value is None else Printed(table, value, pm, content["seeds"])
 
 
 @cache
-def everything() -> dict[Cell, Printed]:
+def everything() -> dict[PrintedCell, Printed]:
     """Return all printed numbers; of two tables with the same cell, the one with a ±, or else the first."""
-    found: dict[Cell, Printed] = {}
+    found: dict[PrintedCell, Printed] = {}
     for table in paper()["tables"]:
         for cell, number in printed(table).items():
             if cell not in found or (found[cell].pm is None and number.pm is not None):

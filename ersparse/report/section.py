@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ersparse.report.analysis.groups import SeedGroup
 from ersparse.report.paper import paper
 from ersparse.report.tables.accuracy import differences, results
-from ersparse.report.tables.grids import Grid, grids
+from ersparse.report.tables.grids import TableGrid, grids
 from ersparse.report.tables.mask_counts import counters
 from ersparse.storage.tables import Row, Table
 
@@ -29,7 +29,7 @@ class Section:
     title: str
     notes: Sequence[str]
     groups: Sequence[SeedGroup]
-    grids: Sequence[Grid]
+    grids: Sequence[TableGrid]
     tables: dict[str, Table]
 
     def rows(self, name: str) -> Sequence[Row]:

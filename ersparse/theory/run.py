@@ -22,7 +22,7 @@ from ersparse.runs.record import RunRecord
 from ersparse.sparse.rng import generator
 from ersparse.storage.atomic import write_json
 from ersparse.storage.run_folder import RunFolder
-from ersparse.theory.experiments import Cell, Experiment, Options, Result, experiment
+from ersparse.theory.experiments import Cell, Experiment, ExperimentOptions, Result, experiment
 
 Open = Annotated[float, In("(0, 1)")]
 
@@ -38,8 +38,8 @@ class Theory(Standalone):
 
     def run(self, settings: Settings) -> Path:
         """Measure the cells that have no result yet, and return the run folder."""
-        options = Options(self.p, self.delta, self.epsilon, self.trials, settings.scale.name)
-        job = Job(self, settings, options)
+        options = ExperimentOptions(self.p, self.delta, self.epsilon, self.trials, settings.scale.name)
+        job = TheoryRun(self, settings, options)
         console = screen.make_console()
         done = job.folder.read()
         if settings.dry_run:
@@ -60,10 +60,10 @@ class Theory(Standalone):
         return job.folder.path
 
 
-class Job:
+class TheoryRun:
     """Cells, run folder and resolved configuration of one run; the list of cells determines its hash."""
 
-    def __init__(self, method: Theory, settings: Settings, options: Options) -> None:
+    def __init__(self, method: Theory, settings: Settings, options: ExperimentOptions) -> None:
         self.settings, self.options, self.seed = settings, options, settings.seed_of("mask")
         self.experiment: Experiment = experiment(method.name)
         self.cells = self.experiment.cells(options)
@@ -78,7 +78,7 @@ class Job:
         }
 
 
-def _work(job: Job, record: RunRecord, console: Any) -> None:
+def _work(job: TheoryRun, record: RunRecord, console: Any) -> None:
     """Measure the cells, write tables and plots, and record the metrics; the progress counts cells as epochs."""
     results = _measure(job, record, console)
     record.save(state="done", metrics=job.experiment.report(job.options, results, job.folder.path))
@@ -87,7 +87,7 @@ def _work(job: Job, record: RunRecord, console: Any) -> None:
     screen.log.info(f"done: {job.folder.path}")
 
 
-def _measure(job: Job, record: RunRecord, console: Any) -> list[tuple[Cell, Result]]:
+def _measure(job: TheoryRun, record: RunRecord, console: Any) -> list[tuple[Cell, Result]]:
     """Return the result of every cell.
 
     Each cell has its own random generator, so the results depend neither on the order nor on interruptions.

@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ersparse.report.paper import Cell, printed
+from ersparse.report.paper import PrintedCell, printed
 from ersparse.storage.tables import markdown_table
 from results.shared import finished_runs, format_axes, make, mean_and_deviation
 
@@ -38,7 +38,7 @@ def measure(root: Path) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["variant", "source", "final", "seed"])
 
 
-def runs_of(runs: pd.DataFrame, variant: str, cell: Cell) -> pd.DataFrame:
+def runs_of(runs: pd.DataFrame, variant: str, cell: PrintedCell) -> pd.DataFrame:
     """Return the runs that belong to one cell of the table."""
     return runs[(runs["variant"] == variant) & (runs["source"] == cell.level) & (runs["final"] == cell.final)]
 

@@ -22,7 +22,7 @@ from ersparse.sweep.job import Job
 from ersparse.sweep.slurm.limits import partition_time_limit
 from ersparse.sweep.slurm.monitor import FAILED_AFTER, QueueMonitor
 from ersparse.sweep.slurm.node import stop_reason
-from ersparse.sweep.slurm.options import Options
+from ersparse.sweep.slurm.options import SlurmOptions
 from ersparse.sweep.slurm.preflight import time_limit_warnings
 from ersparse.sweep.slurm.queue import latest_log, list_queue, remove_finished_submissions, slurm_folder
 from ersparse.sweep.slurm.submit import JobArray
@@ -34,7 +34,7 @@ KEYS = {
 
 
 def options(**keys):
-    return build(Options, KEYS | keys, "hydra.launcher.")
+    return build(SlurmOptions, KEYS | keys, "hydra.launcher.")
 
 
 @pytest.fixture

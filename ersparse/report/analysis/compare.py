@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ersparse.report.analysis.groups import SeedGroup
 from ersparse.report.analysis.stats import Summary, welch
-from ersparse.report.paper import Cell, Printed, everything, paper
+from ersparse.report.paper import Printed, PrintedCell, everything, paper
 
 ROUNDING = 0.05  # percentage points: the largest rounding error of a number with one decimal
 AGREES, DIFFERS, UNKNOWN, OTHER = "agrees", "differs", "cannot say", "other recipe"
@@ -28,7 +28,7 @@ class Verdict:
 def paper_number(group: SeedGroup) -> Printed | None:
     """Return the paper's number for the group's network, data set, method, sparsity option and sparsities."""
     level, final = round(group.level, 6), round(group.final, 6)
-    return everything().get(Cell(group.model, group.dataset, group.method, group.sparsity, level, final))
+    return everything().get(PrintedCell(group.model, group.dataset, group.method, group.sparsity, level, final))
 
 
 def recipe_differences(group: SeedGroup, number: Printed) -> list[str]:

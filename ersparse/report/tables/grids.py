@@ -40,7 +40,7 @@ class GridCell:
 
 
 @dataclass(frozen=True)
-class Grid:
+class TableGrid:
     """The table of one network on one data set.
 
     Attributes:
@@ -69,9 +69,9 @@ class Grid:
         return any(cell.chance for cells in self.cells.values() for cell in cells.values())
 
 
-def grids(tables: Mapping[str, Table]) -> list[Grid]:
+def grids(tables: Mapping[str, Table]) -> list[TableGrid]:
     """Return the grids of an experiment's tables "results" and "counters", one per network and data set."""
-    found: list[Grid] = []
+    found: list[TableGrid] = []
     for name, cell_of in (("results", _accuracy_cell), ("counters", _count_cell)):
         if name not in tables:
             continue
@@ -84,12 +84,12 @@ def grids(tables: Mapping[str, Table]) -> list[Grid]:
     return found
 
 
-def _grid(title: str, found: list[GridCell]) -> Grid:
+def _grid(title: str, found: list[GridCell]) -> TableGrid:
     columns = dict.fromkeys(_column(cell.row) for cell in sorted(found, key=lambda cell: _order(cell.row)))
     cells: dict[str, dict[str, GridCell]] = {}
     for cell in found:
         cells.setdefault(cell.row["label"], {})[_column(cell.row)] = cell
-    return Grid(title, list(columns), cells)
+    return TableGrid(title, list(columns), cells)
 
 
 def _column(row: Row) -> str:

@@ -36,11 +36,11 @@ class SlurmLauncher(JobLauncher):
             UserError: a key does not exist or has a value that is not allowed.
         """
         from ersparse.config.groups import build
-        from ersparse.sweep.slurm.options import Options
+        from ersparse.sweep.slurm.options import SlurmOptions
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         assert isinstance(self.keys, dict)
-        self.options = build(Options, {str(key): value for key, value in self.keys.items()}, "hydra.launcher.")
+        self.options = build(SlurmOptions, {str(key): value for key, value in self.keys.items()}, "hydra.launcher.")
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Submit the jobs and wait for them.

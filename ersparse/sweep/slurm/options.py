@@ -24,7 +24,7 @@ def _seconds(value: Any) -> Any:
         raise PydanticCustomError("clock", str(error)) from None  # type: ignore[arg-type]
 
 
-class Options(SettingsGroup):
+class SlurmOptions(SettingsGroup):
     """The keys of conf/hydra/launcher/slurm.yaml, which explains each of them."""
 
     partition: str | None

@@ -20,7 +20,7 @@ from ersparse.sweep.durations import format_duration
 from ersparse.sweep.job import Job
 from ersparse.sweep.slurm.attempt import Attempt
 from ersparse.sweep.slurm.limits import max_array_size, partition_time_limit
-from ersparse.sweep.slurm.options import Options
+from ersparse.sweep.slurm.options import SlurmOptions
 from ersparse.sweep.slurm.queue import PREFIX, run_slurm_command, slurm_folder
 
 KEYS = (  # a phrase in SLURM's error message, and the key that it is about
@@ -44,7 +44,7 @@ class JobArray:
     """
 
     jobs: Sequence[Job]
-    options: Options
+    options: SlurmOptions
     sweep: str
     arguments: Sequence[str]
 
@@ -154,13 +154,13 @@ class JobArray:
         return Attempt(words, job.folder.absolute(), self.sweep, o.cpus_per_task, o.signal_before, o.requeues)
 
 
-def requests_gpu(job: Job, options: Options) -> bool:
+def requests_gpu(job: Job, options: SlurmOptions) -> bool:
     """Return whether the job asks SLURM for GPUs. The login node's own hardware does not matter."""
     accelerator = job.settings.trainer.accelerator if job.settings else "cpu"
     return job.epochs > 0 and (accelerator == "gpu" or (accelerator == "auto" and options.gpus))
 
 
-def make_arrays(jobs: Sequence[Job], options: Options, sweep: str, arguments: Sequence[str]) -> list[JobArray]:
+def make_arrays(jobs: Sequence[Job], options: SlurmOptions, sweep: str, arguments: Sequence[str]) -> list[JobArray]:
     """Group jobs into as few arrays as their resources and the cluster's maximum array size allow, in their order."""
     groups: dict[Any, list[Job]] = {}
     for job in jobs:

@@ -19,7 +19,7 @@ Measurement = tuple[Cell, Result]
 
 
 @dataclass(frozen=True)
-class Options:
+class ExperimentOptions:
     """Options of an experiment; None leaves the choice to the experiment and the scale.
 
     Attributes:
@@ -44,7 +44,7 @@ class Options:
 class Experiment(Protocol):
     """Interface of an experiment module."""
 
-    def cells(self, options: Options) -> list[Cell]:
+    def cells(self, options: ExperimentOptions) -> list[Cell]:
         """Return the configurations to measure."""
         ...
 
@@ -52,7 +52,7 @@ class Experiment(Protocol):
         """Measure one configuration with its own random generator."""
         ...
 
-    def report(self, options: Options, results: list[Measurement], folder: Path) -> dict[str, float]:
+    def report(self, options: ExperimentOptions, results: list[Measurement], folder: Path) -> dict[str, float]:
         """Write tables and plots into `folder`, and return the main metrics."""
         ...
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ersparse.theory.experiments import Cell, Measurement, Options, Result, width_search
+from ersparse.theory.experiments import Cell, ExperimentOptions, Measurement, Result, width_search
 from ersparse.theory.experiments import width_report as reporting
 from ersparse.theory.experiments.built_tickets import built_metrics, built_rows, construct
 from ersparse.theory.input_copy_layer import with_input_copy_layer
@@ -21,7 +21,7 @@ IDENTITIES = ("shift", "padded", "pairs")
 IMAGE_SIZE = 31  # height and width of the images in pixels
 
 
-def cells(options: Options) -> list[Cell]:
+def cells(options: ExperimentOptions) -> list[Cell]:
     """Return cells that count successes at the bounds, search for widths, and construct tickets."""
     densities = options.p or options.choose(
         [0.3], [0.05, 0.1, 0.2, 0.4, 0.7, 0.95], [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.95]
@@ -65,7 +65,7 @@ def _construct(cell: Cell, random: np.random.Generator) -> Result:
     return result
 
 
-def report(options: Options, results: list[Measurement], folder: Path) -> dict[str, float]:
+def report(options: ExperimentOptions, results: list[Measurement], folder: Path) -> dict[str, float]:
     """Write bound.*, widths.*, built.* and conv.png, and return the main metrics."""
     bound = reporting.bound_rows(reporting.of_kind(results, "bound"))
     widths = reporting.width_rows(reporting.of_kind(results, "width"))
@@ -82,7 +82,7 @@ def report(options: Options, results: list[Measurement], folder: Path) -> dict[s
     }
 
 
-def _plot(options: Options, widths: list[dict[str, Any]], built: list[dict[str, Any]], path: Path) -> None:
+def _plot(options: ExperimentOptions, widths: list[dict[str, Any]], built: list[dict[str, Any]], path: Path) -> None:
     """Plot the errors of the tickets by input copy on the left, and the copies over the density on the right."""
     figure, (left, right) = new_figure(2)
     _plot_errors(left, built)

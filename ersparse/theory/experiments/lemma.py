@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ersparse.errors import UserError
-from ersparse.theory.experiments import Cell, Measurement, Options, Result
+from ersparse.theory.experiments import Cell, ExperimentOptions, Measurement, Result
 from ersparse.theory.experiments.lemma_fit import DenseFailures, fit_constants, jackknife
 from ersparse.theory.plots import COLORS, new_figure, plot_intervals, save_figure, series_style, use_decimal_ticks
 from ersparse.theory.subset_sum import nearest
@@ -24,7 +24,7 @@ BATCHES = 10  # batches of the jackknife
 Z_95 = 1.96  # standard errors of a 95 % confidence interval
 
 
-def cells(options: Options) -> list[Cell]:
+def cells(options: ExperimentOptions) -> list[Cell]:
     """Return cells with k numbers present, and cells with n numbers that are masked at density p.
 
     The failure probability at every density follows from the first; the second verify this.
@@ -57,7 +57,7 @@ def measure(cell: Cell, random: np.random.Generator) -> Result:
     return {"missed": missed.tolist()}
 
 
-def report(options: Options, results: list[Measurement], folder: Path) -> dict[str, float]:
+def report(options: ExperimentOptions, results: list[Measurement], folder: Path) -> dict[str, float]:
     """Write dense.*, masked.* (failure rates), sizes.* (required sizes) and lemma.png, and return the main metrics."""
     dense = _dense(results)
     resolution = 10 / dense.trials
@@ -111,7 +111,7 @@ def _masked_rows(dense: DenseFailures, results: list[Measurement]) -> list[dict[
     return rows
 
 
-def _size_rows(dense: DenseFailures, options: Options, a: float, b: float) -> list[dict[str, Any]]:
+def _size_rows(dense: DenseFailures, options: ExperimentOptions, a: float, b: float) -> list[dict[str, Any]]:
     """Return the sizes over the density; the printed constant C is fitted at the smallest density."""
     densities = np.concatenate([np.geomspace(0.05, 0.8, 13), [0.9, 0.95, 0.99, 0.999, 1.0]])
     delta, epsilon = options.delta, options.epsilon
@@ -134,7 +134,11 @@ def _size_rows(dense: DenseFailures, options: Options, a: float, b: float) -> li
 
 
 def _plot(
-    dense: DenseFailures, sizes: list[dict[str, Any]], options: Options, fitted: tuple[float, float], path: Path
+    dense: DenseFailures,
+    sizes: list[dict[str, Any]],
+    options: ExperimentOptions,
+    fitted: tuple[float, float],
+    path: Path,
 ) -> None:
     """Plot the failure rates and the fitted bound on the left, and the required sizes over the density on the right."""
     figure, (left, right) = new_figure(2)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from ersparse.theory.bisection import smallest_integer
-from ersparse.theory.experiments import Cell, Measurement, Options, Result
+from ersparse.theory.experiments import Cell, ExperimentOptions, Measurement, Result
 from ersparse.theory.plots import COLORS, new_figure, plot_intervals, save_figure, series_style, use_decimal_ticks
 from ersparse.theory.success_probability import two_hop_connection_probability, wilson_interval
 from ersparse.theory.tables import write_table
 from ersparse.theory.widths import width_factor, width_lower_bound, width_lower_bound_of_proof
 
 
-def cells(options: Options) -> list[Cell]:
+def cells(options: ExperimentOptions) -> list[Cell]:
     """Return, for each density and number of inputs, cells with widths near the smallest sufficient one."""
     densities = options.p or options.choose(
         [0.1, 0.5], [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.95], np.geomspace(0.01, 0.98, 12)
@@ -47,7 +47,7 @@ def measure(cell: Cell, random: np.random.Generator) -> Result:
     return {"successes": successes}
 
 
-def report(options: Options, results: list[Measurement], folder: Path) -> dict[str, float]:
+def report(options: ExperimentOptions, results: list[Measurement], folder: Path) -> dict[str, float]:
     """Write success.* (measured and exact), widths.* (smallest width and bounds) and lower.png; return metrics."""
     rows = [_success_row(cell, result) for cell, result in results]
     write_table(folder, "success", rows)

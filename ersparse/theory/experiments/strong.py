@@ -17,7 +17,7 @@ from ersparse.theory.error_tolerances import (
     target_bounds,
     tolerances,
 )
-from ersparse.theory.experiments import Cell, Measurement, Options, Result
+from ersparse.theory.experiments import Cell, ExperimentOptions, Measurement, Result
 from ersparse.theory.networks import affine_layers, max_output_difference, relu_chain
 from ersparse.theory.plots import new_figure, plot_intervals, save_figure, series_style
 from ersparse.theory.strong import strong_ticket
@@ -29,7 +29,7 @@ from ersparse.theory.widths import width_factor
 SAMPLES = 4096  # random inputs from the box, in addition to its corners
 
 
-def cells(options: Options) -> list[Cell]:
+def cells(options: ExperimentOptions) -> list[Cell]:
     """Return a cell for each target architecture, density and fraction of the corrected width."""
     densities = options.p or options.choose([0.6], [0.3, 0.6, 1.0], [0.2, 0.4, 0.7, 1.0])
     targets = options.choose([[2, 3, 1]], [[2, 3, 1], [2, 4, 4, 1]], [[2, 4, 1], [2, 6, 6, 1], [3, 6, 6, 6, 2]])
@@ -89,7 +89,7 @@ def _corners(d: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array(np.meshgrid(*[[-1.0, 1.0]] * d)).reshape(d, -1).T
 
 
-def report(options: Options, results: list[Measurement], folder: Path) -> dict[str, float]:
+def report(options: ExperimentOptions, results: list[Measurement], folder: Path) -> dict[str, float]:
     """Write tickets.* and strong.png, and return the main metrics."""
     rows = [_row(cell, result) for cell, result in results]
     write_table(folder, "tickets", rows)
@@ -136,7 +136,7 @@ def _widths(cell: Cell) -> str:
     return " ".join(map(str, cell["widths"]))
 
 
-def _plot(options: Options, results: list[Measurement], rows: list[dict[str, Any]], path: Path) -> None:
+def _plot(options: ExperimentOptions, results: list[Measurement], rows: list[dict[str, Any]], path: Path) -> None:
     """Plot the share of tickets within epsilon over the width on the left, and the errors of the tickets on the right.
 
     The points of different targets and densities are shifted horizontally so that they do not overlap.

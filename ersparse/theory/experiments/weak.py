@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ersparse.theory.experiments import Cell, Measurement, Options, Result, width_search
+from ersparse.theory.experiments import Cell, ExperimentOptions, Measurement, Result, width_search
 from ersparse.theory.experiments import width_report as reporting
 from ersparse.theory.experiments.built_tickets import built_metrics, built_rows, construct
 from ersparse.theory.networks import affine_layers, nonzero_weights, random_target
@@ -16,7 +16,7 @@ from ersparse.theory.tables import write_table
 from ersparse.theory.widths import weak_copies
 
 
-def cells(options: Options) -> list[Cell]:
+def cells(options: ExperimentOptions) -> list[Cell]:
     """Return cells that count successes at the bounds, search for widths, and construct tickets."""
     densities = options.p or options.choose(
         [0.2, 0.7], [0.05, 0.1, 0.2, 0.4, 0.7, 0.95], [0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 0.9, 0.99]
@@ -39,7 +39,7 @@ def cells(options: Options) -> list[Cell]:
     return found
 
 
-def _built_cell(p: float, p0: float, options: Options) -> Cell:
+def _built_cell(p: float, p0: float, options: ExperimentOptions) -> Cell:
     """Return a cell that constructs tickets; `largest` limits the possible edges of each layer of a source network."""
     tickets, largest = options.choose(3, 20, 100), options.choose(1e6, 1e7, 3e7)
     return {"kind": "built", "p": p, "p0": p0, "delta": options.delta, "tickets": tickets, "largest": largest}
@@ -64,7 +64,7 @@ def _construct(cell: Cell, random: np.random.Generator) -> Result:
     return result
 
 
-def report(options: Options, results: list[Measurement], folder: Path) -> dict[str, float]:
+def report(options: ExperimentOptions, results: list[Measurement], folder: Path) -> dict[str, float]:
     """Write success.*, bound.*, widths.*, built.* and weak.png, and return the main metrics."""
     success = reporting.success_rows(reporting.of_kind(results, "curve"))
     bound = reporting.bound_rows(reporting.of_kind(results, "bound"))
@@ -85,7 +85,7 @@ def report(options: Options, results: list[Measurement], folder: Path) -> dict[s
     }
 
 
-def _plot(options: Options, success: list[dict[str, Any]], widths: list[dict[str, Any]], path: Path) -> None:
+def _plot(options: ExperimentOptions, success: list[dict[str, Any]], widths: list[dict[str, Any]], path: Path) -> None:
     """Plot the success probability over the width on the left, and the copies over the density on the right."""
     figure, (left, right) = new_figure(2)
     bounds = {row["p"]: row["bound_multiple"] for row in widths if len(row["widths"].split()) == 3}
