@@ -215,7 +215,7 @@ def pruned():
         (Small, {"sampling": "sobol"}, "sampling=sobol: must be one of bernoulli, exact"),
         (Small, {"flor": 1}, "flor=1: density=balanced has no such option"),
         (Small, {"floor": 1e9}, "cannot be spread"),
-        (Product, {}, "flow=move: the flow through mul cannot be followed; flow=none does without"),
+        (Product, {}, "flow=move: channels cannot be followed through mul; flow=none needs no channel graph"),
     ],
 )
 def test_what_cannot_be_made_sparse(module, options, message):

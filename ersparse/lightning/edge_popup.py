@@ -108,7 +108,7 @@ class EdgePopupClassifier(Classifier):
         if self.source is None:
             weights = (self.network.get_parameter(name).detach() for name in self.names)
             pairs = zip(weights, self._allowed(), strict=True)
-            self.source = [(weight * allowed, edge_popup.barred(allowed)) for weight, allowed in pairs]
+            self.source = [(weight * allowed, edge_popup.exclusion_bias(allowed)) for weight, allowed in pairs]
         return self.source
 
     def train(self, mode: bool = True) -> EdgePopupClassifier:
@@ -125,7 +125,7 @@ class EdgePopupClassifier(Classifier):
     def _choose(self) -> list[Tensor]:
         pairs = zip(self.scores, self._source(), strict=True)
         # one by one: what has just been ranked is still in the processor's cache
-        values = (edge_popup.rank(scores, outside, self.search.signed) for scores, (_, outside) in pairs)
+        values = (edge_popup.ranking(scores, outside, self.search.signed) for scores, (_, outside) in pairs)
         if self.search.scope == "global":
             return self._choose_globally(list(values))
         tickets = []

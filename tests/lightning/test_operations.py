@@ -80,7 +80,7 @@ def dense():
 def test_masks_cost_one_pass_over_each_layer(dense, method, monkeypatch):
     """Beyond what a dense step does, each mask multiplies its weights once, in place; nothing sorts or waits."""
     zeroed = []
-    monkeypatch.setattr(mask, "_zero", lambda weight, kept: zeroed.append(weight.shape))
+    monkeypatch.setattr(mask, "_zero_removed", lambda weight, kept: zeroed.append(weight.shape))
     found, layers = counted(method)
     steps = 4
     assert zeroed == [layer.shape for layer in layers] * (1 + steps)  # as training starts, and after each step

@@ -97,7 +97,9 @@ def test_the_ticket_follows_the_scores():
     for name, scores, count, allowed in zip(
         module.names, module.scores, module.counts, masks_of(module.network).values(), strict=True
     ):
-        assert second[name].equal(topk_mask(edge_popup.rank(scores, edge_popup.barred(allowed), False), count)[0])
+        assert second[name].equal(
+            topk_mask(edge_popup.ranking(scores, edge_popup.exclusion_bias(allowed), False), count)[0]
+        )
 
 
 def test_only_scores_train_unless_affine():

@@ -121,7 +121,7 @@ def test_growing_leaves_the_output_of_a_network_as_it_is():
     x, changes = torch.randn(4, 1, 16, 16), {}
     for name, mask in masks_of(network).items():
         weight = network.get_parameter(name)
-        count = rewiring.exchanged(int(mask.sum()), mask.numel(), 0.3, False)
+        count = rewiring.drop_count(int(mask.sum()), mask.numel(), 0.3, False)
         changes[name] = rewiring.update(mask, rewiring.magnitude(weight), torch.rand(mask.shape), count, False)
     dropped = {name: network.get_parameter(name).detach() * ~change.removed for name, change in changes.items()}
     expected = torch.func.functional_call(network, dropped, (x,))

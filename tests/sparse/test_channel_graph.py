@@ -221,5 +221,5 @@ def test_arguments_keep_their_defaults():
 )  # fmt: skip
 def test_what_cannot_be_followed_is_named(network, said):
     """Each of these would get a wrong number if it were taken for something like it."""
-    with pytest.raises(GraphError, match=f"{said}.*flow=none does without"):
+    with pytest.raises(GraphError, match=f"{said}.*flow=none needs no channel graph"):
         trace(network)

@@ -113,7 +113,7 @@ def example(signed, seed=0):
     scores = torch.randn(4, 3, 3, 3, generator=random, requires_grad=True)
     weight = torch.randn(4, 3, 3, 3, generator=random)
     allowed = torch.rand(weight.shape, generator=random) < 0.6
-    mask, _ = topk_mask(S.rank(scores, S.barred(allowed), signed), 20)
+    mask, _ = topk_mask(S.ranking(scores, S.exclusion_bias(allowed), signed), 20)
     return scores, weight, allowed, mask
 
 
@@ -146,7 +146,7 @@ def test_a_score_outside_the_network_changes_nothing():
     scores, weight, allowed, mask = example(False)
     with torch.no_grad():
         scores[~allowed] = 1e9
-    assert topk_mask(S.rank(scores, S.barred(allowed), False), 20)[0].equal(mask)
+    assert topk_mask(S.ranking(scores, S.exclusion_bias(allowed), False), 20)[0].equal(mask)
     S.masked(scores, weight * allowed, mask, False).sum().backward()
     assert scores.grad[~allowed].eq(0).all()
 
@@ -175,7 +175,7 @@ def test_the_best_of_all_tickets_is_found(signed):
     scores = torch.from_numpy(random.uniform(-0.1, 0.1, (1, 16))).requires_grad_()
     optimizer = torch.optim.SGD([scores], 0.1)
     for _ in range(2000):
-        mask, _ = topk_mask(S.rank(scores, S.barred(allowed), signed), 4)
+        mask, _ = topk_mask(S.ranking(scores, S.exclusion_bias(allowed), signed), 4)
         optimizer.zero_grad()
         loss(S.masked(scores, weight * allowed, mask, signed)).backward()
         optimizer.step()

@@ -128,7 +128,7 @@ def test_conditional_draw_against_enumeration():
     random, p, draws = np.random.default_rng(), 0.2, 20_000
     seen = dict.fromkeys(itertools.product([False, True], repeat=3), 0)
     for _ in range(draws):
-        seen[tuple(flow_repair._given_one((3,), p, random).tolist())] += 1
+        seen[tuple(flow_repair._draw_nonempty((3,), p, random).tolist())] += 1
     assert seen.pop((False,) * 3) == 0
     weight = [p ** sum(outcome) * (1 - p) ** (3 - sum(outcome)) for outcome in seen]
     expected = [draws * w / sum(weight) for w in weight]

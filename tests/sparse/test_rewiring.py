@@ -29,7 +29,7 @@ def places(mask):
 
 
 def update(mask, drop, grow, share, regrow):
-    return R.update(mask, drop, grow, R.exchanged(int(mask.sum()), mask.numel(), share, regrow), regrow)
+    return R.update(mask, drop, grow, R.drop_count(int(mask.sum()), mask.numel(), share, regrow), regrow)
 
 
 def by_hand(share, regrow):
@@ -111,11 +111,11 @@ def test_fractions():
 
 
 def test_random_growth_depends_on_seed_layer_and_step_alone():
-    drawn = R.random_scores((30, 40), 1, "a", 100)
+    drawn = R.random_growth_scores((30, 40), 1, "a", 100)
     torch.rand(5)
-    assert drawn.equal(R.random_scores((30, 40), 1, "a", 100))
+    assert drawn.equal(R.random_growth_scores((30, 40), 1, "a", 100))
     for other in [(2, "a", 100), (1, "b", 100), (1, "a", 200)]:
-        assert not drawn.equal(R.random_scores((30, 40), *other))
+        assert not drawn.equal(R.random_growth_scores((30, 40), *other))
 
 
 def test_random_growth_is_uniform():
@@ -123,7 +123,7 @@ def test_random_growth_is_uniform():
     mask = torch.tensor([True, False, False, False, False, True])
     seen = np.zeros(6)
     for step in range(4000):
-        found = update(mask, torch.arange(6.0), R.random_scores((6,), 0, "a", step), 0.5, regrow=False)
+        found = update(mask, torch.arange(6.0), R.random_growth_scores((6,), 0, "a", step), 0.5, regrow=False)
         seen += found.grown.numpy()
     assert seen[mask.numpy()].sum() == 0 and seen.sum() == 4000
     assert ((seen[1:5] - 1000) ** 2 / 1000).sum() < 30.7
@@ -219,18 +219,18 @@ def test_a_global_share_is_taken_where_the_smallest_weights_lie():
     masks = {"a": torch.tensor([True] * 4 + [False]), "b": torch.tensor([True] * 5 + [False]),
              "c": torch.ones(3, dtype=torch.bool)}  # fmt: skip
     drop = {"a": torch.tensor([9.0, 8, 7, 1.5, 0]), "b": torch.tensor([1.0, 2, 3, 8, 9, 0]), "c": torch.zeros(3)}
-    assert R.exchanged_globally(masks, drop, 0.45, regrow=True) == {"a": 1, "b": 3, "c": 0}
-    assert R.exchanged_globally(masks, drop, 0.45, regrow=False) == {"a": 1, "b": 1, "c": 0}
-    assert R.exchanged_globally({"c": masks["c"]}, drop, 0.45, regrow=True) == {"c": 0}
+    assert R.global_drop_counts(masks, drop, 0.45, regrow=True) == {"a": 1, "b": 3, "c": 0}
+    assert R.global_drop_counts(masks, drop, 0.45, regrow=False) == {"a": 1, "b": 1, "c": 0}
+    assert R.global_drop_counts({"c": masks["c"]}, drop, 0.45, regrow=True) == {"c": 0}
 
 
 def test_pruning_leaves_the_largest_of_all_layers():
     masks = {"a": torch.tensor([True, True, False, True]), "b": torch.tensor([[True, False], [True, True]])}
     keep = {"a": torch.tensor([5.0, 1.0, 99.0, 3.0]), "b": torch.tensor([[4.0, 99.0], [3.0, 0.0]])}
-    found = R.pruned_globally(masks, keep, 3)  # 5, 4, and of the two threes the earlier
+    found = R.prune_globally(masks, keep, 3)  # 5, 4, and of the two threes the earlier
     assert places(found["a"].removed) == [1] and places(found["b"].removed) == [2, 3]
     assert not any(change.grown.any() for change in found.values())
-    assert not any(change.removed.any() for change in R.pruned_globally(masks, keep, 99).values())
+    assert not any(change.removed.any() for change in R.prune_globally(masks, keep, 99).values())
 
 
 @given(st.integers(0, 10**6), st.sampled_from([(8, 6, 3, 3), (6, 10), (9, 4, 1, 1)]), st.sampled_from([1.0, 1.5, 3.0]))
@@ -243,7 +243,7 @@ def test_flow_is_kept_and_so_is_the_count(seed, shape, crowd):
     mask, counts = move(drawn, layer_, 1.0, random)
     assert zero_degrees(mask, layer_) == (0, 0) and counts.added_in == counts.added_out == 0
     change = update(mask, torch.from_numpy(random.random(shape)), torch.from_numpy(random.random(shape)), 0.9, True)
-    kept = R.with_flow(change, mask, layer_, random)
+    kept = R.repair_change(change, mask, layer_, random)
     after = (mask & ~kept.removed) | kept.grown
     assert zero_degrees(after, layer_) == (0, 0) and after.sum() == mask.sum()
     assert not (kept.removed & ~mask).any() and not (kept.grown & mask).any()
@@ -252,6 +252,6 @@ def test_flow_is_kept_and_so_is_the_count(seed, shape, crowd):
 def test_grown_weights_may_have_a_value_and_a_memory():
     weight, optimizer, mask, found = trained(sgd)
     values, before = torch.randn(weight.shape), optimizer.state[weight]["momentum_buffer"].clone()
-    R.apply(found, mask, weight, optimizer.state[weight], values, forget=False)
+    R.apply(found, mask, weight, optimizer.state[weight], values, reset_state=False)
     assert weight[found.grown].equal(values[found.grown]) and weight[found.removed].eq(0).all()
     assert optimizer.state[weight]["momentum_buffer"].equal(before)

@@ -115,7 +115,7 @@ class Rewiring(pl.Callback):
         density = schedules.pruned_density(self.start_density, rules.final_density, part, rules.schedule)
         count = round(density * sum(mask.numel() for mask in masks.values()))
         keep = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
-        for name, change in rewiring.pruned_globally(masks, keep, count).items():
+        for name, change in rewiring.prune_globally(masks, keep, count).items():
             self._apply(change, name, masks[name], network, states, step)
 
     def _rewire(self, step: int, network: nn.Module, states: States) -> None:
@@ -129,21 +129,21 @@ class Rewiring(pl.Callback):
                 change = rewiring.update(masks[name], drop[name], self._grow(step, name, network), count, rules.regrow)
                 if rules.keep_flow:
                     random = generator(self.seed, name, "flow", str(step))
-                    change = rewiring.with_flow(change, masks[name], self.layers[name], random)
+                    change = rewiring.repair_change(change, masks[name], self.layers[name], random)
                 self._apply(change, name, masks[name], network, states, step)
 
     def _counts(self, masks: Masks, drop: dict[str, Tensor], share: float) -> dict[str, int]:
         if self.rules.scope == "global":
-            return rewiring.exchanged_globally(masks, drop, share, self.rules.regrow)
+            return rewiring.global_drop_counts(masks, drop, share, self.rules.regrow)
         return {
-            name: rewiring.exchanged(int(mask.sum()), mask.numel(), share, self.rules.regrow)
+            name: rewiring.drop_count(int(mask.sum()), mask.numel(), share, self.rules.regrow)
             for name, mask in masks.items()
         }
 
     def _grow(self, step: int, name: str, network: nn.Module) -> Tensor:
         weight = network.get_parameter(name)
         if self.rules.grow == "random":
-            return rewiring.random_scores(tuple(weight.shape), self.seed, name, step).to(weight.device)
+            return rewiring.random_growth_scores(tuple(weight.shape), self.seed, name, step).to(weight.device)
         assert weight.grad is not None
         return rewiring.magnitude(weight.grad)
 
