@@ -102,9 +102,9 @@ def test_rewired_as_with_masks(name, optimizer):
     rules = RULES[name]
     masked = rewired(Classifier, Rewiring, rules, settings)
     sparse = rewired(SparseClassifier, SparseRewiring, rules, settings)
-    found = sparse.product()
-    assert found.keys() == masked.product().keys()
-    for name, wanted in masked.product().items():
+    found = sparse.final_state()
+    assert found.keys() == masked.final_state().keys()
+    for name, wanted in masked.final_state().items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
     masks = sparse.masks()
     others = sum(p.numel() for name, p in sparse.network.named_parameters() if name not in masks)
