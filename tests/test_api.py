@@ -209,7 +209,7 @@ def pruned():
         (Small, {"level": "0.9"}, "level=0.9: must lie in [0, 1)"),
         (Small, {"density": "dense", "level": 5.0}, "level=5.0: must lie in [0, 1)"),
         (Small, {"density": lambda layers, density: [1.7] * 4}, "layer a.weight: density 1.7, must lie in [0, 1]"),
-        (Small, {"density": lambda layers, density: [0.5] * 3}, "gives 3 densities, there are 4 layers"),
+        (Small, {"density": lambda layers, density: [0.5] * 3}, "returned 3 densities for 4 layers"),
         (Small, {"flow": "resample", "sampling": "exact"}, "sampling=exact: must be bernoulli with flow=resample"),
         (Small, {"flow": "ad"}, "flow=ad: must be one of none, add, move, resample, released"),
         (Small, {"sampling": "sobol"}, "sampling=sobol: must be one of bernoulli, exact"),

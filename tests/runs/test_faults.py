@@ -149,7 +149,7 @@ def test_signals_interrupt(copy, process, undisturbed, launch):
 def test_two_hosts_whose_file_system_shares_no_locks(copy, launch, monkeypatch):
     """The other host's run is alive as long as it touches the lock, and dead when it no longer does."""
     root, folder = copy
-    monkeypatch.setattr(folders, "BEAT", 0.5)
+    monkeypatch.setattr(folders, "HEARTBEAT_INTERVAL", 0.5)
     RunFolder(folder).write(read(folder) | {"host": "elsewhere", "state": "running"})
     over = threading.Event()
 
@@ -163,18 +163,18 @@ def test_two_hosts_whose_file_system_shares_no_locks(copy, launch, monkeypatch):
     over.set()
     other.join()
     assert status == 2 and "in use on elsewhere; wait for it, or stop it" in printed
-    assert "it was running on elsewhere; watching for 1.5 s whether it still is" in printed
+    assert "the run was last active on elsewhere; waiting 1.5 s for its heartbeat" in printed
     status, printed = launch(*EPOCHS, f"paths.root={root}")
     assert status == 0 and read(folder)["state"] == "done"
 
 
 def test_a_run_shows_that_it_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "BEAT", 0.05)
+    monkeypatch.setattr(folders, "HEARTBEAT_INTERVAL", 0.05)
     folder = RunFolder(tmp_path)
     with folder.acquire():
-        first = folder._beat()
+        first = folder._last_heartbeat()
         time.sleep(0.5)
-        assert folder._beat() > first
-    last = folder._beat()
+        assert folder._last_heartbeat() > first
+    last = folder._last_heartbeat()
     time.sleep(0.2)
-    assert folder._beat() == last
+    assert folder._last_heartbeat() == last
