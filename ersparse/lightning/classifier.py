@@ -97,7 +97,7 @@ class Classifier(pl.LightningModule):
         """Return the tensors of network.safetensors: weights, buffers, and masks if the network is sparse."""
         return dict(self.network.state_dict())
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
         """Return the parameters passed to the optimizer."""
         return self.network.parameters()
 
@@ -132,7 +132,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.optimizer_settings
-        optimizer = settings.resolve()(self.trained(), settings, **settings.own_keys())
+        optimizer = settings.resolve()(self.trainable_parameters(), settings, **settings.own_keys())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "epoch"}}
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:

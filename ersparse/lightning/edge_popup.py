@@ -80,12 +80,12 @@ class EdgePopupClassifier(Classifier):
         state = dict(self.network.state_dict())
         return state | {f"{name}_mask": ticket for name, ticket in self.masks().items()}
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
         """Return the scores, and BatchNorm's scale and shift if these are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """The schedule of a level, once more in each, or once over all of them."""
+        """Return the multi-step schedule, restarted in each level, or once over all levels."""
         levels = self.search.levels
         length = self.epochs if self.search.lr_restart else self.epochs * levels
         milestones = self.milestones(length)

@@ -74,7 +74,7 @@ class SparseClassifier(Classifier):
         self.sparse.scatter()
         return super().final_state()
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
         """Return the vectors of kept weights, and the other parameters of the network, in the network's order."""
         return self.sparse.trainable_parameters()
 

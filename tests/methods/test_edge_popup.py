@@ -88,7 +88,7 @@ def test_the_ticket_follows_the_scores():
     """After a step the ticket is found anew, and is that of the new scores."""
     module, _ = search()
     module.set_density(0.1)
-    optimizer = torch.optim.SGD(module.trained(), 5.0, fused=True)
+    optimizer = torch.optim.SGD(module.trainable_parameters(), 5.0, fused=True)
     first = module.masks()
     module(torch.randn(8, 1, 16, 16)).square().sum().backward()
     optimizer.step()
@@ -104,10 +104,10 @@ def test_the_ticket_follows_the_scores():
 
 def test_only_scores_train_unless_affine():
     module, layers = search()
-    assert {id(p) for p in module.trained()} == {id(p) for p in module.scores}
+    assert {id(p) for p in module.trainable_parameters()} == {id(p) for p in module.scores}
     affine, _ = search(affine=True)
     norms = [m for m in affine.network.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(list(affine.trained())) == len(layers) + 2 * len(norms)
+    assert len(list(affine.trainable_parameters())) == len(layers) + 2 * len(norms)
 
 
 def test_a_layer_keeps_its_least():
