@@ -18,7 +18,7 @@ import ersparse
 from ersparse.cli.export import main as export
 from ersparse.errors import UserError
 from ersparse.sparse.channel_graph import trace
-from ersparse.sparse.flow_repair import zero_degrees
+from ersparse.sparse.degrees import zero_degrees
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.reachability import effective_density
 

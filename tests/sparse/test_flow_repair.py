@@ -13,6 +13,7 @@ from scipy import stats
 from ersparse import models
 from ersparse.sparse import density as D
 from ersparse.sparse import flow_repair
+from ersparse.sparse.degrees import degrees, zero_degrees
 from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.mask import draw_bernoulli
 from ersparse.sparse.rng import generator
@@ -49,7 +50,7 @@ def fewest(layer: Layer) -> int:
 @given(drawn_masks())
 def test_degrees(case):
     layer, mask, _ = case
-    rows, columns = flow_repair.degrees(mask, layer)
+    rows, columns = degrees(mask, layer)
     assert (rows.tolist(), columns.tolist()) == slow_degrees(mask, layer)
 
 
@@ -57,7 +58,7 @@ def test_degrees(case):
 def test_add(case, seed):
     layer, mask, p = case
     repaired, counts = flow_repair.add(mask, layer, p, generator(seed))
-    assert flow_repair.zero_degrees(repaired, layer) == (0, 0)
+    assert zero_degrees(repaired, layer) == (0, 0)
     assert (repaired & mask).equal(mask)
     rows, columns = slow_degrees(mask, layer)
     assert (counts.drawn, counts.zero_in, counts.zero_out) == (int(mask.sum()), rows.count(0), columns.count(0))
@@ -87,7 +88,7 @@ def test_move_keeps_the_count_wherever_it_can(case, seed):
     layer, mask, p = case
     repaired, counts = flow_repair.move(mask, layer, p, generator(seed))
     kept = int(repaired.sum())
-    assert flow_repair.zero_degrees(repaired, layer) == (0, 0)
+    assert zero_degrees(repaired, layer) == (0, 0)
     assert kept == max(counts.drawn, fewest(layer))
     assert kept == counts.drawn + counts.added_in + counts.added_out
     put_in = flow_repair.add(mask, layer, p, generator(seed))[1]
@@ -101,7 +102,7 @@ def test_move_keeps_the_count_wherever_it_can(case, seed):
 def test_resample(case, seed):
     layer, mask, p = case
     repaired, counts = flow_repair.resample(mask, layer, p, generator(seed))
-    assert flow_repair.zero_degrees(repaired, layer) == (0, 0)
+    assert zero_degrees(repaired, layer) == (0, 0)
     assert (repaired & mask).equal(mask)
     assert int(repaired.sum()) == counts.drawn + counts.added_in + counts.added_out
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from ersparse.sparse import rewiring as R
 from ersparse.sparse import schedules
-from ersparse.sparse.flow_repair import move, zero_degrees
+from ersparse.sparse.degrees import zero_degrees
+from ersparse.sparse.flow_repair import move
 from ersparse.sparse.layers import Layer
 
 # One layer, half of its four active weights exchanged. Of the active weights 1 and 2 tie in magnitude; 3 is zero.

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from ersparse.distributed.collectives import any_over_ranks
 from ersparse.lightning.callbacks.masks import network_of
 from ersparse.lightning.callbacks.rewiring import Rewiring
-from ersparse.sparse import flow_repair
+from ersparse.sparse.degrees import degrees, zero_degrees
 from ersparse.sparse.layers import Layer, prunable_modules
 from ersparse.sparse.mask import Masks, density_of, masks_of
 from ersparse.sparse.reachability import ChannelOp, effective_density
@@ -38,7 +38,7 @@ class RewiringMetrics(pl.Callback):
     * `overlap`: fraction of the source's weights that are active.
     * `explored`: fraction of all weights that were ever active (in-time over-parametrisation, Liu et al. 2021b).
     * `sparsity`, `effective`: realised and effective sparsity (`ersparse.sparse.reachability.effective_density`).
-    * `no_input`: number of channels with in-degree 0 (`ersparse.sparse.flow_repair.zero_degrees`).
+    * `no_input`: number of channels with in-degree 0 (`ersparse.sparse.degrees.zero_degrees`).
     * `silent`: number of input channels of layers that were zero for every evaluated image; NaN with sparse execution,
       which calls no layer.
 
@@ -82,7 +82,7 @@ class RewiringMetrics(pl.Callback):
 
     def _append_rows(self, step: int, masks: Masks, changes: Mapping[str, Change]) -> None:
         for name, mask in masks.items():
-            in_degrees, out_degrees = flow_repair.degrees(mask, self.layers[name])
+            in_degrees, out_degrees = degrees(mask, self.layers[name])
             removed, grown = (int(changes[name].removed.sum()), int(changes[name].grown.sum())) if changes else (0, 0)
             self.rows.append(
                 [
@@ -120,7 +120,7 @@ class RewiringMetrics(pl.Callback):
             "overlap": _global_fraction({name: mask & self.source[name] for name, mask in masks.items()}, self.source),
             "explored": density_of(self.ever),
             "sparsity": 1 - density_of(masks),
-            "no_input": float(sum(flow_repair.zero_degrees(on_cpu[name], self.layers[name])[0] for name in masks)),
+            "no_input": float(sum(zero_degrees(on_cpu[name], self.layers[name])[0] for name in masks)),
             "silent": self._silent_inputs(),
         }
         if self.graph:
@@ -154,8 +154,8 @@ def _global_fraction(part: Masks, whole: Masks) -> float:
     return sum(int(mask.sum()) for mask in part.values()) / max(1, sum(int(mask.sum()) for mask in whole.values()))
 
 
-def _min_median_max(degrees: np.ndarray) -> tuple[int, float, int]:
-    return int(degrees.min()), float(np.median(degrees)), int(degrees.max())
+def _min_median_max(values: np.ndarray) -> tuple[int, float, int]:
+    return int(values.min()), float(np.median(values)), int(values.max())
 
 
 def _formatted(value: Any) -> str:
