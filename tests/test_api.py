@@ -49,7 +49,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("density", ["erk", "balanced", "uniform"])
-def test_densities_are_exact_and_flow_holds(name, density):
+def test_sparsify_meets_density_and_flow(name, density):
     network = NETWORKS[name][0]()
     masks, record = ersparse.sparsify(network, density, 0.8, sampling="exact", seed=3)
     layers = {layer.name: layer for layer in prunable_layers(network)}
@@ -68,7 +68,7 @@ def test_densities_are_exact_and_flow_holds(name, density):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_trains_and_removed_weights_stay_zero(name):
+def test_removed_weights_stay_zero_in_training(name):
     build, side = NETWORKS[name]
     torch.manual_seed(0)
     network = build()
@@ -97,7 +97,7 @@ def test_it_trains_and_removed_weights_stay_zero(name):
     assert any(network.get_parameter(key)[~mask].ne(0).any() for key, mask in masks.items())
 
 
-def test_the_lightning_callback_keeps_them_in_any_module():
+def test_fixed_mask_works_in_any_lightning_module():
     class Theirs(pl.LightningModule):
         def __init__(self):
             super().__init__()
@@ -121,7 +121,7 @@ def test_the_lightning_callback_keeps_them_in_any_module():
     assert all(module.body.get_parameter(key)[~mask].eq(0).all() for key, mask in masks.items())
 
 
-def test_masks_are_those_of_a_run(launch, only_run):
+def test_masks_equal_those_of_a_run(launch, only_run):
     from ersparse.models import resnet20
 
     launch("method=draw", "sparsity=erk", "sparsity.level=0.95", "seed=7")
@@ -133,7 +133,7 @@ def test_masks_are_those_of_a_run(launch, only_run):
     assert record["layers"] == found["layers"] and record["sparsity"] == found["sparsity"]
 
 
-def test_other_ways_to_give_a_density():
+def test_densities_by_function_mapping_and_budget():
     _, record = ersparse.sparsify(Small(), {layer.name: 0.5 for layer in prunable_layers(Small())}, sampling="exact")
     assert record["sparsity"]["nominal"] == 0.5
     _, record = ersparse.sparsify(Small(), "balanced", budget=900, sampling="exact", flow="none")
@@ -150,7 +150,7 @@ def test_a_shared_weight_counts_once():
     assert record["sparsity"]["effective"] == pytest.approx(0.5)
 
 
-def test_the_callback_keeps_masks_wherever_they_are():
+def test_fixed_mask_finds_masks_in_any_submodule():
     """Also in a part of a module that has another part called `network`."""
 
     class Theirs(pl.LightningModule):
@@ -218,7 +218,7 @@ def pruned():
         (Product, {}, "flow=move: channels cannot be followed through mul; flow=none needs no channel graph"),
     ],
 )
-def test_what_cannot_be_made_sparse(module, options, message):
+def test_invalid_modules_and_options_are_refused(module, options, message):
     network = module(**options) if module is nn.BatchNorm2d else module()
     options = {} if module is nn.BatchNorm2d else options
     items = network.state_dict().items()
@@ -230,12 +230,12 @@ def test_what_cannot_be_made_sparse(module, options, message):
     assert all(after[key].equal(value) for key, value in before.items())
 
 
-def test_what_cannot_be_followed_does_without():
+def test_flow_none_accepts_untraceable_modules():
     _, record = ersparse.sparsify(Product(), "uniform", 0.5, flow="none")
     assert record["sparsity"]["effective"] is None and record["sparsity"]["expected"] == 0.5
 
 
-def test_a_run_is_read_back(launch, only_run):
+def test_load_restores_network_and_images(launch, only_run):
     launch(*TINY, "sparsity=erk")
     network = ersparse.load(only_run())
     record = read(only_run())
@@ -274,7 +274,7 @@ def example_with(word):
         (lambda path: path.unlink(), "has no network.safetensors"),
     ],
 )
-def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, finished, damage, message):
+def test_a_damaged_network_file_names_the_command_that_recreates_it(launch, finished, damage, message):
     path = finished / "network.safetensors"
     whole = path.read_bytes()
     damage(path)
@@ -286,12 +286,12 @@ def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, finish
     assert status == 0 and "resuming after epoch 1" in printed and path.read_bytes() == whole
 
 
-def test_not_a_run(tmp_path):
+def test_loading_another_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="must be the folder of a finished run"):
         ersparse.load(tmp_path)
 
 
-def test_the_example_of_the_readme(capsys):
+def test_the_readme_example_runs(capsys):
     """What stands there is what runs."""
     exec(compile(example_with("sparsify"), "README.md", "exec"), {})
     printed = ast.literal_eval(capsys.readouterr().out)

@@ -46,7 +46,7 @@ def test_removed_weights_are_zero_at_every_step(optimizer, options):
     assert repair.counts.keys() == {layer.name for layer in source.layers}
 
 
-def test_the_fixed_mask_is_what_keeps_them_zero():
+def test_without_fixed_mask_removed_weights_change():
     """Without it the same run fails the same look: the test above can fail."""
     network = resnet20(10, channels=1)
     source = ERSource(prunable_layers(network), erk(prunable_layers(network), 0.1), 0.1, seed=0)
@@ -63,7 +63,7 @@ def test_milestones_are_fractions_of_the_run(epochs, rates):
     assert watch.rates == pytest.approx(rates)
 
 
-def test_figures_are_those_of_a_plain_loop():
+def test_metrics_match_a_plain_training_loop():
     module = Classifier(resnet20(10, channels=1), 10, SGD, 1, ["test"])
     fitted = trainer([])
     fitted.fit(module, batches(), [batches(200, 64)])

@@ -21,7 +21,7 @@ METHODS = {
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # PyTorch hides it itself
 @pytest.mark.parametrize("method", METHODS)
-def test_masks_change_without_another_compilation(method, launch, only_run, monkeypatch):
+def test_masks_change_without_recompilation(method, launch, only_run, monkeypatch):
     """Two graphs, for batches and for a last one that is smaller; and the bits of a masked run."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     words = [*TINY[::2], *METHODS[method], "fresh=true"]

@@ -89,7 +89,7 @@ def test_masks_cost_one_pass_over_each_layer(dense, method, monkeypatch):
     assert not (WAITS | SORTS) & set(found.all)
 
 
-def test_edge_popup_sorts_nothing_and_makes_few_passes():
+def test_edge_popup_never_sorts_and_makes_few_passes():
     network = resnet20(10, channels=1)
     layers = prunable_layers(network)
     attach(network, ERSource(layers, uniform(layers, 0.5), 0.5, seed=0).draw())
@@ -112,7 +112,7 @@ def test_edge_popup_sorts_nothing_and_makes_few_passes():
     assert counts == {name: len(layers) * each for name, each in passes.items()}
 
 
-def test_choosing_never_waits_for_a_gpu():
+def test_selection_never_synchronises_with_the_gpu():
     """On the meta device, which takes the same way, whatever asks for a value fails."""
     values = torch.empty(64, 32, 3, 3, device="meta")
     mask, _ = topk_mask(values, 100)

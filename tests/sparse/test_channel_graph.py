@@ -25,7 +25,7 @@ def linearised(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("name", models.__all__)
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.3])
-def test_agrees_with_gradients(name, density):
+def test_paths_of_models_match_nonzero_gradients(name, density):
     """Whole kernels are kept or removed, and no map is a single pixel, so that positions play no part."""
     network = linearised(getattr(models, name)(5, channels=2, width=0.25))
     layers = prunable_layers(network)
@@ -49,7 +49,7 @@ def test_agrees_with_gradients(name, density):
     assert G.effective_density(masks, layers, steps) == density_of(live)
 
 
-def test_worked_by_hand():
+def test_effective_density_matches_a_hand_worked_example():
     """Two inputs, three hidden, one output. Hidden 0 has no input, hidden 2 no output: only 1 -> 0 counts."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     masks = {
@@ -63,7 +63,7 @@ def test_worked_by_hand():
     assert G.effective_density(masks, layers, trace(network)) == 2 / 9
 
 
-def test_a_shortcut_carries_what_the_block_does_not():
+def test_a_shortcut_bypasses_an_empty_layer():
     network = models.resnet20(10)
     layers = prunable_layers(network)
     masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
@@ -73,7 +73,7 @@ def test_a_shortcut_carries_what_the_block_does_not():
     assert live["stages.0.1.conv1.weight"].all(), "the identity goes past"
 
 
-def test_grouped_and_flattened():
+def test_paths_through_groups_and_flatten():
     class Grouped(nn.Module):
         def __init__(self):
             super().__init__()
@@ -93,7 +93,7 @@ def test_grouped_and_flattened():
     assert live["a.weight"].flatten(1).any(1).tolist() == [False, True, False, False]
 
 
-def test_concatenated_and_used_twice():
+def test_paths_through_a_concatenation_of_a_shared_layer():
     """One layer twice, its results side by side; a part of them is not read."""
 
     class Twice(nn.Module):
@@ -161,7 +161,7 @@ FOLLOWED = {
 
 @pytest.mark.parametrize("name", FOLLOWED)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_what_is_followed_agrees_with_gradients(name, seed):
+def test_paths_of_supported_operations_match_nonzero_gradients(name, seed):
     """Kept weights whose gradient is not zero, in a network without biases, with positive weights and inputs."""
     network = FOLLOWED[name].double()
     if name == "nn.Flatten":
@@ -193,7 +193,7 @@ class Optional(nn.Module):
         return self.b(h + h if double else h)
 
 
-def test_arguments_keep_their_defaults():
+def test_forward_arguments_keep_their_defaults():
     assert [step.layer for step in trace(Optional())] == ["", "a.weight", "b.weight", ""]
 
 
@@ -219,7 +219,7 @@ def test_arguments_keep_their_defaults():
         (network_of(lambda s, x: s.f(x) if x.sum() > 0 else x, f=linear(4, 5)), "cannot be traced"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_followed_is_named(network, said):
+def test_unsupported_operations_are_named(network, said):
     """Each of these would get a wrong number if it were taken for something like it."""
     with pytest.raises(GraphError, match=f"{said}.*flow=none needs no channel graph"):
         trace(network)

@@ -48,14 +48,14 @@ def fewest(layer: Layer) -> int:
 
 
 @given(drawn_masks())
-def test_degrees(case):
+def test_degrees_match_a_loop_over_kernels(case):
     layer, mask, _ = case
     rows, columns = degrees(mask, layer)
     assert (rows.tolist(), columns.tolist()) == slow_degrees(mask, layer)
 
 
 @given(drawn_masks(), st.integers(0, 10**6))
-def test_add(case, seed):
+def test_add_gives_every_channel_an_edge(case, seed):
     layer, mask, p = case
     repaired, counts = flow_repair.add(mask, layer, p, generator(seed))
     assert zero_degrees(repaired, layer) == (0, 0)
@@ -68,7 +68,7 @@ def test_add(case, seed):
 
 
 @given(drawn_masks(), st.integers(0, 10**6))
-def test_released(case, seed):
+def test_released_repairs_as_the_published_code(case, seed):
     """Rows get an edge; columns of a linear layer too, those of a convolution only where one alone was empty."""
     layer, mask, p = case
     repaired, counts = flow_repair.released(mask, layer, p, generator(seed))
@@ -84,7 +84,7 @@ def test_released(case, seed):
 
 @given(drawn_masks(), st.integers(0, 10**6))
 @settings(max_examples=300)
-def test_move_keeps_the_count_wherever_it_can(case, seed):
+def test_move_preserves_the_count_down_to_the_minimum(case, seed):
     layer, mask, p = case
     repaired, counts = flow_repair.move(mask, layer, p, generator(seed))
     kept = int(repaired.sum())
@@ -99,7 +99,7 @@ def test_move_keeps_the_count_wherever_it_can(case, seed):
 
 
 @given(drawn_masks(), st.integers(0, 10**6))
-def test_resample(case, seed):
+def test_resample_gives_every_channel_an_edge(case, seed):
     layer, mask, p = case
     repaired, counts = flow_repair.resample(mask, layer, p, generator(seed))
     assert zero_degrees(repaired, layer) == (0, 0)
@@ -107,14 +107,14 @@ def test_resample(case, seed):
     assert int(repaired.sum()) == counts.drawn + counts.added_in + counts.added_out
 
 
-def test_a_layer_of_density_zero_is_left_empty():
+def test_a_layer_of_density_zero_stays_empty():
     layer, empty = Layer("l", (4, 4)), torch.zeros(4, 4, dtype=torch.bool)
     for repair in (flow_repair.add, flow_repair.move, flow_repair.resample):
         repaired, counts = repair(empty, layer, 0.0, generator(0))
         assert not repaired.any() and (counts.zero_in, counts.zero_out) == (4, 4)
 
 
-def test_stars_are_merged_down_to_the_fewest_weights():
+def test_merging_stars_reaches_the_minimum_number_of_weights():
     """Row 0 feeds on columns 0-3, rows 1-4 feed on column 4: 8 edges, none spare, where 5 would do."""
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[0, :4] = mask[1:5, 4] = True
@@ -124,7 +124,7 @@ def test_stars_are_merged_down_to_the_fewest_weights():
     assert int(repaired.sum()) == 8 and (counts.added_in, counts.added_out) == (0, 0)
 
 
-def test_conditional_draw_against_enumeration():
+def test_conditional_draw_matches_enumerated_probabilities():
     """Three weights at 0.2, given that one is kept: the seven outcomes, chi-squared over 20 000 draws."""
     random, p, draws = np.random.default_rng(), 0.2, 20_000
     seen = dict.fromkeys(itertools.product([False, True], repeat=3), 0)
@@ -137,7 +137,7 @@ def test_conditional_draw_against_enumeration():
 
 
 @pytest.mark.parametrize("shape, groups, p", [((30, 20, 3, 3), 1, 0.01), ((40, 10), 1, 0.15), ((24, 6, 1, 1), 2, 0.3)])
-def test_resampling_meets_the_density_asked_for(shape, groups, p):
+def test_resample_meets_the_nominal_density(shape, groups, p):
     """Mean weights of 400 conditioned masks, in standard errors."""
     layer, start = Layer("l", shape, groups), np.random.randint(10**9)
     counts = []
@@ -148,7 +148,7 @@ def test_resampling_meets_the_density_asked_for(shape, groups, p):
     assert abs(np.mean(counts) - p * layer.size) < stats.t.isf(ODDS / 2, len(counts) - 1) * error
 
 
-def test_resampling_that_cannot_meet_its_density_names_the_layer():
+def test_infeasible_resample_density_names_the_layer():
     with pytest.raises(flow_repair.FlowError, match="layer first.weight: resample needs"):
         flow_repair.conditioned_density(Layer("first.weight", (64, 3, 3, 3)), 0.01)
 
@@ -200,7 +200,7 @@ def draws(rule: str, level: float, count: int):
 
 
 @pytest.mark.parametrize("rule, level, expected", PAIRS)
-def test_pairs_without_an_edge(rule, level, expected):
+def test_zero_degree_pairs_follow_their_closed_form(rule, level, expected):
     """The closed form gives the known figure, and the total over four seeds lies in its exact distribution."""
     odds = pair_odds(VGG19, RULES[rule](VGG19, 1 - level))
     assert sum(odds) == pytest.approx(expected, abs=0.006)
@@ -213,7 +213,7 @@ def test_pairs_without_an_edge(rule, level, expected):
 
 
 @pytest.mark.parametrize("rule, rows, columns", EDGES)
-def test_edges_that_add_puts_in(rule, rows, columns):
+def test_edges_added_follow_their_closed_form(rule, rows, columns):
     """vgg19 at 0.999: known figures, closed forms, and z-scores over four seeds."""
     densities = RULES[rule](VGG19, 0.001)
     row_odds = [(layer.n_out, empty_row(layer, p)) for layer, p in zip(VGG19, densities, strict=True)]
@@ -231,7 +231,7 @@ def test_edges_that_add_puts_in(rule, rows, columns):
         assert abs(total - mean) < bound * math.sqrt(variance)
 
 
-def test_move_on_a_whole_network():
+def test_move_preserves_the_count_in_every_layer_of_a_network():
     """Every layer that has weights enough keeps its drawn count; the others say how many more they hold."""
     layers = prunable_layers(models.resnet110(100))
     source = ERSource(layers, D.erk(layers, 0.001), 0.001, seed=5, flow="move")

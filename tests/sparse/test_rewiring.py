@@ -48,19 +48,19 @@ def by_hand(share, regrow):
         (0.2, True, [], []),  # 0.8 of a weight
     ],
 )
-def test_an_update_by_hand(share, regrow, removed, grown):
+def test_update_matches_hand_computed_masks(share, regrow, removed, grown):
     found = by_hand(share, regrow)
     assert places(found.removed) == removed and places(found.grown) == grown
 
 
 @pytest.mark.parametrize("regrow", [True, False])
-def test_a_full_layer_is_left_out(regrow):
+def test_a_dense_layer_does_not_change(regrow):
     full = torch.ones(2, 4, dtype=torch.bool)
     found = update(full, R.magnitude(layer(WEIGHT)), R.magnitude(layer(GRADIENT)), 0.5, regrow)
     assert places(found.removed) == places(found.grown) == []
 
 
-def test_no_more_grow_than_were_inactive():
+def test_growth_is_limited_by_inactive_weights():
     """Six of eight are active, and half of them to go: only two can."""
     mask = layer([True] * 6 + [False] * 2)
     found = update(mask, layer([3.0, 1.0, 2.0, 6.0, 5.0, 4.0, 0.0, 0.0]), torch.zeros(2, 4), 0.5, regrow=False)
@@ -80,7 +80,7 @@ WEIGHTS = st.lists(st.tuples(st.booleans(), VALUES, VALUES), min_size=1, max_siz
 
 
 @given(WEIGHTS, st.floats(0.01, 0.99), st.booleans())
-def test_an_update_is_that_of_stable_sorts_and_keeps_the_count(weights, share, regrow):
+def test_update_matches_stable_sorts_and_preserves_the_count(weights, share, regrow):
     mask, weight, gradient = map(list, zip(*weights, strict=True))
     tensors = torch.tensor(mask), torch.tensor(weight), torch.tensor(gradient)
     found = update(tensors[0], R.magnitude(tensors[1]), R.magnitude(tensors[2]), share, regrow)
@@ -95,14 +95,14 @@ def test_an_update_is_that_of_stable_sorts_and_keeps_the_count(weights, share, r
 
 
 @pytest.mark.parametrize("regrow", [True, False])
-def test_counts_hold_where_training_has_diverged(regrow):
+def test_nan_weights_preserve_the_count(regrow):
     """All NaN: whatever is chosen, as many weights are active as before."""
     lost = torch.full((2, 4), math.nan)
     found = update(layer(MASK), R.magnitude(lost), R.magnitude(lost), 0.5, regrow)
     assert (layer(MASK) & ~found.removed | found.grown).sum() == 4
 
 
-def test_fractions():
+def test_drop_fraction_follows_its_schedule():
     assert [schedules.drop_fraction(0.5, 0.0, part, "constant") for part in (0, 0.5, 1)] == [0.5, 0.5, 0.5]
     assert [schedules.drop_fraction(0.5, 0.1, part, "linear") for part in (0, 0.25, 1)] == pytest.approx(
         [0.5, 0.4, 0.1]
@@ -111,7 +111,7 @@ def test_fractions():
     assert cosine == pytest.approx([0.5, 0.005 + 0.495 * 0.75, 0.2525, 0.005])
 
 
-def test_random_growth_depends_on_seed_layer_and_step_alone():
+def test_random_growth_depends_on_seed_layer_and_step_only():
     drawn = R.random_growth_scores((30, 40), 1, "a", 100)
     torch.rand(5)
     assert drawn.equal(R.random_growth_scores((30, 40), 1, "a", 100))
@@ -155,7 +155,7 @@ def adam(parameters):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("optimizer_of, kept", [(sgd, 1), (adam, 3)])
-def test_grown_weights_start_from_zero_in_value_and_optimizer(optimizer_of, kept, memory_format):
+def test_grown_weights_start_with_zero_value_and_optimizer_state(optimizer_of, kept, memory_format):
     weight, optimizer, mask, found = trained(optimizer_of, memory_format)
     old_mask, old_weight = mask.clone(), weight.detach().clone()
     state = optimizer.state[weight]
@@ -176,7 +176,7 @@ def test_grown_weights_start_from_zero_in_value_and_optimizer(optimizer_of, kept
             assert state[key].equal(before[key])
 
 
-def test_the_first_steps_of_grown_weights_in_closed_form():
+def test_first_steps_of_grown_weights_match_closed_form():
     """Nothing is left of the gradients before: SGD moves by -lr g; Adam's third step by its formula with m = v = 0."""
     for optimizer_of in (sgd, adam):
         weight, optimizer, mask, found = trained(optimizer_of)
@@ -190,13 +190,13 @@ def test_the_first_steps_of_grown_weights_in_closed_form():
         torch.testing.assert_close(weight.detach()[found.grown], expected)
 
 
-def test_an_update_before_the_first_step_has_no_state():
+def test_apply_before_the_first_step_needs_no_optimizer_state():
     weight, _, mask, found = trained(sgd)
     R.apply(found, mask, weight, {})
     R.apply(found, mask, weight, {"momentum_buffer": None})
 
 
-def test_growing_leaves_the_output_as_it_is():
+def test_growing_weights_at_zero_preserves_the_output():
     """Grown weights are zero: the network computes what it does with the removed ones alone gone, bit for bit."""
     weight, _, mask, found = trained(sgd)
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -207,7 +207,7 @@ def test_growing_leaves_the_output_as_it_is():
     assert nn.functional.conv2d(images, weight.detach()).equal(dropped)
 
 
-def test_the_density_falls_cubically():
+def test_pruned_density_follows_the_cubic_schedule():
     """s_t = s_f + (s_i - s_f) (1 - t)^3, in sparsities, by hand at the ends and half-way."""
     assert [schedules.pruned_density(0.5, 0.01, part, "cubic") for part in (0, 0.5, 1)] == pytest.approx(
         [0.5, 0.07125, 0.01]
@@ -215,7 +215,7 @@ def test_the_density_falls_cubically():
     assert schedules.pruned_density(0.5, 0.01, 0.7, "constant") == 0.5
 
 
-def test_a_global_share_is_taken_where_the_smallest_weights_lie():
+def test_global_drop_counts_follow_the_smallest_weights():
     """Of nine weights in layers that are not full four go, three of them from b; the full layer c has none to give."""
     masks = {"a": torch.tensor([True] * 4 + [False]), "b": torch.tensor([True] * 5 + [False]),
              "c": torch.ones(3, dtype=torch.bool)}  # fmt: skip
@@ -225,7 +225,7 @@ def test_a_global_share_is_taken_where_the_smallest_weights_lie():
     assert R.global_drop_counts({"c": masks["c"]}, drop, 0.45, regrow=True) == {"c": 0}
 
 
-def test_pruning_leaves_the_largest_of_all_layers():
+def test_global_pruning_keeps_the_largest_scores():
     masks = {"a": torch.tensor([True, True, False, True]), "b": torch.tensor([[True, False], [True, True]])}
     keep = {"a": torch.tensor([5.0, 1.0, 99.0, 3.0]), "b": torch.tensor([[4.0, 99.0], [3.0, 0.0]])}
     found = R.prune_globally(masks, keep, 3)  # 5, 4, and of the two threes the earlier
@@ -235,7 +235,7 @@ def test_pruning_leaves_the_largest_of_all_layers():
 
 
 @given(st.integers(0, 10**6), st.sampled_from([(8, 6, 3, 3), (6, 10), (9, 4, 1, 1)]), st.sampled_from([1.0, 1.5, 3.0]))
-def test_flow_is_kept_and_so_is_the_count(seed, shape, crowd):
+def test_repaired_change_preserves_flow_and_count(seed, shape, crowd):
     """From the fewest weights that reach every channel upwards, however many are exchanged."""
     random = np.random.default_rng(seed)
     layer_ = Layer("x", shape)
@@ -250,7 +250,7 @@ def test_flow_is_kept_and_so_is_the_count(seed, shape, crowd):
     assert not (kept.removed & ~mask).any() and not (kept.grown & mask).any()
 
 
-def test_grown_weights_may_have_a_value_and_a_memory():
+def test_apply_can_set_values_and_keep_optimizer_state():
     weight, optimizer, mask, found = trained(sgd)
     values, before = torch.randn(weight.shape), optimizer.state[weight]["momentum_buffer"].clone()
     R.apply(found, mask, weight, optimizer.state[weight], values, reset_state=False)
