@@ -1,4 +1,4 @@
-"""ersparse in a notebook: any module, and runs read back."""
+"""The library functions: sparsify any module, and load finished runs."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ from ersparse.sparse.reachability import effective_density
 
 
 class Small(nn.Module):
-    """A user's own: a grouped and a depthwise convolution, a concatenation, the tutorials' way of flattening."""
+    """A user's module with grouped and depthwise convolutions, a concatenation, and `view` for flattening."""
 
     def __init__(self):
         super().__init__()
@@ -151,7 +151,7 @@ def test_a_shared_weight_counts_once():
 
 
 def test_fixed_mask_finds_masks_in_any_submodule():
-    """Also in a part of a module that has another part called `network`."""
+    """The masks are in a submodule of a module that has another submodule called `network`."""
 
     class Theirs(pl.LightningModule):
         def __init__(self):
@@ -261,7 +261,7 @@ def test_load_restores_network_and_images(launch, only_run):
 
 
 def example_with(word):
-    """The Python of the README in which the word stands."""
+    """Return the Python block of the README that contains the word."""
     (found,) = [b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if word in b]
     return found
 
@@ -292,7 +292,7 @@ def test_loading_another_folder_is_an_error(tmp_path):
 
 
 def test_the_readme_example_runs(capsys):
-    """What stands there is what runs."""
+    """The example is executed as it is printed."""
     exec(compile(example_with("sparsify"), "README.md", "exec"), {})
     printed = ast.literal_eval(capsys.readouterr().out)
     assert printed["nominal"] == 0.9 and printed["realised"] == pytest.approx(0.9, abs=0.002)

@@ -1,4 +1,4 @@
-"""Freed memory is kept: counted by the pages that the system has to provide."""
+"""Freed memory is reused, as the number of page faults shows."""
 
 import platform
 import resource

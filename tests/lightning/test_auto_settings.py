@@ -1,4 +1,4 @@
-"""What `auto` resolves to, and the layout that is safe."""
+"""Resolution of `auto` settings, and the memory format."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def test_narrow_strided_shortcuts_use_contiguous_format():
 
 @pytest.mark.slow
 def test_a_narrow_network_trains_without_memory_corruption():
-    """glibc checks its heap; in channels-last this process died nine times out of ten on AVX-512."""
+    """With glibc's heap checks, this process crashed nine times out of ten in channels-last format on AVX-512."""
     environment = os.environ | {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}
     subprocess.run([sys.executable, "-c", NARROW], check=True, env=environment, cwd=ROOT, timeout=300)
 

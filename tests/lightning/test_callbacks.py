@@ -16,7 +16,7 @@ from ersparse.sparse.source import ERSource
 
 
 class Watch(pl.Callback):
-    """Looks at the weights before each forward pass and after each step."""
+    """Checks the weights before each forward pass and after each step."""
 
     def __init__(self):
         self.looks, self.moved, self.rates = 0, False, []
@@ -47,7 +47,7 @@ def test_removed_weights_are_zero_at_every_step(optimizer, options):
 
 
 def test_without_fixed_mask_removed_weights_change():
-    """Without it the same run fails the same look: the test above can fail."""
+    """The same check fails without the callback, so the test above can fail."""
     network = resnet20(10, channels=1)
     source = ERSource(prunable_layers(network), erk(prunable_layers(network), 0.1), 0.1, seed=0)
     module = Classifier(network, 10, SGD, 1, ["test"])

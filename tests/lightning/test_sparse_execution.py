@@ -1,4 +1,4 @@
-"""trainer.execution=sparse beside masked: the same network, checkpoints that either goes on from, what it refuses."""
+"""trainer.execution=sparse against masked: results, shared checkpoints, and unsupported settings."""
 
 import errno
 
@@ -35,14 +35,14 @@ def compiler():
 
 
 def finished(launch, only_run, *words):
-    """The folder of a run, from nothing."""
+    """Return the folder of a run that starts over."""
     status, printed = launch(*EXACT, *words, "fresh=true")
     assert status == 0, printed
     return only_run()
 
 
 def assert_close(folder, network):
-    """To what adding in another order changes in some steps."""
+    """Compare within the rounding errors that accumulate over some steps."""
     found = load_file(folder / "network.safetensors")
     assert found.keys() == network.keys() and any(name.endswith("_mask") for name in found)
     for name, wanted in network.items():
@@ -73,7 +73,7 @@ RULES = {
 
 
 def rewired(module, rewiring, rules, optimizer):
-    """What ten steps, three of them updates, make of a module whose network is in double precision."""
+    """Train a network in double precision for ten steps, three of them updates."""
     torch.manual_seed(0)
     network = models.resnet20(10, width=0.25).double()
     sparsify(network, "erk", 0.8)
@@ -95,7 +95,7 @@ def rewired(module, rewiring, rules, optimizer):
 
 @pytest.mark.parametrize("name, optimizer", [("rigl", "sgd"), ("set", "adam"), ("skip", "sgd"), ("granet", "adam")])
 def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
-    """And all that is trained, and sent between ranks, are kept weights, normalisations and a bias."""
+    """The trained parameters are the kept weights, those of normalisations, and a bias."""
     settings = OptimizerSettings(
         name=optimizer, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[], gamma=0.1
     )
@@ -121,7 +121,7 @@ def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
     ],
 )
 def test_checkpoints_resume_under_either_execution(launch, only_run, monkeypatch, first, second, words):
-    """The disk is full after the first epoch's checkpoint. The same execution ends with the same bits."""
+    """A full disk interrupts the run after the first checkpoint; the same execution gives identical results."""
     through = finished(launch, only_run, f"trainer.execution={second}", *words)
     network, wanted = load_file(through / "network.safetensors"), outcome(through)
     save = Checkpoints.on_train_epoch_end
@@ -149,7 +149,7 @@ def test_bfloat16_results_are_close(launch, only_run):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(process, tmp_path):
-    """Rewired on the way; `delta_t` divides no epoch."""
+    """The run is rewired, and `delta_t` does not divide an epoch."""
     words = [*KILLED, SPARSE, "method=rigl", "method.delta_t=7", "method.t_end=1"]
     (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00003")
     assert outcome(killed) == outcome(undisturbed)

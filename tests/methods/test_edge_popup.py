@@ -1,4 +1,4 @@
-"""Strong tickets: what a run leaves, and that it masks at every level."""
+"""Edge-popup: the search module, whole runs, and their tickets."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def search(density=0.5, **changes):
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("signed", [False, True])
 def test_forward_pass_equals_that_of_the_masked_network(scope, signed):
-    """Bitwise, against a network whose weights are multiplied by the ticket: no score gets through."""
+    """Outputs equal, bit for bit, those of a network whose weights are multiplied by the ticket."""
     module, layers = search(scope=scope, signed=signed)
     module.set_density(0.1)
     x = torch.randn(4, 1, 16, 16)
@@ -85,7 +85,7 @@ def test_scores_outside_the_er_network_have_no_effect():
 
 
 def test_the_ticket_is_selected_anew_after_a_step():
-    """After a step the ticket is found anew, and is that of the new scores."""
+    """After an optimizer step, the ticket follows the new scores."""
     module, _ = search()
     module.set_density(0.1)
     optimizer = torch.optim.SGD(module.trainable_parameters(), 5.0, fused=True)
@@ -132,7 +132,7 @@ def test_weights_have_variance_two_over_fan_in(how):
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """The folder of a search; (epoch, kept in each layer, present in each layer) at the end of each of its epochs."""
+    """Return the folder of a search, and (epoch, kept weights, present weights) by layer at the end of each epoch."""
     levels = []
     original = annealing.SparsityAnnealing.on_validation_epoch_end
 
@@ -151,7 +151,7 @@ def searched(tmp_path_factory):
 
 
 def test_a_search_records_its_ticket(searched):
-    """Densities at every level, weights as they were drawn, a ticket inside the source, and the figures of a reload."""
+    """Checks densities at every level, unchanged weights, a ticket within the source, and the metrics after loading."""
     folder, levels = searched
     record, state = read(folder), load_file(folder / "network.safetensors")
     sizes = {layer["name"]: layer["size"] for layer in record["layers"]}
@@ -188,7 +188,7 @@ def test_a_reloaded_ticket_has_the_reported_accuracy(launch, only_run, searched)
 
 
 def test_multiplying_by_scores_prunes_nothing(launch, tmp_path):
-    """As in the released code: whatever sparsity is asked for, the outcome is the same, and it is the source's."""
+    """As in the released code, the result does not depend on the final sparsity, and its masks are the source's."""
     exact = ["model.width=0.25", "trainer.precision=32-true"]
     short = ["method.levels=2", "method.epochs_per_level=1"]
     for target in ("0.7", "0.9"):
@@ -222,7 +222,7 @@ def test_a_strong_ticket_and_its_controls_can_be_trained(launch, searched, tmp_p
 
 
 def test_recalibrated_statistics_match_the_training_images(launch, only_run):
-    """The first normalisation sees the first convolution's output: mean over all (cropped) images, by hand."""
+    """The statistics of the first BatchNorm equal the mean output of the first convolution over all images."""
     launch("method=evaluate", "sparsity=dense", "dataset.augment=false", "trainer.precision=32-true", "seed=2")
     state = load_file(only_run() / "network.safetensors")
     from ersparse.data import digits

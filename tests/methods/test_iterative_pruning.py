@@ -1,4 +1,4 @@
-"""Iterative pruning: what each level keeps, where weights go back to, what is left of a run."""
+"""Iterative pruning: masks of each level, rewinding, and records."""
 
 import json
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def level_files(folder):
 
 @contextmanager
 def rewinds():
-    """Notes (network before it goes back, network after, where to) of every level meanwhile."""
+    """Record (network before rewinding, network after, target) of every level."""
     seen = []
     original = Rewinding.apply
 
@@ -51,7 +51,7 @@ def rewound():
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory):
-    """method -> (folder of its run, what was rewound)."""
+    """Return a function from a method to (folder of its run, rewindings)."""
 
     @cache
     def run(method):
@@ -116,7 +116,7 @@ def test_rewinding_restores_initial_weights_exactly(pruned):
 
 
 def test_initial_weights_are_those_of_other_methods(launch, rewound, only_run, tmp_path):
-    """What a level goes back to is what an untrained network of the same seed has."""
+    """A level is rewound to the weights of an untrained network of the same seed."""
     launch("method=imp", *LEVELS, "method.levels=1", "seed=3")
     launch("method=evaluate", "sparsity=dense", "model.width=0.25", "seed=3", f"paths.root={tmp_path}/untrained")
     (record,) = (tmp_path / "untrained").rglob("run.json")
@@ -125,7 +125,7 @@ def test_initial_weights_are_those_of_other_methods(launch, rewound, only_run, t
 
 
 def test_rewinding_to_an_epoch_restores_its_weights(launch, rewound, monkeypatch):
-    """Epoch 1 of 2: the weights after it, which two runs of one epoch and of two have alike."""
+    """Rewinding to epoch 1 of 2 restores the weights after it, which a run of one epoch ends with."""
     launch("method=imp", *LEVELS, "method.levels=1", "method.epochs_per_level=1", "method.rewind=epoch")
     launch("method=imp", *LEVELS, "method.levels=2", "method.epochs_per_level=2", "method.rewind=epoch")
     one, first, second = rewound
@@ -167,7 +167,7 @@ def test_learning_rate_restarts_at_every_level(each, expected):
 
 
 def test_pruning_starts_from_a_sparse_source(launch, only_run):
-    """Levels start at what the source realised, and stay inside it."""
+    """Levels start at the realised density of the source, and stay within its masks."""
     launch("method=imp", *LEVELS, "sparsity=erk", "sparsity.level=0.5", "sparsity.flow=none")
     record, files = read(only_run()), level_files(only_run())
     start = sum(layer["drawn"] for layer in record["layers"])

@@ -1,4 +1,4 @@
-"""Rewiring through whole runs: how many weights there are at every update, when, on which gradient, after a kill."""
+"""Rewiring in whole runs: counts at every update, the schedule, the gradient, and resuming."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ RULES = RewiringRules(
 
 
 def updates(folder):
-    """step -> {layer: row} from rewiring.csv; step 0 is the source."""
+    """Return step -> {layer: row} from rewiring.csv; step 0 is the source."""
     found = {}
     for row in csv.DictReader((folder / "rewiring.csv").read_text().splitlines()):
         found.setdefault(int(row["step"]), {})[row["layer"]] = row
@@ -39,7 +39,7 @@ def updates(folder):
 
 
 def constant_counts(folder):
-    """Asserts that every layer keeps its number of weights, at every update and at the end."""
+    """Assert that every layer preserves its number of weights, at every update and at the end."""
     at = updates(folder)
     state = load_file(folder / "network.safetensors")
     assert len(at) > 2
@@ -80,7 +80,7 @@ def test_rewiring_runs_on_every_model(launch, only_run, model):
 
 
 def cubic(folder, final):
-    """Asserts the schedule, to the weight, from what was realised; returns the steps at which something was pruned."""
+    """Assert the exact counts of the schedule from the realised density on; return the steps that pruned."""
     at = updates(folder)
     size = sum(layer["size"] for layer in read(folder)["layers"])
     totals = {step: sum(int(row["nonzero"]) for row in layers.values()) for step, layers in at.items()}
@@ -113,7 +113,7 @@ def test_density_follows_the_pruning_schedule_on_every_model(launch, only_run, m
 
 
 def test_growing_weights_at_zero_preserves_the_network_output():
-    """With values of zero, and nothing grown back: the output is that with the removed weights alone gone."""
+    """With grown values of zero and no regrowth, the output equals that after the removals alone."""
     torch.manual_seed(0)
     network = resnet20(10, channels=1, width=0.5).eval()
     attach(network, {layer.name: torch.rand(layer.shape) < 0.3 for layer in prunable_layers(network)})
@@ -147,7 +147,7 @@ ADAM = lambda p: torch.optim.Adam(p, 0.1)
     ],
 )
 def test_an_update_of_two_layers_matches_hand_computed_values(optimizer_of, memory, regrow, active, value, forgotten):
-    """Half of the first layer is exchanged, with ties and an active weight of zero; the second is full, and is left."""
+    """Half of the first layer is dropped, with ties and an active weight of zero; the second layer is dense."""
     network = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False))
     first, second = network[0].weight, network[1].weight
     attach(network, {"0.weight": torch.tensor([[True] * 4, [False] * 4]), "1.weight": torch.ones(2, 2).bool()})
@@ -177,7 +177,7 @@ def test_an_update_of_two_layers_matches_hand_computed_values(optimizer_of, memo
 
 
 class Toy(pl.LightningModule):
-    """Two layers, with its steps' gradients kept for the test to look at."""
+    """Two linear layers; the gradients of each step are stored."""
 
     def __init__(self, optimizer_of=lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)):
         super().__init__()
@@ -208,7 +208,7 @@ def fitted(rules, batch=4, accumulate=1, steps=7, toy=None):
 
 
 def test_accumulated_batches_count_as_one_step():
-    """Two batches of four are rewired as one of eight is: at the same steps, by the same gradient."""
+    """Two accumulated batches of four are rewired like one of eight: at the same steps, by the same gradient."""
     whole, at = fitted(RULES, batch=8)
     halves, also_at = fitted(RULES, batch=4, accumulate=2)
     assert at == also_at == [3, 6]
@@ -218,7 +218,7 @@ def test_accumulated_batches_count_as_one_step():
 
 @pytest.mark.parametrize("skip", [True, False])
 def test_a_skipped_optimizer_step_changes_no_weight(skip):
-    """Two steps, the first an update: biases, which nothing rewires, have made one step, or two."""
+    """Of two steps the first is an update; biases, which are not rewired, then have made one step, or two."""
     start = Toy().network[0].bias.detach()
     toy, at = fitted(
         RULES.model_copy(update={"skip_step": skip, "delta_t": 1}), steps=2
@@ -231,7 +231,7 @@ def test_a_skipped_optimizer_step_changes_no_weight(skip):
 
 @pytest.mark.slow
 def test_a_run_killed_between_updates_resumes_bit_for_bit(process, tmp_path):
-    """delta_t divides no epoch; the file of measures is the same too."""
+    """`delta_t` does not divide an epoch; rewiring.csv is identical as well."""
     words = [*KILLED, "method=rigl", "sparsity=erk", "method.delta_t=7", "method.t_end=1"]
     (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00003")
     assert outcome(killed) == outcome(undisturbed)
@@ -239,7 +239,7 @@ def test_a_run_killed_between_updates_resumes_bit_for_bit(process, tmp_path):
 
 
 def test_delta_t_follows_the_scale(launch, tmp_path):
-    """A tenth of the epochs has a tenth of the steps between updates."""
+    """A tenth of the epochs gives a tenth of the steps between updates."""
     status, printed = launch(*TINY, "method=rigl", "trainer.max_epochs=20", "scale=short", "method.delta_t=50",
                              "dataset.batch_size=128")  # fmt: skip
     assert status == 0, printed
@@ -272,7 +272,7 @@ def test_invalid_settings_are_refused(launch, tmp_path, words, message):
 
 
 def test_rewiring_metrics_match_hand_computed_values(launch, only_run):
-    """Degrees and overlap after the one update, from the masks that the run leaves and how many weights it removed."""
+    """Degrees and overlap after the only update follow from the final masks and the number of removed weights."""
     launch(*TINY, "trainer.max_epochs=2", *RIGL, "method.t_end=0.5")
     at = updates(only_run())
     assert list(at) == [0, 5]

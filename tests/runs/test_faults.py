@@ -1,4 +1,4 @@
-"""A hostile world: full and read-only disks, damaged files, signals, two hosts. Nothing finished is lost."""
+"""Fault tolerance: full and read-only disks, damaged files, signals, two hosts. Finished epochs are never lost."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The folder of a run of six epochs, killed when its third checkpoint appeared: to be copied."""
+    """Return the folder of a run of six epochs that was killed when its third checkpoint appeared."""
     root = tmp_path_factory.mktemp("killed")
     run = subprocess.Popen([sys.executable, ROOT / "launch.py", *EPOCHS, f"paths.root={root}"], cwd=root)
     while not list(root.glob("runs/*/s0/checkpoints/epoch00003*")) and run.poll() is None:
@@ -42,7 +42,7 @@ def killed(tmp_path_factory):
 
 @pytest.fixture
 def copy(killed, tmp_path):
-    """(root, folder) of a copy of the interrupted run."""
+    """Return (root, folder) of a copy of the interrupted run."""
     shutil.copytree(killed.parents[2], tmp_path / "copy")
     (record,) = (tmp_path / "copy").rglob("run.json")
     return tmp_path / "copy", record.parent
@@ -90,7 +90,7 @@ def test_a_record_of_a_newer_schema_is_refused(copy, launch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of a megabyte or so, in memory."""
+    """Mount a file system of about one megabyte in memory."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", disk]).returncode:
@@ -100,7 +100,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_fails_the_run_until_space_is_freed(small_disk, undisturbed, launch):
-    """It fails with one line, keeps what was finished, and goes on when there is room."""
+    """The run fails with one line, keeps its finished epochs, and resumes once there is space."""
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(600_000))  # room for one checkpoint, not for two
     status, printed = launch(*EPOCHS, f"paths.root={small_disk}")
@@ -130,7 +130,7 @@ def test_an_unwritable_folder_is_an_error(small_disk, launch):
 
 
 def test_signals_preempt_the_run(copy, process, undisturbed, launch):
-    """SIGTERM; and Ctrl-C twice, the second at any moment of the clearing up: that run goes on as well."""
+    """SIGTERM preempts the run, and so does Ctrl-C pressed twice, the second time during cleanup; it then resumes."""
     root, folder = copy
     for signals, pause in (([signal.SIGINT, signal.SIGINT], random.uniform(0, 0.1)), ([signal.SIGTERM], 0.0)):
         before = max((folder / "checkpoints").glob("*.ckpt"))
@@ -147,7 +147,7 @@ def test_signals_preempt_the_run(copy, process, undisturbed, launch):
 
 
 def test_a_heartbeat_protects_a_run_on_another_host(copy, launch, monkeypatch):
-    """The other host's run is alive as long as it touches the lock, and dead when it no longer does."""
+    """The run on the other host counts as running as long as it touches the lock."""
     root, folder = copy
     monkeypatch.setattr(folders, "HEARTBEAT_INTERVAL", 0.5)
     RunFolder(folder).write(read(folder) | {"host": "elsewhere", "state": "running"})

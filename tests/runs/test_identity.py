@@ -1,4 +1,4 @@
-"""What makes two runs the same."""
+"""The identity of a run: which settings enter its hash."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def planned(*words: str):
 
 
 def test_the_default_hash_is_that_of_its_canonical_form():
-    """Written by hand: what decides the default run, and nothing else."""
+    """The canonical form is written by hand."""
     description = {
         "model": {"name": "resnet20", "width": 1.0, "init": "default", "init_from": None},
         "dataset": {

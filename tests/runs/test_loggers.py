@@ -1,4 +1,4 @@
-"""What a dashboard gets, read back from W&B's offline files."""
+"""Loggers: what W&B and TensorBoard receive, read from their files."""
 
 import json
 import runpy
@@ -158,7 +158,7 @@ def test_tensorboard_receives_the_layers(launch, only_run):
 
 
 def test_the_agent_template_names_existing_keys_and_options(launch):
-    """Every value of every parameter, as an agent would write it on the command line."""
+    """Every value of every parameter is accepted on the command line, as an agent writes it."""
     template = yaml.safe_load((ROOT / "docs" / "wandb-sweep.yaml").read_text())
     assert template["command"][1:3] == ["python", "${program}"] and (ROOT / template["program"]).is_file()
     own = [word for word in template["command"] if "=" in word]

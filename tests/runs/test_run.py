@@ -1,4 +1,4 @@
-"""Whole runs: what they leave, and what a second command does."""
+"""Whole runs: their folders, and what the same command does again."""
 
 import os
 import random
@@ -116,7 +116,7 @@ def test_a_folder_in_use_is_refused(launch, finished):
 
 
 def test_a_ticket_and_its_controls(launch, finished, tmp_path):
-    """The masks of a run are the source of the next, as they are or shuffled, and its weights are kept or not."""
+    """The masks of a run are the source of the next, optionally shuffled, with or without its weights."""
     first, before = read(finished), load_file(finished / "network.safetensors")
     for control in ("none", "shuffle", "reinit"):
         root = tmp_path / control
@@ -196,7 +196,7 @@ def test_a_killed_run_resumes_bit_for_bit(process, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_after_each_checkpoint_resumes(process, tmp_path):
-    """The tightest place: just when a checkpoint has appeared, and once more in the epoch after."""
+    """The run is killed as soon as a checkpoint appears, and again in the next epoch."""
     for epoch in (1, 3):
         run = process(*KILLED, f"paths.root={tmp_path}/killed")
         while not list(tmp_path.glob(f"killed/runs/*/s0/checkpoints/epoch{epoch:05d}*")) and run.poll() is None:

@@ -1,4 +1,4 @@
-"""Densities of other runs: found, made on the way, or asked for with the command that makes them."""
+"""Densities of an iterative pruning run: reused, computed as a prerequisite, or an error that names the command."""
 
 import shlex
 
@@ -40,7 +40,7 @@ def test_a_prerequisite_runs_once_for_all_dependents(launch, tmp_path):
 
 
 def test_a_missing_prerequisite_names_its_command(launch, tmp_path):
-    """The command that is named makes it, wherever; here among other runs."""
+    """The command in the message produces the run in any root folder."""
     status, printed = launch(*SHORT)
     assert status == 2 and printed.count("\n") == 1 and not list(tmp_path.iterdir())
     command = shlex.split(printed.split("`")[1])
@@ -83,7 +83,7 @@ def test_the_prerequisite_depends_on_its_recipe():
 
 
 def test_tables_use_the_densities_of_figure_5(launch, tmp_path):
-    """Tables 2 and 7 need no iterative run that Figure 5 does not make."""
+    """Tables 2 and 7 need no iterative run that is not part of Figure 5."""
     figure = launch("experiment=figure5", "seed=0", "dry_run=true")[1]
     for table, count in (("table2", 8), ("table7", 8)):
         status, printed = launch(f"experiment={table}", "seed=0", "dry_run=true")

@@ -1,4 +1,4 @@
-"""Densities that pruners choose: what they are, by another route; when they are computed, and by whom."""
+"""Pruner-derived densities: their values by a second implementation, and when they are computed."""
 
 import copy
 import json
@@ -41,13 +41,13 @@ def planned(*words):
 
 
 def made(tmp_path):
-    """The one density file of this test."""
+    """Return the content of the only density file of this test."""
     (file,) = (tmp_path / "cache" / "densities").glob("*.json")
     return json.loads(file.read_text())
 
 
 def kept_by(scores, count):
-    """Layer -> fraction among the `count` largest of all, by a sort."""
+    """Return the kept fraction of each layer for the `count` largest scores, by a sort."""
     values = np.concatenate([score.reshape(-1) for score in scores.values()])
     kept = np.zeros(len(values), bool)
     kept[np.argsort(-values, kind="stable")[:count]] = True
@@ -68,7 +68,7 @@ def test_magnitude_masks_match_a_sort(launch, only_run, tmp_path, control, sign)
 
 
 def test_snip_masks_match_a_sort(launch, tmp_path):
-    """By .backward() on the images of the data seed, in double precision."""
+    """The reference uses .backward() on the images of the data seed, in double precision."""
     launch(*SMALL, "sparsity=snip", "sparsity.images=50", "sparsity.score_dtype=float64", "seeds.data=5", "seed=2")
     p = planned(*SMALL, "seed=2")
     network = scored_network(p).double().train()
@@ -177,7 +177,7 @@ def test_a_dry_run_computes_nothing(launch, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_compute_once_and_a_kill_leaves_no_file(process, tmp_path):
-    """The first is killed while it scores; of the two after it one computes, the other waits and takes its file."""
+    """The first process is killed while it scores; of the next two, one computes and the other uses its file."""
     words = ["method=draw", "sparsity=synflow", "sparsity.rounds=40"]
     cache = tmp_path / "cache" / "densities"
     first = process(*words)
@@ -197,7 +197,7 @@ def test_two_processes_compute_once_and_a_kill_leaves_no_file(process, tmp_path)
 
 
 def test_grasp_can_score_with_a_fresh_classifier():
-    """Convolutions alone decide then, and the seed; the classifier that was drawn does not."""
+    """The masks then depend on convolutions and the seed, not on the network's own classifier."""
     examples = ScoringExamples(digits.load(None, True).resized(16), planned().settings.dataset, 0)
     network = scored_network(planned(*SMALL))
     other = copy.deepcopy(network)

@@ -1,4 +1,4 @@
-"""Edge-popup's core against sorting, enumeration, and gradients written by hand."""
+"""Edge-popup and topk_mask against sorting, enumeration, and gradients computed by hand."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ def by_sorting(values, count):
     st.data(),
 )
 def test_topk_matches_a_stable_sort(values, data):
-    """Whatever the guess is, ties and -inf included."""
+    """The result does not depend on the previous threshold, with ties and -inf among the values."""
     count = data.draw(st.integers(0, len(values)))
     near = data.draw(st.sampled_from([None, -1.0, 0.0, 0.5, 0.505, 3.0]))
     mask, threshold = topk_mask(torch.tensor(values), count, near)
@@ -50,7 +50,7 @@ def test_previous_threshold_does_not_change_the_result(drift):
 
 
 def test_topk_partitions_few_values(monkeypatch):
-    """Near the last threshold fewer than by a sample, and by a sample where that one misleads: never all of them."""
+    """A good previous threshold leaves the fewest values to partition; a bad one falls back to a sample, not to all."""
     values = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     ordered, partition = [], np.partition
     monkeypatch.setattr(np, "partition", lambda some, place: ordered.append(len(some)) or partition(some, place))
@@ -63,7 +63,7 @@ def test_topk_partitions_few_values(monkeypatch):
 @pytest.mark.parametrize("shape", ["normal", "sorted", "few", "infinite", "trap"])
 @pytest.mark.parametrize("share", [1e-5, 0.001, 0.3, 0.9999])
 def test_sampled_threshold_does_not_change_the_result(shape, share):
-    """Sizes at which a sample is taken; also where the sample misleads, having only what lies at its stride."""
+    """Sizes at which a sample is taken, also with values for which the strided sample is not representative."""
     random = np.random.default_rng(0)
     values = random.normal(size=200_001).astype(np.float32)
     if shape == "sorted":
@@ -81,7 +81,7 @@ def test_sampled_threshold_does_not_change_the_result(shape, share):
 
 
 def test_ties_go_to_the_first_in_memory_order():
-    """Whatever the layout, the mask is laid out as the values, and says the same of values without ties."""
+    """The mask has the memory format of the values, and does not depend on it for values without ties."""
     values = torch.rand(4, 3, 2, 2)
     last = values.contiguous(memory_format=torch.channels_last)
     for count in (1, 7, 40):
@@ -153,7 +153,7 @@ def test_scores_outside_the_er_network_have_no_effect():
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_search_finds_the_best_of_all_tickets(signed):
-    """Twelve weights of which four may stay: 495 tickets, all tried; training the scores ends at the best one.
+    """Of twelve weights, four may be kept: all 495 tickets are evaluated, and training the scores ends at the best.
 
     The loss is linear in what is kept, so that each score drifts at the rate of its weight's worth, whatever else is
     kept, and the order at the end is that of the worths. Of these at least four are positive: a magnitude cannot fall

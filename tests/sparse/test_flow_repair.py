@@ -69,7 +69,7 @@ def test_add_gives_every_channel_an_edge(case, seed):
 
 @given(drawn_masks(), st.integers(0, 10**6))
 def test_released_repairs_as_the_published_code(case, seed):
-    """Rows get an edge; columns of a linear layer too, those of a convolution only where one alone was empty."""
+    """Rows are repaired, and columns of linear layers; columns of a convolution only if exactly one is empty."""
     layer, mask, p = case
     repaired, counts = flow_repair.released(mask, layer, p, generator(seed))
     rows, columns = slow_degrees(repaired, layer)
@@ -115,7 +115,7 @@ def test_a_layer_of_density_zero_stays_empty():
 
 
 def test_merging_stars_reaches_the_minimum_number_of_weights():
-    """Row 0 feeds on columns 0-3, rows 1-4 feed on column 4: 8 edges, none spare, where 5 would do."""
+    """Row 0 reads columns 0-3, rows 1-4 read column 4: of 8 edges none is removable, although 5 suffice."""
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[0, :4] = mask[1:5, 4] = True
     repaired, counts = flow_repair.move(mask[:, :5][:5], Layer("l", (5, 5)), 0.3, generator(0))
@@ -125,7 +125,7 @@ def test_merging_stars_reaches_the_minimum_number_of_weights():
 
 
 def test_conditional_draw_matches_enumerated_probabilities():
-    """Three weights at 0.2, given that one is kept: the seven outcomes, chi-squared over 20 000 draws."""
+    """Three weights at density 0.2: chi-squared test of the seven nonempty outcomes over 20 000 draws."""
     random, p, draws = np.random.default_rng(), 0.2, 20_000
     seen = dict.fromkeys(itertools.product([False, True], repeat=3), 0)
     for _ in range(draws):
@@ -138,7 +138,7 @@ def test_conditional_draw_matches_enumerated_probabilities():
 
 @pytest.mark.parametrize("shape, groups, p", [((30, 20, 3, 3), 1, 0.01), ((40, 10), 1, 0.15), ((24, 6, 1, 1), 2, 0.3)])
 def test_resample_meets_the_nominal_density(shape, groups, p):
-    """Mean weights of 400 conditioned masks, in standard errors."""
+    """The mean count of 400 conditioned masks is compared in standard errors."""
     layer, start = Layer("l", shape, groups), np.random.randint(10**9)
     counts = []
     for seed in range(start, start + 400):
@@ -165,7 +165,7 @@ def empty_column(layer: Layer, p: float) -> float:
 
 
 def empty_column_after_rows(layer: Layer, p: float) -> float:
-    """A row misses the column if it has none of its k weights there, or was empty and got its weight elsewhere."""
+    """A row misses the column if all its k weights there are removed, unless its repair falls into the column."""
     k = layer.fan_in // layer.n_in
     return ((1 - p) ** k - empty_row(layer, p) / layer.n_in) ** layer.n_out
 
@@ -232,7 +232,7 @@ def test_edges_added_follow_their_closed_form(rule, rows, columns):
 
 
 def test_move_preserves_the_count_in_every_layer_of_a_network():
-    """Every layer that has weights enough keeps its drawn count; the others say how many more they hold."""
+    """Layers with enough weights preserve their drawn count; the others record the excess as added."""
     layers = prunable_layers(models.resnet110(100))
     source = ERSource(layers, D.erk(layers, 0.001), 0.001, seed=5, flow="move")
     masks, counts = source.repair(source.draw())

@@ -1,4 +1,4 @@
-"""Initial weights scaled by what is kept."""
+"""Initial weights scaled by density."""
 
 import numpy as np
 import torch

@@ -54,7 +54,7 @@ def test_exact_counts_fail_the_variance_test():
 
 @pytest.mark.parametrize("draw", [M.draw_bernoulli, M.draw_exact])
 def test_every_position_is_equally_likely(draw):
-    """How often each of 60 weights was kept in 4000 draws at 0.25."""
+    """Counts of each of 60 weights in 4000 draws at density 0.25."""
     layer, draws, start = Layer("l", (5, 4, 3)), 4000, np.random.randint(10**9)
     kept = sum(draw(layer, 0.25, generator(start + i)).double() for i in range(draws)).flatten().numpy()
     for count in kept:

@@ -1,4 +1,4 @@
-"""Rewiring's core against an update by hand, a slow reference that sorts, and optimizer steps in closed form."""
+"""Rewiring against hand-computed updates, a reference with stable sorts, and closed-form optimizer steps."""
 
 import math
 
@@ -15,7 +15,7 @@ from ersparse.sparse.degrees import zero_degrees
 from ersparse.sparse.flow_repair import move
 from ersparse.sparse.layers import Layer
 
-# One layer, half of its four active weights exchanged. Of the active weights 1 and 2 tie in magnitude; 3 is zero.
+# One layer, half of its four active weights dropped. Of the active weights 1 and 2 tie in magnitude; 3 is zero.
 MASK = [True, True, True, True, False, False, False, False]
 WEIGHT = [0.5, 0.2, -0.2, 0.0, 0.0, 0.0, 0.0, 0.0]
 GRADIENT = [0.1, 0.9, -0.9, 0.3, 0.3, -0.4, 0.0, 0.3]  # 3, 4 and 7 tie
@@ -61,7 +61,7 @@ def test_a_dense_layer_does_not_change(regrow):
 
 
 def test_growth_is_limited_by_inactive_weights():
-    """Six of eight are active, and half of them to go: only two can."""
+    """Six of eight weights are active and half of them are due, but only two can be grown."""
     mask = layer([True] * 6 + [False] * 2)
     found = update(mask, layer([3.0, 1.0, 2.0, 6.0, 5.0, 4.0, 0.0, 0.0]), torch.zeros(2, 4), 0.5, regrow=False)
     assert places(found.removed) == [1, 2] and places(found.grown) == [6, 7]
@@ -96,7 +96,7 @@ def test_update_matches_stable_sorts_and_preserves_the_count(weights, share, reg
 
 @pytest.mark.parametrize("regrow", [True, False])
 def test_nan_weights_preserve_the_count(regrow):
-    """All NaN: whatever is chosen, as many weights are active as before."""
+    """With all scores NaN, the selection is arbitrary, but the number of active weights is preserved."""
     lost = torch.full((2, 4), math.nan)
     found = update(layer(MASK), R.magnitude(lost), R.magnitude(lost), 0.5, regrow)
     assert (layer(MASK) & ~found.removed | found.grown).sum() == 4
@@ -120,7 +120,7 @@ def test_random_growth_depends_on_seed_layer_and_step_only():
 
 
 def test_random_growth_is_uniform():
-    """Each of four free places is grown in a quarter of 4000 draws: chi-square with 3 degrees, odds of failing 1e-6."""
+    """Chi-squared test that each of four inactive weights is grown in a quarter of 4000 draws; fails once in 1e6."""
     mask = torch.tensor([True, False, False, False, False, True])
     seen = np.zeros(6)
     for step in range(4000):
@@ -131,7 +131,7 @@ def test_random_growth_is_uniform():
 
 
 def trained(optimizer_of, memory_format=torch.contiguous_format):
-    """A convolution after two steps, its optimizer, its mask, and a change of it."""
+    """Return a convolution's weight after two steps, its optimizer, its mask, and a change of the mask."""
     random = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.randn(4, 3, 3, 3, generator=random).to(memory_format=memory_format))
     mask = torch.rand(weight.shape, generator=random) < 0.5
@@ -169,7 +169,7 @@ def test_grown_weights_start_with_zero_value_and_optimizer_state(optimizer_of, k
     assert len(of_weights) == kept
     for key in state:
         if key in of_weights:
-            assert before[key][found.grown].ne(0).all(), "there was something to forget"
+            assert before[key][found.grown].ne(0).all(), "there was state to reset"
             assert state[key][found.grown].eq(0).all()
             assert state[key][~found.grown].equal(before[key][~found.grown])
         else:
@@ -177,7 +177,7 @@ def test_grown_weights_start_with_zero_value_and_optimizer_state(optimizer_of, k
 
 
 def test_first_steps_of_grown_weights_match_closed_form():
-    """Nothing is left of the gradients before: SGD moves by -lr g; Adam's third step by its formula with m = v = 0."""
+    """Earlier gradients have no effect: SGD moves by -lr g, and Adam's third step follows from m = v = 0."""
     for optimizer_of in (sgd, adam):
         weight, optimizer, mask, found = trained(optimizer_of)
         R.apply(found, mask, weight, optimizer.state[weight])
@@ -197,7 +197,7 @@ def test_apply_before_the_first_step_needs_no_optimizer_state():
 
 
 def test_growing_weights_at_zero_preserves_the_output():
-    """Grown weights are zero: the network computes what it does with the removed ones alone gone, bit for bit."""
+    """Grown weights are zero, so the output equals, bit for bit, that after the removals alone."""
     weight, _, mask, found = trained(sgd)
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     dropped = nn.functional.conv2d(images, weight.detach() * ~found.removed)
@@ -208,7 +208,7 @@ def test_growing_weights_at_zero_preserves_the_output():
 
 
 def test_pruned_density_follows_the_cubic_schedule():
-    """s_t = s_f + (s_i - s_f) (1 - t)^3, in sparsities, by hand at the ends and half-way."""
+    """s_t = s_f + (s_i - s_f) (1 - t)^3, computed by hand at both ends and half-way."""
     assert [schedules.pruned_density(0.5, 0.01, part, "cubic") for part in (0, 0.5, 1)] == pytest.approx(
         [0.5, 0.07125, 0.01]
     )
@@ -216,7 +216,7 @@ def test_pruned_density_follows_the_cubic_schedule():
 
 
 def test_global_drop_counts_follow_the_smallest_weights():
-    """Of nine weights in layers that are not full four go, three of them from b; the full layer c has none to give."""
+    """Four of nine weights in layers that are not dense are dropped, three of them in b; c is dense and drops none."""
     masks = {"a": torch.tensor([True] * 4 + [False]), "b": torch.tensor([True] * 5 + [False]),
              "c": torch.ones(3, dtype=torch.bool)}  # fmt: skip
     drop = {"a": torch.tensor([9.0, 8, 7, 1.5, 0]), "b": torch.tensor([1.0, 2, 3, 8, 9, 0]), "c": torch.zeros(3)}
@@ -236,7 +236,7 @@ def test_global_pruning_keeps_the_largest_scores():
 
 @given(st.integers(0, 10**6), st.sampled_from([(8, 6, 3, 3), (6, 10), (9, 4, 1, 1)]), st.sampled_from([1.0, 1.5, 3.0]))
 def test_repaired_change_preserves_flow_and_count(seed, shape, crowd):
-    """From the fewest weights that reach every channel upwards, however many are exchanged."""
+    """Counts start at the minimum that gives every channel an edge, and nine tenths of the weights are dropped."""
     random = np.random.default_rng(seed)
     layer_ = Layer("x", shape)
     least = max(layer_.n_out, layer_.n_in)

@@ -38,14 +38,14 @@ def loss_of(network, batch, temperature=1.0):
 
 
 def gradient_of(network, batch, temperature=1.0):
-    """Over the prunable weights, as one vector; by .backward(), which the scores do not use."""
+    """Return the gradient of all prunable weights as one vector, by .backward(), which the scores do not use."""
     network.zero_grad()
     loss_of(network, batch, temperature).backward()
     return torch.cat([network.get_parameter(layer.name).grad.reshape(-1) for layer in prunable_layers(network)])
 
 
 def places(network, count):
-    """Weights to look at: `count` in every layer."""
+    """Return `count` random weights of every layer."""
     random = np.random.default_rng(2)
     return [(layer.name, int(i)) for layer in prunable_layers(network) for i in random.integers(layer.size, size=count)]
 
@@ -101,7 +101,7 @@ def test_pruning_by_grasp_preserves_more_gradient_flow(network, batch):
 
 
 def test_scores_do_not_depend_on_the_split_into_batches():
-    """Without BatchNorm, how images are cut into batches makes no difference."""
+    """Without BatchNorm, the split of the images into batches does not matter."""
     torch.manual_seed(3)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 4)).double()
     x, y = torch.randn(10, 3, 2, 2).double(), torch.arange(10) % 4
@@ -131,7 +131,7 @@ def test_synflow_of_a_linear_network_matches_closed_form():
 
 
 def trained(network):
-    """BatchNorm as training leaves it: means, negative scales and shifts."""
+    """Give BatchNorm random means, variances, scales and shifts, as after training."""
     random = torch.Generator().manual_seed(5)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -148,7 +148,7 @@ def test_flow_is_conserved_in_every_layer_of_a_chain():
 
 
 def test_flow_is_conserved_in_every_cut_of_a_residual_network(network):
-    """Stem, classifier, and where the shortcut is a convolution it and the block beside it carry the same whole."""
+    """The stem, the classifier, and each block plus its shortcut convolution have equal total scores."""
     sums = {name: float(score.sum()) for name, score in S.synflow(trained(copy.deepcopy(network)), SHAPE).items()}
     whole = sums["conv1.weight"]
     assert sums["classifier.weight"] == pytest.approx(whole, rel=1e-9)
@@ -182,7 +182,7 @@ def test_invalid_scores_are_errors():
 
 
 def prune(network, sparsity, rounds=100, shape=SHAPE):
-    """SynFlow's masks, checked for their count and for an input that reaches the output."""
+    """Return SynFlow's masks after checking their count and that there is no layer collapse."""
     layers = prunable_layers(network)
     count = round(sum(layer.size for layer in layers) * (1 - sparsity))
     masks = S.synflow_masks(network, shape, count, rounds)
@@ -192,7 +192,7 @@ def prune(network, sparsity, rounds=100, shape=SHAPE):
 
 
 def test_synflow_rounds_follow_algorithm_1(network):
-    """Written once more, with the schedule as Tanaka et al. print it and a sort; one round gives other masks."""
+    """A second implementation with a sort and the schedule of Tanaka et al. agrees; one round gives other masks."""
     masks, total = prune(network, 0.99, rounds=10), sum(layer.size for layer in prunable_layers(network))
     pruned, count = copy.deepcopy(network), round(total * 0.01)
     for number in range(1, 11):
@@ -217,7 +217,7 @@ def test_synflow_masks_stay_within_the_given_masks(network):
 
 
 def test_layer_collapse_names_the_cut():
-    """Small weights in the middle: magnitude removes that layer, through which everything flows; SynFlow does not."""
+    """Magnitude removes the middle layer, whose weights are small, and SynFlow does not."""
     torch.manual_seed(7)
     network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     network[2].weight.data *= 1e-3

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged in every way, and what is used instead."""
+"""Damaged checkpoints, and the ones used instead."""
 
 import logging
 
@@ -40,7 +40,7 @@ def test_a_damaged_checkpoint_is_logged_and_skipped(files, spoil, caplog):
 
 
 def test_checkpoints_are_verified_after_writing(files, monkeypatch):
-    """A disk that loses a bit: the new checkpoint does not push out the old ones."""
+    """A checkpoint that a faulty disk corrupts does not replace older ones."""
     from ersparse.storage import checkpoints
 
     def lossy(path, data):
