@@ -146,7 +146,7 @@ class Classifier(pl.LightningModule):
         return scheduler
 
     def milestones(self, epochs: int) -> list[int]:
-        """Return the milestones of a training of so many epochs."""
+        """Return the milestones, in epochs, of a training of `epochs` epochs."""
         return milestone_epochs(self.optimizer_settings, epochs)
 
 
