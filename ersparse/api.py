@@ -1,4 +1,4 @@
-"""For a notebook: any module made sparse, and runs read back. What `python launch.py` does, in single steps."""
+"""Library functions for notebooks and scripts: sparsify any module, and load networks and images of finished runs."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ DensityFunction = Callable[..., list[float]]
 
 
 class Sparsified(NamedTuple):
-    """What `sparsify` did.
+    """The result of `sparsify`.
 
     Attributes:
-        masks: parameter name -> boolean tensor; the very buffers of the module.
-        record: "sparsity", "layers" and "mask_sha256", as in run.json.
+        masks: boolean masks by parameter name; they are the mask buffers of the module, not copies.
+        record: the entries "sparsity", "layers" and "mask_sha256" of run.json.
     """
 
     masks: Masks
@@ -56,24 +56,35 @@ def sparsify(
     seed: int = 0,
     **options: Any,
 ) -> Sparsified:
-    """Makes `module` an Erdős–Rényi network: draws and repairs masks, attaches them, and zeroes what they remove.
+    """Turn `module` into an Erdős–Rényi network in place.
 
-    The masks stay through training with `keep_masks`, or with the Lightning callback `FixedMask`.
+    Draws a mask for each prunable layer, repairs the flow, attaches the masks as buffers, and sets removed weights to
+    zero. To keep them at zero during training, use `keep_masks(module, optimizer)` or the Lightning callback
+    `FixedMask`.
 
     Args:
-        module: any module with convolutions or linear layers, grouped ones included, on any device.
-        density: a rule by its name ("erk", ...), a function (layers, density, **options) -> densities, or the
-            densities themselves by parameter name.
-        level: the sparsity asked for, in [0, 1).
-        budget: in place of `level`: how many weights stay.
-        flow: what happens to channels without an edge: "none", "add", "move", "resample" or "released", or a function
-            (mask, layer, density, generator) -> (mask, counts). All but "none" need a module that torch.fx can trace.
-        sampling: "bernoulli" or "exact".
-        seed: of the masks, which follow from it and the layers' names alone.
-        options: of the rule, such as floor=1.
+        module: any module with convolutions (grouped ones included) or linear layers, on any device.
+        density: the layer density rule: its name ("balanced", "erk", ...), a function
+            (layers, density, **options) -> densities, or a mapping from parameter name to density.
+        level: nominal global sparsity, in [0, 1).
+        budget: nominal number of weights to keep, from one per layer to all; replaces `level`.
+        flow: repair of channels without an edge: "none", "add", "move", "resample" or "released", or a function
+            (mask, layer, density, generator) -> (mask, counts). All but "none" require a module whose channel graph
+            can be traced by torch.fx.
+        sampling: "bernoulli" draws each weight independently, "exact" draws a fixed number per layer.
+        seed: seed of the masks, which depend on it and on the layers' names and shapes alone.
+        **options: options of the rule, such as floor=1.
+
+    Returns:
+        The masks and a record of densities, degrees and repairs.
 
     Raises:
-        UserError: one line; the module is then as it was.
+        UserError: an argument is out of range, or the module has no prunable weights, has masks already, or cannot be
+            traced. The message is one line, and the module is unchanged.
+
+    Example:
+        >>> network = torchvision.models.resnet18()
+        >>> masks, record = ersparse.sparsify(network, density="erk", level=0.95)
     """
     layers = _layers(module)
     if isinstance(flow, str):
@@ -87,19 +98,29 @@ def sparsify(
         source.drawing_densities()
     except (densities.DensityError, FlowError) as error:
         raise UserError(f"density={_name(density)}: {error}") from None
-    steps = _steps(module, flow)
+    graph = _channel_graph(module, flow)
     masks, counts = source.repair(source.draw())
-    record = describe_masks(layers, by_layer, nominal, masks, counts, steps)
+    record = describe_masks(layers, by_layer, nominal, masks, counts, graph)
     mask.attach(module, masks)
     mask.enforce(module)
     return Sparsified(mask.masks_of(module), record)
 
 
 def load(run: str | Path) -> nn.Module:
-    """The network of a finished run, with its weights and masks, on the CPU and in eval mode.
+    """Load the network of a finished run, on the CPU and in evaluation mode.
+
+    Args:
+        run: path of the run folder.
+
+    Returns:
+        The network with its trained weights; its masks are attached as buffers, and removed weights are zero.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run that trained, or network.safetensors is damaged.
+
+    Example:
+        >>> network = ersparse.load("outputs/runs/resnet20-digits-balanced0.9-fixed-0123abcd/s0")
+        >>> logits = network(images)
     """
     record = RunFolder(Path(run)).read()
     if record and record.get("state") == "done" and not record.get("metrics"):
@@ -117,10 +138,20 @@ def load(run: str | Path) -> nn.Module:
 
 
 def load_images(run: str | Path) -> Arrays:
-    """The images that a run was trained and tested with, in its size, as uint8.
+    """Load the images that a run was trained and tested on.
+
+    Args:
+        run: path of the run folder.
+
+    Returns:
+        Training and test images, uint8 and in the image size of the run, with their labels.
 
     Raises:
-        UserError: the folder holds no run, or the images are not where they were.
+        UserError: the folder holds no run, or the data set is not available.
+
+    Example:
+        >>> images = ersparse.load_images("outputs/runs/resnet20-digits-balanced0.9-fixed-0123abcd/s0")
+        >>> images.x_test.shape, images.y_test.shape
     """
     record = RunFolder(Path(run)).read()
     if record is None or "dataset" not in record.get("config", {}):
@@ -129,11 +160,16 @@ def load_images(run: str | Path) -> Arrays:
 
 
 def _layers(module: nn.Module) -> list[Layer]:
+    """Return the prunable layers of a module that can be made sparse.
+
+    Raises:
+        UserError: there are none, or one is masked, reparametrised or uninitialised.
+    """
     holders, where = prunable_modules(module), f"module={type(module).__name__}"
     if not holders:
         raise UserError(f"{where}: has no prunable weights, that is, no convolution or linear layer")
     for name, holder in holders.items():
-        if not isinstance(holder.weight, nn.Parameter):  # torch.nn.utils.prune names its masks as we do
+        if not isinstance(holder.weight, nn.Parameter):  # torch.nn.utils.prune names its masks likewise
             raise UserError(f"{where}: {name} is computed from other tensors, must be a parameter")
         if hasattr(holder, mask.BUFFER):
             raise UserError(f"{where}: is sparse already ({name} has a mask)")
@@ -149,7 +185,12 @@ def _densities(
     budget: int | None,
     options: Any,
 ) -> tuple[float, list[float]]:
-    """The global density asked for, and each layer's."""
+    """Return the nominal global density, and the density of each layer.
+
+    Raises:
+        UserError: `level`, `budget` or an option is not allowed.
+        DensityError: the rule cannot meet the budget, or returns densities that are not valid.
+    """
     if not (isinstance(level, (int, float)) and 0 <= level < 1):
         raise UserError(f"level={level}: must lie in [0, 1)")
     total = sum(layer.size for layer in layers)
@@ -161,7 +202,7 @@ def _densities(
     takes = list(inspect.signature(rule).parameters)[1:]
     if unknown := sorted(set(options) - set(takes)):
         raise UserError(f"{unknown[0]}={options[unknown[0]]}: density={_name(density)} has no such option")
-    if "density" not in takes:  # it brings its own
+    if "density" not in takes:  # the rule defines the global density
         by_layer = _checked(layers, rule(layers, **options))
         return densities.expected_density(layers, by_layer), by_layer
     nominal = 1 - level if budget is None else budget / total
@@ -169,8 +210,9 @@ def _densities(
 
 
 def _checked(layers: list[Layer], by_layer: list[float]) -> list[float]:
+    """Return densities unchanged after checking their number and range."""
     if len(by_layer) != len(layers):
-        raise densities.DensityError(f"gives {len(by_layer)} densities, there are {len(layers)} layers")
+        raise densities.DensityError(f"returned {len(by_layer)} densities for {len(layers)} layers")
     for layer, density in zip(layers, by_layer, strict=True):
         if not 0 <= density <= 1:
             raise densities.DensityError(f"layer {layer.name}: density {density}, must lie in [0, 1]")
@@ -192,7 +234,8 @@ def _computes_densities(option: str) -> DensityFunction | None:
     return function if "layers" in needed <= {"layers", "density"} else None
 
 
-def _steps(module: nn.Module, flow: str | Repair) -> list[ChannelOp] | None:
+def _channel_graph(module: nn.Module, flow: str | Repair) -> list[ChannelOp] | None:
+    """Return the channel graph; None if it cannot be traced and no repair needs it."""
     try:
         return trace(module)
     except GraphError as error:
@@ -202,6 +245,7 @@ def _steps(module: nn.Module, flow: str | Repair) -> list[ChannelOp] | None:
 
 
 def _one_of(key: str, value: str, allowed: Mapping[str, Any]) -> None:
+    """Check that `value` is one of `allowed`."""
     if value not in allowed:
         raise UserError(f"{key}={value}: must be one of {', '.join(allowed)}")
 

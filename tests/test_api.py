@@ -1,4 +1,4 @@
-"""ersparse in a notebook: any module, and runs read back."""
+"""The library functions: sparsify any module, and load finished runs."""
 
 import ast
 import re
@@ -18,13 +18,13 @@ import ersparse
 from ersparse.cli.export import main as export
 from ersparse.errors import UserError
 from ersparse.sparse.channel_graph import trace
-from ersparse.sparse.flow_repair import zero_degrees
+from ersparse.sparse.degrees import zero_degrees
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.reachability import effective_density
 
 
 class Small(nn.Module):
-    """A user's own: a grouped and a depthwise convolution, a concatenation, the tutorials' way of flattening."""
+    """A user's module with grouped and depthwise convolutions, a concatenation, and `view` for flattening."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("density", ["erk", "balanced", "uniform"])
-def test_densities_are_exact_and_flow_holds(name, density):
+def test_sparsify_meets_density_and_flow(name, density):
     network = NETWORKS[name][0]()
     masks, record = ersparse.sparsify(network, density, 0.8, sampling="exact", seed=3)
     layers = {layer.name: layer for layer in prunable_layers(network)}
@@ -68,7 +68,7 @@ def test_densities_are_exact_and_flow_holds(name, density):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_trains_and_removed_weights_stay_zero(name):
+def test_removed_weights_stay_zero_in_training(name):
     build, side = NETWORKS[name]
     torch.manual_seed(0)
     network = build()
@@ -97,7 +97,7 @@ def test_it_trains_and_removed_weights_stay_zero(name):
     assert any(network.get_parameter(key)[~mask].ne(0).any() for key, mask in masks.items())
 
 
-def test_the_lightning_callback_keeps_them_in_any_module():
+def test_fixed_mask_works_in_any_lightning_module():
     class Theirs(pl.LightningModule):
         def __init__(self):
             super().__init__()
@@ -121,7 +121,7 @@ def test_the_lightning_callback_keeps_them_in_any_module():
     assert all(module.body.get_parameter(key)[~mask].eq(0).all() for key, mask in masks.items())
 
 
-def test_masks_are_those_of_a_run(launch, only_run):
+def test_masks_equal_those_of_a_run(launch, only_run):
     from ersparse.models import resnet20
 
     launch("method=draw", "sparsity=erk", "sparsity.level=0.95", "seed=7")
@@ -133,7 +133,7 @@ def test_masks_are_those_of_a_run(launch, only_run):
     assert record["layers"] == found["layers"] and record["sparsity"] == found["sparsity"]
 
 
-def test_other_ways_to_give_a_density():
+def test_densities_by_function_mapping_and_budget():
     _, record = ersparse.sparsify(Small(), {layer.name: 0.5 for layer in prunable_layers(Small())}, sampling="exact")
     assert record["sparsity"]["nominal"] == 0.5
     _, record = ersparse.sparsify(Small(), "balanced", budget=900, sampling="exact", flow="none")
@@ -150,8 +150,8 @@ def test_a_shared_weight_counts_once():
     assert record["sparsity"]["effective"] == pytest.approx(0.5)
 
 
-def test_the_callback_keeps_masks_wherever_they_are():
-    """Also in a part of a module that has another part called `network`."""
+def test_fixed_mask_finds_masks_in_any_submodule():
+    """The masks are in a submodule of a module that has another submodule called `network`."""
 
     class Theirs(pl.LightningModule):
         def __init__(self):
@@ -209,16 +209,16 @@ def pruned():
         (Small, {"level": "0.9"}, "level=0.9: must lie in [0, 1)"),
         (Small, {"density": "dense", "level": 5.0}, "level=5.0: must lie in [0, 1)"),
         (Small, {"density": lambda layers, density: [1.7] * 4}, "layer a.weight: density 1.7, must lie in [0, 1]"),
-        (Small, {"density": lambda layers, density: [0.5] * 3}, "gives 3 densities, there are 4 layers"),
+        (Small, {"density": lambda layers, density: [0.5] * 3}, "returned 3 densities for 4 layers"),
         (Small, {"flow": "resample", "sampling": "exact"}, "sampling=exact: must be bernoulli with flow=resample"),
         (Small, {"flow": "ad"}, "flow=ad: must be one of none, add, move, resample, released"),
         (Small, {"sampling": "sobol"}, "sampling=sobol: must be one of bernoulli, exact"),
         (Small, {"flor": 1}, "flor=1: density=balanced has no such option"),
         (Small, {"floor": 1e9}, "cannot be spread"),
-        (Product, {}, "flow=move: the flow through mul cannot be followed; flow=none does without"),
+        (Product, {}, "flow=move: channels cannot be followed through mul; flow=none needs no channel graph"),
     ],
 )
-def test_what_cannot_be_made_sparse(module, options, message):
+def test_invalid_modules_and_options_are_refused(module, options, message):
     network = module(**options) if module is nn.BatchNorm2d else module()
     options = {} if module is nn.BatchNorm2d else options
     items = network.state_dict().items()
@@ -230,12 +230,12 @@ def test_what_cannot_be_made_sparse(module, options, message):
     assert all(after[key].equal(value) for key, value in before.items())
 
 
-def test_what_cannot_be_followed_does_without():
+def test_flow_none_accepts_untraceable_modules():
     _, record = ersparse.sparsify(Product(), "uniform", 0.5, flow="none")
     assert record["sparsity"]["effective"] is None and record["sparsity"]["expected"] == 0.5
 
 
-def test_a_run_is_read_back(launch, only_run):
+def test_load_restores_network_and_images(launch, only_run):
     launch(*TINY, "sparsity=erk")
     network = ersparse.load(only_run())
     record = read(only_run())
@@ -261,7 +261,7 @@ def test_a_run_is_read_back(launch, only_run):
 
 
 def example_with(word):
-    """The Python of the README in which the word stands."""
+    """Return the Python block of the README that contains the word."""
     (found,) = [b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if word in b]
     return found
 
@@ -274,7 +274,7 @@ def example_with(word):
         (lambda path: path.unlink(), "has no network.safetensors"),
     ],
 )
-def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, finished, damage, message):
+def test_a_damaged_network_file_names_the_command_that_recreates_it(launch, finished, damage, message):
     path = finished / "network.safetensors"
     whole = path.read_bytes()
     damage(path)
@@ -286,13 +286,13 @@ def test_a_network_that_was_damaged_is_named_and_can_be_made_anew(launch, finish
     assert status == 0 and "resuming after epoch 1" in printed and path.read_bytes() == whole
 
 
-def test_not_a_run(tmp_path):
+def test_loading_another_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="must be the folder of a finished run"):
         ersparse.load(tmp_path)
 
 
-def test_the_example_of_the_readme(capsys):
-    """What stands there is what runs."""
+def test_the_readme_example_runs(capsys):
+    """The example is executed as it is printed."""
     exec(compile(example_with("sparsify"), "README.md", "exec"), {})
     printed = ast.literal_eval(capsys.readouterr().out)
     assert printed["nominal"] == 0.9 and printed["realised"] == pytest.approx(0.9, abs=0.002)

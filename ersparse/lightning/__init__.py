@@ -1,1 +1,1 @@
-"""Training: one LightningModule, thin callbacks that each call one thing of the core, and the Trainer's settings."""
+"""Training with PyTorch Lightning: LightningModules, callbacks, and the settings that `auto` resolves to."""

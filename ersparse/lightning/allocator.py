@@ -1,18 +1,18 @@
-"""Memory that one training step frees and the next one needs."""
+"""Settings of the C library's memory allocator for training on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # what mallopt(3) calls M_TRIM_THRESHOLD and M_MMAP_MAX
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of mallopt(3)
 
 
 def keep_freed() -> None:
-    """From now on this process keeps what it frees, and only its own later allocations get that memory again.
+    """Make glibc keep freed memory in the process for later allocations, instead of returning it to the system.
 
-    On a CPU every step frees its activations. glibc hands much of that back to the system, how much depends on what
-    happens to lie at the end of the heap, and the next step has each page cleared anew: up to a tenth of its time.
-    Allocators other than glibc's are left as they are.
+    Every training step on a CPU allocates and frees its activations. glibc returns much of that memory to the system,
+    depending on what lies at the end of the heap, and the kernel clears each page again in the next step; this takes up
+    to a tenth of a step. Allocators other than glibc's are unaffected.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -1,4 +1,4 @@
-"""What `auto` means on this machine. It follows from the processor and the settings, never from a timing."""
+"""Resolution of `auto` settings. The result follows from the hardware and the configuration, never from a timing."""
 
 from __future__ import annotations
 
@@ -17,37 +17,24 @@ log = logging.getLogger(__name__)
 
 
 def resolve(settings: TrainerSettings, execution: str = "masked") -> dict[str, Any]:
-    """accelerator, precision and execution with every `auto` decided.
+    """Return accelerator, precision and execution with every `auto` resolved.
+
+    * **accelerator**: GPU if available, otherwise CPU.
+    * **precision**: bf16-mixed if the hardware supports bfloat16 natively, otherwise 32-true. A GPU needs compute
+      capability 8, a CPU AVX512-BF16 or AMX: with these it shortened a training step by an eighth (resnet20 on digits)
+      to a half (vgg16) (benchmarks/README.md); without, bfloat16 is emulated, and slow.
+    * **execution**: `execution` on a CPU, masked on a GPU, and masked if the sparse kernels cannot be compiled.
 
     Args:
-        execution: what `auto` is on a CPU with a compiler, where the method and the densities have a say
-            (`ersparse.runs.plan`).
-
-    On a GPU bfloat16 where it is native (compute capability 8 or more). On a CPU bfloat16 where there are instructions
-    for it (AVX512-BF16 or AMX): there it took between an eighth (resnet20 on digits) and a half (vgg16) off a training
-    step, and made none slower (benchmarks/README.md); elsewhere it is emulated, and slow.
+        settings: settings of the trainer.
+        execution: what `execution=auto` means on a CPU with a compiler, which depends on the method and the densities
+            (`ersparse.runs.planner`).
 
     Raises:
-        UserError: more devices are asked for than there are, or a GPU where there is none.
+        UserError: the hardware or its software lacks what a setting asks for.
     """
-    gpus = torch.cuda.device_count()
-    accelerator = settings.accelerator
-    if accelerator == "auto":
-        accelerator = "gpu" if gpus else "cpu"
-    if accelerator == "gpu" and not gpus:
-        raise UserError("trainer.accelerator=gpu: there is no GPU here; must be auto or cpu")
-    there = gpus if accelerator == "gpu" else os.cpu_count() or 1
-    if settings.devices > there:
-        kind = "GPUs" if accelerator == "gpu" else "cores, one for each rank"
-        raise UserError(
-            f"trainer.devices={settings.devices}: must lie in [1, {there}], this machine has {there} {kind}"
-        )
-    precision = settings.precision
-    if precision == "16-mixed" and accelerator == "cpu":
-        raise UserError("trainer.precision=16-mixed: must be one of auto, 32-true, bf16-mixed on a CPU")
-    if precision == "auto":
-        native = _gpu_has_bfloat16() if accelerator == "gpu" else _cpu_has_bfloat16()
-        precision = "bf16-mixed" if native else "32-true"
+    accelerator = _accelerator(settings)
+    precision = _precision(settings, accelerator)
     if settings.execution != "auto":
         execution = settings.execution
     elif accelerator == "gpu":
@@ -65,24 +52,55 @@ def resolve(settings: TrainerSettings, execution: str = "masked") -> dict[str, A
     return {"accelerator": accelerator, "precision": precision, "execution": execution}
 
 
-def _sparse_or_masked(asked: str, stored: str) -> str:
-    """Sparse where its kernels can be compiled; the results are the same, but for rounding."""
+def _accelerator(settings: TrainerSettings) -> str:
+    """Return "cpu" or "gpu", and check that there are as many devices as `trainer.devices`."""
+    gpus = torch.cuda.device_count()
+    accelerator = str(settings.accelerator)
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "cpu"
+    if accelerator == "gpu" and not gpus:
+        raise UserError("trainer.accelerator=gpu: there is no GPU here; must be auto or cpu")
+    available = gpus if accelerator == "gpu" else os.cpu_count() or 1
+    if settings.devices > available:
+        kind = "GPUs" if accelerator == "gpu" else "cores, one for each rank"
+        raise UserError(
+            f"trainer.devices={settings.devices}: must lie in [1, {available}], this machine has {available} {kind}"
+        )
+    return accelerator
+
+
+def _precision(settings: TrainerSettings, accelerator: str) -> str:
+    if settings.precision == "16-mixed" and accelerator == "cpu":
+        raise UserError("trainer.precision=16-mixed: must be one of auto, 32-true, bf16-mixed on a CPU")
+    if settings.precision != "auto":
+        return str(settings.precision)
+    native = _gpu_has_bfloat16() if accelerator == "gpu" else _cpu_has_bfloat16()
+    return "bf16-mixed" if native else "32-true"
+
+
+def _sparse_or_masked(requested: str, storage: str) -> str:
+    """Return "sparse" if its kernels can be compiled, otherwise "masked"; results agree up to rounding.
+
+    Args:
+        requested: the setting `trainer.execution`; a warning is logged if it is "sparse" and not possible.
+        storage: number format of activations, "float" or "bfloat16".
+    """
     from ersparse.kernels.compile import KernelsUnavailable, library
 
     try:
-        library("float", stored)
+        library("float", storage)
     except KernelsUnavailable as reason:
-        if asked == "sparse":
+        if requested == "sparse":
             log.warning("trainer.execution=sparse: masked instead, %s", reason)
         return "masked"
     return "sparse"
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
-    """Channels-last, which is faster on CPUs and GPUs alike, where it is safe.
+    """Return the memory format for training: channels-last, which is faster on CPUs and GPUs, where it is safe.
 
     On x86 with AVX-512, oneDNN (torch 2.15) writes past its buffers in a strided 1x1 convolution of fewer than 16 input
-    channels in that layout: found as crashes of narrow residual networks, whose shortcuts are such.
+    channels in channels-last format. Narrow residual networks, which have such shortcuts, crash.
     """
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     if any(set(c.kernel_size) == {1} and max(c.stride) > 1 and c.in_channels < 16 for c in convolutions):

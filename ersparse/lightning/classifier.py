@@ -1,4 +1,4 @@
-"""The LightningModule: a network that classifies images."""
+"""The LightningModule of image classification."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from ersparse.sparse.mask import Masks, masks_of
 
 
 class Classifier(pl.LightningModule):
-    """Cross-entropy training of `network`, with accuracy and loss on training, test and validation images.
+    """Trains `network` by cross-entropy, and logs accuracy and loss on training, test and validation images.
 
     Args:
-        network: [B, C, side, side] -> logits [B, num_classes].
-        num_classes: of the data.
-        optimizer: its settings; milestones are fractions of `epochs`.
-        epochs: of the whole run.
-        eval_names: of the validation loop's dataloaders, in their order.
-        schedule: of the learning rate; None is the multi-step schedule.
+        network: the network, [B, C, side, side] -> logits [B, num_classes].
+        num_classes: number of classes of the data set.
+        optimizer: settings of the optimizer; milestones are fractions of `epochs`.
+        epochs: number of epochs of the run.
+        eval_names: names of the dataloaders of the validation loop, in their order: "test", "val".
+        schedule: learning-rate schedule of the run; None is the multi-step schedule of `optimizer.milestones`.
     """
 
     def __init__(
@@ -52,55 +52,65 @@ class Classifier(pl.LightningModule):
         self.epochs, self.eval_names = epochs, eval_names
         self.metrics = nn.ModuleDict()
         for name in ["train", *eval_names]:
-            # without checks of every batch, for which a GPU would have to wait; MeanMetric then has no weights either
+            # checks of each batch would synchronise with the GPU; without them, MeanMetric must not have weights
             self.metrics[f"{name}/acc"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
             self.metrics[f"{name}/loss"] = MeanMetric(nan_strategy="disable")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logits(self.laid_out(x))
+        return self.logits(self.to_memory_format(x))
 
-    def laid_out(self, x: Tensor) -> Tensor:
-        """As the network's weights are."""
+    def to_memory_format(self, x: Tensor) -> Tensor:
+        """Return images in the memory format of the network's weights."""
         if self.memory_format == torch.channels_last:
             return x.contiguous(memory_format=torch.channels_last)
-        # a copy: with one channel `contiguous` leaves strides that convolutions take for channels-last
+        # clone copies: for one channel, `contiguous` keeps strides that convolutions take for channels-last
         return x.clone(memory_format=torch.contiguous_format)
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.through(x)
+        """Return the logits [B, num_classes] of images that have the network's memory format."""
+        return self.apply_network(x)
 
-    def through(self, x: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
-        """`x` through the network, or through the network with other `weights`; compiled where that was asked for."""
-        through = self.compiled if self.compiled and self.training else _through
-        logits: Tensor = through(self.network, x, weights)
+    def apply_network(self, x: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
+        """Return the network's output, compiled if `compile_steps` was called and the module is in training mode.
+
+        Args:
+            x: images in the network's memory format.
+            weights: parameters by name that replace those of the network; None uses the network's own.
+        """
+        call = self.compiled if self.compiled and self.training else _call_network
+        logits: Tensor = call(self.network, x, weights)
         return logits
 
     def compile_steps(self) -> None:
-        """From now on training steps are compiled, at the first. Evaluation is not, since callbacks watch layers in it.
+        """Compile the forward pass of training steps with `torch.compile`, at the first step.
 
-        Masks are no part of what is compiled: they may change without another compilation.
+        Evaluation is not compiled, because callbacks register forward hooks there. Masks are not part of the compiled
+        graph, so they may change without recompilation.
         """
-        self.compiled = torch.compile(_through)
+        self.compiled = torch.compile(_call_network)
 
     def masks(self) -> Masks:
-        """The masks of what is being trained, as they are now."""
+        """Return the current masks by layer name; empty for a dense network."""
         return masks_of(self.network)
 
-    def product(self) -> dict[str, Tensor]:
-        """What the run leaves: weights, and masks where there are some."""
+    def final_state(self) -> dict[str, Tensor]:
+        """Return the tensors of network.safetensors: weights, buffers, and masks if the network is sparse."""
         return dict(self.network.state_dict())
 
-    def trained(self) -> Iterable[nn.Parameter]:
-        """What the optimizer gets."""
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters passed to the optimizer."""
         return self.network.parameters()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """Return the loss, scaled so that DDP averages over the images of all ranks."""
         return mean_over_ranks(self._step("train", batch), len(batch[1]))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
+        """Update the metrics of one evaluation dataloader."""
         self._step(self.eval_names[dataloader_idx], batch)
 
     def _step(self, name: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Update the metrics `name`/acc and `name`/loss, and return the loss of the batch."""
         x, y = batch
         logits = self(x)
         loss = F.cross_entropy(logits, y)
@@ -109,7 +119,7 @@ class Classifier(pl.LightningModule):
         return loss
 
     def on_validation_epoch_end(self) -> None:
-        """Logs everything that this epoch measured: Lightning evaluates at the end of each training epoch."""
+        """Log and reset all metrics of the epoch; Lightning evaluates at the end of each training epoch."""
         for name in self.metrics:
             metric = self._metric(name)
             self.log(name, metric.compute())
@@ -122,7 +132,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.optimizer_settings
-        optimizer = settings.resolve()(self.trained(), settings, **settings.own_keys())
+        optimizer = settings.resolve()(self.trainable_parameters(), settings, **settings.own_keys())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "epoch"}}
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
@@ -136,19 +146,21 @@ class Classifier(pl.LightningModule):
         return scheduler
 
     def milestones(self, epochs: int) -> list[int]:
-        """Return the milestones of a training of so many epochs."""
+        """Return the milestones, in epochs, of a training of `epochs` epochs."""
         return milestone_epochs(self.optimizer_settings, epochs)
 
 
-def _through(network: nn.Module, x: Tensor, weights: dict[str, Tensor] | None) -> Tensor:
+def _call_network(network: nn.Module, x: Tensor, weights: dict[str, Tensor] | None) -> Tensor:
     logits: Tensor = network(x) if weights is None else functional_call(network, weights, (x,))
     return logits
 
 
 class Untrained(Classifier):
-    """Passes over the images once without learning; with `recalibrate` BatchNorm gathers its statistics on the way.
+    """Runs one epoch without an optimizer step, to evaluate a network that is not trained.
 
-    The statistics are plain means over all batches, whatever they were before.
+    Args:
+        *arguments: arguments of `Classifier`.
+        recalibrate: estimate BatchNorm's running statistics anew, as cumulative averages over all training batches.
     """
 
     def __init__(self, *arguments: Any, recalibrate: bool) -> None:
@@ -157,11 +169,13 @@ class Untrained(Classifier):
         for module in self.network.modules():
             if isinstance(module, _BatchNorm) and recalibrate:
                 module.reset_running_stats()
-                module.momentum = None  # which makes them means
+                module.momentum = None  # BatchNorm then takes cumulative averages
 
     def on_train_epoch_start(self) -> None:
+        """Set BatchNorm to training mode only if its statistics are estimated."""
         self.network.train(self.recalibrate)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:  # type: ignore[override]
+        """Update the metrics, and BatchNorm's statistics, and return no loss."""
         with torch.no_grad():
             self._step("train", batch)

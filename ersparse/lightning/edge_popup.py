@@ -1,4 +1,4 @@
-"""The LightningModule of edge-popup: weights stay as they are drawn, scores are trained."""
+"""The LightningModule of edge-popup: weights stay at their random values, scores are trained."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ from ersparse.sparse.topk import topk_mask
 
 
 class EdgePopupClassifier(Classifier):
-    """Classifies with a ticket, that is, with part of the ER network's weights; the rest is as if it were zero.
+    """Searches for a strong lottery ticket: the supermask of the ER network's weights with the largest scores.
+
+    `ersparse.sparse.edge_popup` defines the forward and backward pass.
 
     Args:
-        network: with its random weights; the ER masks are its buffers by the time training starts, and without any it
-            is dense.
-        search: how.
-        epochs: of each level.
-        seed: of the scores.
+        network: the network with its random weights. The ER masks are its buffers when training starts; without any,
+            the source network is dense.
+        num_classes: number of classes of the data set.
+        optimizer: settings of the optimizer; milestones are fractions of a level, or of the run.
+        epochs: number of epochs of each level.
+        eval_names: names of the dataloaders of the validation loop, in their order.
+        search: settings of the search.
+        seed: seed of the scores.
     """
 
     def __init__(
@@ -48,11 +53,11 @@ class EdgePopupClassifier(Classifier):
         self.names = [layer.name for layer in self.layers]
         self._freeze()
         self.scores = nn.ParameterList(random_scores(layer, search.score_init, seed) for layer in self.layers)
-        self.scores.to(memory_format=self.memory_format)  # as the weights, or every product would be a copy
+        self.scores.to(memory_format=self.memory_format)  # that of the weights, or every product would copy
         self.counts = [layer.size for layer in self.layers]
-        self.near: list[float | None] = [None] * len(self.layers)
-        self.chosen: list[Tensor] | None = None
-        self.source: list[tuple[Tensor, Tensor]] | None = None
+        self.thresholds: list[float | None] = [None] * len(self.layers)  # of the previous selection, by layer
+        self._cached_tickets: list[Tensor] | None = None
+        self._cached_source: list[tuple[Tensor, Tensor]] | None = None
 
     def _freeze(self) -> None:
         for module in self.network.modules():
@@ -61,24 +66,26 @@ class EdgePopupClassifier(Classifier):
                 parameter.requires_grad_(trains)
 
     def set_density(self, density: float) -> None:
-        """How much of the dense network the ticket has from now on."""
+        """Set the density of the ticket, relative to the dense network."""
         present = [int(allowed.sum()) for allowed in self._allowed()]
         self.counts = edge_popup.counts(self.layers, density, present, self.search.min_keep)
-        self.chosen = self.source = None
+        self._cached_tickets = self._cached_source = None
 
     def masks(self) -> Masks:
-        return dict(zip(self.names, self._choose(), strict=True))
+        """Return the current ticket by layer name."""
+        return dict(zip(self.names, self._select_tickets(), strict=True))
 
-    def product(self) -> dict[str, Tensor]:
-        """The random weights, all of them, and the ticket for a mask."""
+    def final_state(self) -> dict[str, Tensor]:
+        """Return all random weights, with the ticket as masks."""
         state = dict(self.network.state_dict())
         return state | {f"{name}_mask": ticket for name, ticket in self.masks().items()}
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the scores, and BatchNorm's scale and shift if these are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """The schedule of a level, once more in each, or once over all of them."""
+        """Return the multi-step schedule, restarted in each level, or once over all levels."""
         levels = self.search.levels
         length = self.epochs if self.search.lr_restart else self.epochs * levels
         milestones = self.milestones(length)
@@ -86,15 +93,17 @@ class EdgePopupClassifier(Classifier):
         return LambdaLR(optimizer, lambda epoch: gamma ** sum(epoch % length >= m for m in milestones))
 
     def logits(self, x: Tensor) -> Tensor:
+        """Return the logits of the ticket; their gradient reaches the scores by the straight-through estimator."""
         weights = {
             name: edge_popup.masked(scores, weight, ticket, self.search.signed)
             for name, scores, ticket, (weight, _) in zip(
                 self.names, self.scores, self._tickets(), self._source(), strict=True
             )
         }
-        return self.through(x, weights)
+        return self.apply_network(x, weights)
 
     def _allowed(self) -> list[Tensor]:
+        """Return the mask of the ER network for each layer; all True for a dense source."""
         masks = masks_of(self.network)
         return [
             masks[name] if name in masks else torch.ones_like(scores, dtype=torch.bool)
@@ -102,44 +111,49 @@ class EdgePopupClassifier(Classifier):
         ]
 
     def _source(self) -> list[tuple[Tensor, Tensor]]:
-        """Of each layer the ER network's weights, and what keeps scores outside it from being chosen: neither changes
-        while scores are trained, and both are needed in every step.
+        """Return the ER network's weights and the exclusion bias of each layer.
+
+        Both are constant while scores are trained, and needed in every step, so they are cached.
         """
-        if self.source is None:
+        if self._cached_source is None:
             weights = (self.network.get_parameter(name).detach() for name in self.names)
             pairs = zip(weights, self._allowed(), strict=True)
-            self.source = [(weight * allowed, edge_popup.barred(allowed)) for weight, allowed in pairs]
-        return self.source
+            self._cached_source = [(weight * allowed, edge_popup.exclusion_bias(allowed)) for weight, allowed in pairs]
+        return self._cached_source
 
     def train(self, mode: bool = True) -> EdgePopupClassifier:
-        """Scores change between training steps only: evaluation finds the tickets once."""
-        self.chosen = None
+        """Set training or evaluation mode, and drop the cached tickets: the scores may have changed since."""
+        self._cached_tickets = None
         return super().train(mode)
 
     def _tickets(self) -> list[Tensor]:
-        """The masks that follow from the scores. (Fused optimizers leave no trace in a tensor's version.)"""
-        if self.training or self.chosen is None:
-            self.chosen = self._choose()
-        return self.chosen
+        """Return the masks that follow from the scores, selected anew in each training step, once for evaluation.
 
-    def _choose(self) -> list[Tensor]:
+        Tensor versions cannot serve as a cache key, because fused optimizers do not increment them.
+        """
+        if self.training or self._cached_tickets is None:
+            self._cached_tickets = self._select_tickets()
+        return self._cached_tickets
+
+    def _select_tickets(self) -> list[Tensor]:
+        """Return for each layer the mask of the weights with the largest scores."""
         pairs = zip(self.scores, self._source(), strict=True)
-        # one by one: what has just been ranked is still in the processor's cache
-        values = (edge_popup.rank(scores, outside, self.search.signed) for scores, (_, outside) in pairs)
+        # a generator: each ranking is selected from while it is still in the processor's cache
+        rankings = (edge_popup.ranking(scores, bias, self.search.signed) for scores, (_, bias) in pairs)
         if self.search.scope == "global":
-            return self._choose_globally(list(values))
+            return self._select_globally(list(rankings))
         tickets = []
-        for number, (value, count) in enumerate(zip(values, self.counts, strict=True)):
-            ticket, self.near[number] = topk_mask(value, count, self.near[number])
+        for index, (ranking, count) in enumerate(zip(rankings, self.counts, strict=True)):
+            ticket, self.thresholds[index] = topk_mask(ranking, count, self.thresholds[index])
             tickets.append(ticket)
         return tickets
 
-    def _choose_globally(self, values: list[Tensor]) -> list[Tensor]:
-        """The same total, wherever the scores are; `min_keep` of each layer come first."""
+    def _select_globally(self, rankings: list[Tensor]) -> list[Tensor]:
+        """Select the same total over all layers, after the best `min_keep` weights of each layer."""
         least = self.search.min_keep
-        firsts = [topk_mask(value, min(least, int(value.isfinite().sum())))[0] for value in values]
-        raised = [torch.where(first, math.inf, value) for value, first in zip(values, firsts, strict=True)]
-        whole = torch.cat([value.flatten() for value in raised])
-        ticket, self.near[0] = topk_mask(whole, sum(self.counts), self.near[0])
-        parts = torch.split(ticket, [value.numel() for value in values])
-        return [part.reshape(value.shape) for part, value in zip(parts, values, strict=True)]
+        firsts = [topk_mask(ranking, min(least, int(ranking.isfinite().sum())))[0] for ranking in rankings]
+        raised = [torch.where(first, math.inf, ranking) for first, ranking in zip(firsts, rankings, strict=True)]
+        whole = torch.cat([ranking.flatten() for ranking in raised])
+        ticket, self.thresholds[0] = topk_mask(whole, sum(self.counts), self.thresholds[0])
+        parts = torch.split(ticket, [ranking.numel() for ranking in rankings])
+        return [part.reshape(ranking.shape) for part, ranking in zip(parts, rankings, strict=True)]

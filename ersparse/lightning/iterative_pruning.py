@@ -1,4 +1,4 @@
-"""The LightningModule of iterative pruning: a learning rate that starts anew at every level."""
+"""The LightningModule of iterative pruning: a learning rate that restarts at every level."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from ersparse.lightning.classifier import Classifier
 
 
 class IterativePruningClassifier(Classifier):
-    """Levels of equal length, then a final training of `epochs` epochs.
+    """Trains levels of equal length, followed by a final training of `epochs` epochs.
 
     Args:
-        levels: how many.
-        per_level: epochs of each.
-        each: levels have the milestones of the final training as well; else their lr is constant.
+        *arguments: arguments of `Classifier`.
+        levels: number of levels.
+        per_level: number of epochs of each level.
+        each: whether the milestones apply to each level as well; otherwise the learning rate of levels is constant.
     """
 
     def __init__(self, *arguments: Any, levels: int, per_level: int, each: bool) -> None:
@@ -28,13 +29,13 @@ class IterativePruningClassifier(Classifier):
         return LambdaLR(optimizer, lambda epoch: gamma ** self._passed(epoch))
 
     def level_of(self, epoch: int) -> tuple[int, int]:
-        """(level from 1, epochs into it); the final training counts as one more level."""
+        """Return the level of an epoch, from 1, and the epoch within it; the final training counts as a level."""
         level = min(epoch // self.per_level, self.levels)
         return level + 1, epoch - level * self.per_level
 
     def _passed(self, epoch: int) -> int:
-        """How many milestones the learning rate has behind it."""
-        level, into = self.level_of(epoch)
+        """Return how many milestones of its level an epoch has passed."""
+        level, epoch_in_level = self.level_of(epoch)
         if level > self.levels:
-            return sum(into >= milestone for milestone in self.milestones(self.epochs))
-        return sum(into >= milestone for milestone in self.milestones(self.per_level)) if self.each else 0
+            return sum(epoch_in_level >= milestone for milestone in self.milestones(self.epochs))
+        return sum(epoch_in_level >= milestone for milestone in self.milestones(self.per_level)) if self.each else 0

@@ -1,4 +1,4 @@
-"""What the paper's released edge-popup comes to: weights multiplied by their scores, and nothing pruned."""
+"""The LightningModule of edge-popup as in the paper's released code: weights times scores, without pruning."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from ersparse.lightning.edge_popup import EdgePopupClassifier
 
 
 class RawScoreClassifier(EdgePopupClassifier):
-    """Every weight of the source is in use, times the magnitude of its score.
+    """Multiplies every weight of the source network by the magnitude of its score.
 
-    The released code sets its mask by an index of the wrong shape, which reaches 0.2 % of it; elsewhere the mask is
-    |score| itself, at every target sparsity. Here that is so everywhere, inside the source: a dense parametrisation,
-    whose accuracy does not depend on the target. The masks that it leaves are the source's, and say so.
+    The released code assigns its mask through an index of the wrong shape, which sets 0.2 % of its entries; the others
+    remain |score| at every target sparsity. This class does the same for all entries within the source network. It is a
+    dense reparametrisation, whose accuracy does not depend on the target sparsity. The recorded masks are those of the
+    source network.
     """
 
     def set_density(self, density: float) -> None:
+        """Ignore the density of the level: nothing is pruned."""
         super().set_density(1.0)
 
-    def product(self) -> dict[str, Tensor]:
-        """The weights that classify, under the source's masks."""
-        return super().product() | {name: weight.detach() for name, weight in self._weights().items()}
+    def final_state(self) -> dict[str, Tensor]:
+        """Return the products of weights and scores, with the masks of the source network."""
+        return super().final_state() | {name: weight.detach() for name, weight in self._weights().items()}
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.through(x, self._weights())
+        """Return the logits of the network with weights times score magnitudes."""
+        return self.apply_network(x, self._weights())
 
     def _weights(self) -> dict[str, Tensor]:
         triples = zip(self.names, self.scores, self._source(), strict=True)

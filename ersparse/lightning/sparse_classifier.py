@@ -1,4 +1,4 @@
-"""A classifier that is trained with sparse execution: only kept weights are parameters."""
+"""The LightningModule of sparse execution: only kept weights are parameters."""
 
 from __future__ import annotations
 
@@ -21,13 +21,22 @@ PREFIX = "sparse."
 
 
 class SparseClassifier(Classifier):
-    """Its checkpoints are those of masked execution: dense weights, masks, dense optimizer state with zeros."""
+    """Trains a network with sparse kernels (`ersparse.kernels`).
+
+    Checkpoints are those of masked execution, so that either can resume the other's: dense weights, masks, and dense
+    optimizer state with zeros for removed weights.
+
+    Attributes:
+        sparse: the sparse network, once the masks have been drawn.
+        needs_dense_gradients: whether the next training step also computes the gradients of all weights, including
+            removed ones, and stores them in the dense network. Rewiring by gradient sets it.
+    """
 
     sparse: SparseNetwork
-    grows = False  # whether a step also leaves the gradients of all weights, removed ones too, in the dense network
+    needs_dense_gradients = False
 
     def setup(self, stage: str) -> None:
-        """After the masks have been drawn."""
+        """Build the sparse network; Lightning calls this after the callbacks that draw masks."""
         if not hasattr(self, "sparse"):
             real = next(self.network.parameters()).dtype
             bf16 = str(self.trainer.precision).startswith("bf16")
@@ -37,65 +46,77 @@ class SparseClassifier(Classifier):
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
+        """Return the logits [B, num_classes] of images."""
         logits: Tensor = self.sparse(x)
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        if self.grows:
-            self._leave_dense_gradients(*batch)
+        """Return the loss, after storing dense gradients if rewiring needs them."""
+        if self.needs_dense_gradients:
+            self._store_dense_gradients(*batch)
         return super().training_step(batch, batch_index)
 
-    def _leave_dense_gradients(self, x: Tensor, y: Tensor) -> None:
-        """By PyTorch's own layers; running statistics stay as they are."""
+    def _store_dense_gradients(self, x: Tensor, y: Tensor) -> None:
+        """Store the gradients of all weights in the dense network; running statistics stay as they are.
+
+        PyTorch's own layers compute them, because the sparse kernels compute gradients of kept weights only.
+        """
         self.sparse.scatter()
         weights = {name: module.weight.detach().requires_grad_() for name, module in self.sparse.layers.items()}
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-        logits = functional_call(self.network, {**weights, **buffers}, self.laid_out(x))
+        logits = functional_call(self.network, {**weights, **buffers}, self.to_memory_format(x))
         loss = mean_over_ranks(F.cross_entropy(logits, y), len(y))
         for name, gradient in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
             self.network.get_parameter(name).grad = gradient
 
-    def product(self) -> dict[str, Tensor]:
+    def final_state(self) -> dict[str, Tensor]:
+        """Return dense weights, buffers and masks."""
         self.sparse.scatter()
-        return super().product()
+        return super().final_state()
 
-    def trained(self) -> Iterable[nn.Parameter]:
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the vectors of kept weights, and the other parameters of the network, in the network's order."""
         return self.sparse.trainable_parameters()
 
     def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """Return the state of the dense network; the vectors of kept weights are left out."""
         if hasattr(self, "sparse"):
             self.sparse.scatter()
         state = super().state_dict(*arguments, **options)
         return {name: value for name, value in state.items() if not name.startswith(PREFIX)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load the state of a dense network, and gather its kept weights."""
         own = {PREFIX + name: value for name, value in self.sparse.state_dict().items()}
         loaded = super().load_state_dict({**state_dict, **own}, strict, assign)
         self.sparse.gather()
         return loaded
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._convert(checkpoint, self._dense)
+        """Convert the optimizer state to that of a dense network."""
+        self._convert_optimizer_state(checkpoint, self._dense_state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Attach the checkpoint's masks, and convert its optimizer state to that of the kept weights."""
         masks = {name: checkpoint["state_dict"][f"network.{name}_mask"] for name in masks_of(self.network)}
         attach(self.network, masks)
-        self._convert(checkpoint, to_kept)
+        self._convert_optimizer_state(checkpoint, to_kept)
 
-    def _dense(self, state: Tensor, mask: Tensor) -> Tensor:
-        """In the memory layout of the weights, which fused optimizers rely on."""
+    def _dense_state(self, state: Tensor, mask: Tensor) -> Tensor:
+        """Return dense optimizer state in the memory format of the weights, as fused optimizers require."""
         return to_dense(state, mask).to(memory_format=self.memory_format) if mask.dim() == 4 else to_dense(state, mask)
 
-    def _convert(self, checkpoint: dict[str, Any], change: Callable[..., Tensor]) -> None:
-        """The optimizer's state of each layer's weights, from kept to dense or back."""
+    def _convert_optimizer_state(self, checkpoint: dict[str, Any], convert: Callable[..., Tensor]) -> None:
+        """Convert the optimizer state of each layer's weights by `convert`, a function of (tensor, mask)."""
         masks = self.sparse.masks()
-        names = {number: name for number, (name, _) in enumerate(self.network.named_parameters()) if name in masks}
+        names = {index: name for index, (name, _) in enumerate(self.network.named_parameters()) if name in masks}
         for optimizer in checkpoint.get("optimizer_states", []):
-            for number, name in names.items():
-                if number in optimizer["state"]:  # replaced, not changed: it is the optimizer's own
-                    optimizer["state"][number] = changed(optimizer["state"][number], partial(change, mask=masks[name]))
+            states = optimizer["state"]
+            for index, name in names.items():
+                if index in states:  # the entry is replaced, not modified, since it is the optimizer's own
+                    states[index] = map_state(states[index], partial(convert, mask=masks[name]))
 
 
-def changed(memory: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """What an optimizer remembers of a layer, its tensors of single weights changed, Adam's count of steps not."""
-    return {key: change(value) if isinstance(value, Tensor) and value.dim() else value for key, value in memory.items()}
+def map_state(state: Mapping[str, Any], convert: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Apply `convert` to the per-weight tensors of a parameter's optimizer state; scalars (step counts) stay."""
+    return {key: convert(value) if isinstance(value, Tensor) and value.dim() else value for key, value in state.items()}

@@ -203,7 +203,7 @@ def finish(
 ) -> None:
     """Write the network, record metrics and timing with state "done", and remove all but the last checkpoint."""
     record.describe_masks(module.masks())
-    record.content["network_sha256"] = record.folder.write_network(module.product())
+    record.content["network_sha256"] = record.folder.write_network(module.final_state())
     epochs, progress = len(callbacks.history.rows), callbacks.progress
     timing = {"fit_s": progress.fit_s, "epochs": epochs, "images_per_s": progress.images_per_s()}
     record.save(state="done", metrics=callbacks.history.summary(), timing=timing)

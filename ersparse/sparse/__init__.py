@@ -1,1 +1,4 @@
-"""The core: tensors in, tensors out. No framework, no configuration, no input or output."""
+"""Core algorithms on tensors: densities, masks, flow repair, scores, rewiring and edge-popup.
+
+Functions take and return tensors and plain values. Nothing here reads a configuration, writes a file or uses Lightning.
+"""

@@ -1,263 +1,151 @@
-"""From a module to the steps of its channel graph: torch.fx, and what each tensor's channels are on the way.
+"""Tracing the channel graph of a module with torch.fx.
 
-Only what is known to keep channels apart is followed; anything else is an error, since a wrong number is worse.
+The tracer follows how each tensor's channels arise from those of earlier tensors. It accepts only operations that are
+known to keep channels apart (`ersparse.sparse.channel_rules`), and raises on all others, because a wrong effective
+density would go unnoticed.
 """
 
 from __future__ import annotations
 
 import inspect
-import operator
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
+from ersparse.sparse.channel_rules import ADDS, CATS, Channels, args_of, matches, rule_of
 from ersparse.sparse.layers import Prunable, prunable_modules
 from ersparse.sparse.reachability import ChannelOp
 
-ELEMENTWISE = (
-    nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.modules.dropout._DropoutNd, nn.Identity, nn.ReLU, nn.ReLU6,
-    nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Sigmoid,
-    nn.Softplus, nn.Softmax, nn.LogSoftmax,
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardtanh, F.softplus, F.softmax,
-    F.log_softmax, F.dropout, F.dropout2d, torch.relu, torch.tanh, torch.sigmoid, torch.log_softmax, torch.softmax,
-    "relu", "tanh", "sigmoid", "contiguous", "log_softmax", "softmax",
-)  # fmt: skip
-POOLS = (
-    nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd, nn.Upsample,
-    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d,
-    F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d, F.interpolate,
-)  # fmt: skip
-FLATTENS = (nn.Flatten, torch.flatten, "flatten")
-RESHAPES = ("view", "reshape", torch.reshape)
-MEANS = (torch.mean, "mean")
-ADDS = (operator.add, operator.iadd, torch.add)
-SCALES = (operator.mul, operator.truediv, *ADDS)
-CATS = (torch.cat, torch.concat, torch.concatenate)
-
 
 class GraphError(ValueError):
-    """The network does something whose flow cannot be followed."""
-
-
-@dataclass(frozen=True)
-class Carrier:
-    """What a tensor's channels are.
-
-    Attributes:
-        kind: "input", of unknown shape; "image" [B, channels, *spatial]; "flat" [B, channels * pixels]; "features"
-            [B, channels].
-        spatial: dimensions of an image.
-    """
-
-    kind: str
-    channels: int = 0
-    spatial: int = 0
+    """A network whose channel graph cannot be traced; the message names the operation."""
 
 
 def trace(network: nn.Module) -> list[ChannelOp]:
-    """The steps of `network`, in the order in which it computes them. Arguments with a default keep it.
+    """Return the channel graph of `network`, in the order of computation.
+
+    Arguments of `forward` that have a default keep it.
 
     Raises:
-        GraphError: names the operation that cannot be followed.
+        GraphError: an operation is not supported; the message names it.
     """
-    if isinstance(network, Prunable):  # which torch.fx would look into
+    if isinstance(network, Prunable):  # torch.fx would trace the operations inside it
         return [ChannelOp("input", ()), ChannelOp("layer", (0,), "weight"), ChannelOp("output", (1,))]
     parameters = inspect.signature(network.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     try:
         graph = fx.symbolic_trace(network, concrete_args=defaults or None).graph
-    except Exception as error:  # whatever the module's own code raises when it is run on proxies
-        raise GraphError(f"the network cannot be traced ({error}); flow=none does without") from None
-    follower = Follower(network)
+    except Exception as error:  # the module's own code runs on proxies, and may raise anything
+        raise GraphError(f"the network cannot be traced ({error}); flow=none needs no channel graph") from None
+    tracer = ChannelTracer(network)
     for node in graph.nodes:
-        follower.follow(node)
-    return follower.steps
+        tracer.visit(node)
+    return tracer.ops
 
 
-class Follower:
-    """Goes from node to node. `steps` are those so far, `carriers` the tensors with channels among their results."""
+class ChannelTracer:
+    """Translates the nodes of an fx graph, one by one, into operations on channels.
+
+    Attributes:
+        ops: the channel graph so far.
+        channels: the channels of each node whose result is a tensor with channels.
+        index: the index in `ops` of each of these nodes.
+    """
 
     def __init__(self, network: nn.Module) -> None:
-        self.steps: list[ChannelOp] = []
-        self.carriers: dict[fx.Node, Carrier] = {}
-        self.number: dict[fx.Node, int] = {}
+        self.ops: list[ChannelOp] = []
+        self.channels: dict[fx.Node, Channels] = {}
+        self.index: dict[fx.Node, int] = {}
         self.modules = dict(network.named_modules())
-        self.names = {id(module.weight): name for name, module in prunable_modules(network).items()}
+        self.layer_names = {id(module.weight): name for name, module in prunable_modules(network).items()}
 
-    def follow(self, node: fx.Node) -> None:
+    def visit(self, node: fx.Node) -> None:
+        """Add the operation of `node` to the graph.
+
+        Raises:
+            GraphError: the operation is not supported.
+        """
         if self._is_size(node):
             return
         if node.op == "output":
-            self._add(node, "output", node.all_input_nodes, Carrier("output"))
+            self._append(node, "output", node.all_input_nodes, Channels("output"))
             return
         if node.op == "placeholder":
-            self._add(node, "input", [], Carrier("input"))
+            self._append(node, "input", [], Channels("input"))
             return
-        what = self.modules[str(node.target)] if node.op == "call_module" else node.target
-        if isinstance(what, Prunable):
-            self._layer(node, what)
-        elif _is(what, CATS):
-            self._cat(node)
-        elif _is(what, ADDS) and len(self._carried(node)) == 2 and len(_args(node)) == 2:
-            self._sum(node)
+        operation = self.modules[str(node.target)] if node.op == "call_module" else node.target
+        if isinstance(operation, Prunable):
+            self._visit_layer(node, operation)
+        elif matches(operation, CATS):
+            self._visit_cat(node)
+        elif matches(operation, ADDS) and len(self._channel_inputs(node)) == 2 and len(args_of(node)) == 2:
+            self._visit_add(node)
         else:
-            self._one_to_one(node, what)
+            self._visit_channelwise(node, operation)
 
     def _is_size(self, node: fx.Node) -> bool:
-        """Whether a node computes with sizes and constants, not with channels."""
+        """Return whether a node computes with sizes and constants rather than with channels."""
         if node.op == "placeholder":
-            return bool(_args(node))  # one with a default
+            return bool(args_of(node))  # an argument with a default
         if node.op in ("output", "call_module", "get_attr"):
             return False
-        return node.target in ("size", "dim", getattr) or not self._carried(node)
+        return node.target in ("size", "dim", getattr) or not self._channel_inputs(node)
 
-    def _carried(self, node: fx.Node) -> list[fx.Node]:
-        return [argument for argument in node.all_input_nodes if argument in self.carriers]
+    def _channel_inputs(self, node: fx.Node) -> list[fx.Node]:
+        return [argument for argument in node.all_input_nodes if argument in self.channels]
 
-    def _add(self, node: fx.Node, kind: str, inputs: list[fx.Node], carrier: Carrier, layer: str = "") -> None:
-        if any(argument not in self.carriers for argument in inputs):
-            raise self._unknown(node)
-        self.number[node] = len(self.steps)
-        self.steps.append(ChannelOp(kind, tuple(self.number[argument] for argument in inputs), layer))
-        self.carriers[node] = carrier
+    def _append(self, node: fx.Node, kind: str, inputs: list[fx.Node], channels: Channels, layer: str = "") -> None:
+        if any(argument not in self.channels for argument in inputs):
+            raise self._unsupported(node)
+        self.index[node] = len(self.ops)
+        self.ops.append(ChannelOp(kind, tuple(self.index[argument] for argument in inputs), layer))
+        self.channels[node] = channels
 
-    def _unknown(self, node: fx.Node, why: str = "") -> GraphError:
+    def _unsupported(self, node: fx.Node, detail: str = "") -> GraphError:
         name = getattr(node.target, "__name__", node.target)
-        return GraphError(f"the flow through {name}{why} cannot be followed; flow=none does without")
+        return GraphError(f"channels cannot be followed through {name}{detail}; flow=none needs no channel graph")
 
-    def _layer(self, node: fx.Node, module: Prunable) -> None:
-        if len(_args(node)) != 1 or _args(node)[0] not in self.carriers:
-            raise self._unknown(node)
-        before = self.carriers[_args(node)[0]]
+    def _visit_layer(self, node: fx.Node, module: Prunable) -> None:
+        if len(args_of(node)) != 1 or args_of(node)[0] not in self.channels:
+            raise self._unsupported(node)
+        before = self.channels[args_of(node)[0]]
         if isinstance(module, nn.Linear):
-            fits = before.kind == "features" and before.channels == module.in_features
-            fits = fits or (before.kind == "flat" and module.in_features % before.channels == 0)
-            after = Carrier("features", module.out_features)
+            fits = before.kind == "features" and before.count == module.in_features
+            fits = fits or (before.kind == "flat" and module.in_features % before.count == 0)
+            after = Channels("features", module.out_features)
         else:
             spatial = module.weight.dim() - 2
-            fits = before == Carrier("image", module.in_channels, spatial)
-            after = Carrier("image", module.out_channels, spatial)
+            fits = before == Channels("image", module.in_channels, spatial)
+            after = Channels("image", module.out_channels, spatial)
         if not (fits or before.kind == "input"):
-            raise self._unknown(node, f" ({type(module).__name__} on {_said(before)})")
-        self._add(node, "layer", [_args(node)[0]], after, self.names[id(module.weight)])
+            raise self._unsupported(node, f" ({type(module).__name__} on {before})")
+        self._append(node, "layer", [args_of(node)[0]], after, self.layer_names[id(module.weight)])
 
-    def _cat(self, node: fx.Node) -> None:
-        """Side by side, images as images and features as features."""
-        parts = _args(node)[0] if _args(node) else node.kwargs.get("tensors")
-        dim = _args(node)[1] if len(_args(node)) > 1 else node.kwargs.get("dim", 0)
-        if not isinstance(parts, (list, tuple)) or any(part not in self.carriers for part in parts) or dim != 1:
-            raise self._unknown(node)
-        found = [self.carriers[part] for part in parts]
-        kinds = {(carrier.kind, carrier.spatial) for carrier in found}
+    def _visit_cat(self, node: fx.Node) -> None:
+        """Concatenate images with images, or features with features, along the channels."""
+        parts = args_of(node)[0] if args_of(node) else node.kwargs.get("tensors")
+        dim = args_of(node)[1] if len(args_of(node)) > 1 else node.kwargs.get("dim", 0)
+        if not isinstance(parts, (list, tuple)) or any(part not in self.channels for part in parts) or dim != 1:
+            raise self._unsupported(node)
+        found = [self.channels[part] for part in parts]
+        kinds = {(channels.kind, channels.spatial) for channels in found}
         if len(kinds) != 1 or found[0].kind not in ("image", "features"):
-            raise self._unknown(node, f" of {', '.join(map(_said, found))}")
-        whole = Carrier(found[0].kind, sum(carrier.channels for carrier in found), found[0].spatial)
-        self._add(node, "cat", list(parts), whole)
+            raise self._unsupported(node, f" of {', '.join(map(str, found))}")
+        whole = Channels(found[0].kind, sum(channels.count for channels in found), found[0].spatial)
+        self._append(node, "cat", list(parts), whole)
 
-    def _sum(self, node: fx.Node) -> None:
-        first, second = (self.carriers[argument] for argument in _args(node))
+    def _visit_add(self, node: fx.Node) -> None:
+        first, second = (self.channels[argument] for argument in args_of(node))
         if first != second or first.kind == "input":
-            raise self._unknown(node, f" of {_said(first)} and {_said(second)}")
-        self._add(node, "add", list(_args(node)), first)
+            raise self._unsupported(node, f" of {first} and {second}")
+        self._append(node, "add", list(args_of(node)), first)
 
-    def _one_to_one(self, node: fx.Node, what: Any) -> None:
-        """What passes each channel on to one channel."""
-        carried = self._carried(node)
-        rules: list[tuple[tuple[Any, ...], Callable[[fx.Node, Any, Carrier], Carrier | None]]] = [
-            (ELEMENTWISE, lambda node, what, before: before),
-            (POOLS, lambda node, what, before: before if before.kind in ("image", "input") else None),
-            (FLATTENS, _flattened),
-            (RESHAPES, _reshaped),
-            (MEANS, _averaged),
-            (SCALES, lambda node, what, before: before if _by_number(node) else None),
-        ]
-        rule = next((rule for members, rule in rules if _is(what, members)), None)
-        if rule is None or len(carried) != 1 or _args(node)[0] is not carried[0]:
-            raise self._unknown(node)
-        after = rule(node, what, self.carriers[carried[0]])
+    def _visit_channelwise(self, node: fx.Node, operation: Any) -> None:
+        """Add an operation that passes each channel on to one channel."""
+        inputs, rule = self._channel_inputs(node), rule_of(operation)
+        if rule is None or len(inputs) != 1 or args_of(node)[0] is not inputs[0]:
+            raise self._unsupported(node)
+        after = rule(node, operation, self.channels[inputs[0]])
         if after is None:
-            raise self._unknown(node, f" of {_said(self.carriers[carried[0]])}")
-        self._add(node, "same", carried, after)
-
-
-def _args(node: fx.Node) -> tuple[Any, ...]:
-    return node.args
-
-
-def _is(what: Any, members: tuple[Any, ...]) -> bool:
-    """Whether a module is of a class among `members`, or a function or method name one of them."""
-    if isinstance(what, nn.Module):
-        return isinstance(what, tuple(member for member in members if inspect.isclass(member)))
-    return any(what == member for member in members)
-
-
-def _flattened(node: fx.Node, what: Any, before: Carrier) -> Carrier | None:
-    """From dimension 1 to the last."""
-    if isinstance(what, nn.Flatten):
-        dims: dict[str, Any] = {"start_dim": what.start_dim, "end_dim": what.end_dim}
-    else:
-        given = dict(zip(("start_dim", "end_dim"), _args(node)[1:], strict=False))
-        dims = {"start_dim": 0, "end_dim": -1, **given, **node.kwargs}
-    if (dims["start_dim"], dims["end_dim"]) != (1, -1):
-        return None
-    return _flat(before)
-
-
-def _reshaped(node: fx.Node, what: Any, before: Carrier) -> Carrier | None:
-    """`x.view(x.size(0), -1)`, or `x.view(-1, 400)` with a multiple of the channels.
-
-    The second could also move pixels into the batch; a network that classifies images does not.
-    """
-    sizes = _args(node)[1] if len(_args(node)) == 2 else _args(node)[1:]
-    if not isinstance(sizes, (tuple, list)) or len(sizes) != 2:
-        return None
-    first, second = sizes
-    if second == -1 and isinstance(first, fx.Node) and _is_batch_size(first):
-        return _flat(before)
-    whole = before.kind == "image" and isinstance(second, int) and second > 0 and second % before.channels == 0
-    if whole and (first == -1 or (isinstance(first, fx.Node) and _is_batch_size(first))):
-        return _flat(before)
-    return None
-
-
-def _is_batch_size(node: fx.Node) -> bool:
-    """`x.size(0)`, `x.size()[0]` or `x.shape[0]`."""
-    if node.target == "size":
-        return len(_args(node)) == 2 and _args(node)[1] == 0
-    if node.target is not operator.getitem or _args(node)[1] != 0:
-        return False
-    sizes = _args(node)[0]
-    whole = sizes.target == "size" and len(_args(sizes)) == 1
-    return whole or (sizes.target is getattr and _args(sizes)[1] == "shape")
-
-
-def _flat(before: Carrier) -> Carrier | None:
-    if before.kind in ("flat", "input"):
-        return before
-    return Carrier("flat", before.channels) if before.kind == "image" else None
-
-
-def _averaged(node: fx.Node, what: Any, before: Carrier) -> Carrier | None:
-    """Over all pixels."""
-    dims: Any = _args(node)[1] if len(_args(node)) > 1 else node.kwargs.get("dim")
-    keep = _args(node)[2] if len(_args(node)) > 2 else node.kwargs.get("keepdim", False)
-    if before.kind != "image" or dims is None:
-        return None
-    over = {d % (2 + before.spatial) for d in (dims if isinstance(dims, (tuple, list)) else [dims])}
-    if over != set(range(2, 2 + before.spatial)):
-        return None
-    return before if keep else Carrier("features", before.channels)
-
-
-def _by_number(node: fx.Node) -> bool:
-    return len(_args(node)) == 2 and isinstance(_args(node)[1], (int, float)) and not node.kwargs
-
-
-def _said(carrier: Carrier) -> str:
-    said = {"input": "the input", "image": "an image", "flat": "a flattened image", "features": "features"}
-    return said[carrier.kind] + (f" of {carrier.channels} channels" if carrier.channels else "")
+            raise self._unsupported(node, f" of {self.channels[inputs[0]]}")
+        self._append(node, "same", inputs, after)

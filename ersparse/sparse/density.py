@@ -1,8 +1,8 @@
-"""Layerwise densities: (layers, density p, options) -> one density per layer, in the order of the layers.
+"""Layer density rules: (layers, density p, options) -> one density p_l per layer, in the order of the layers.
 
-With N_l the size of layer l, every rule meets the global budget: sum(p_l N_l) = p sum(N_l), 0 < p_l <= 1.
-A rule is one function; its option in conf/sparsity names it, and the keyword arguments that it takes are the keys of
-`sparsity.` that apply to it.
+With N_l the size of layer l, every rule meets the global budget sum(p_l N_l) = p sum(N_l), with 0 < p_l <= 1.
+A rule is one function. Its option in conf/sparsity names the function, and the keyword arguments that the function
+takes are the keys of `sparsity.` that apply to it.
 """
 
 from __future__ import annotations
@@ -17,71 +17,115 @@ Array = np.ndarray
 
 
 class DensityError(ValueError):
-    """No layer densities meet what was asked."""
+    """No layer densities meet the budget and the bounds."""
 
 
 def dense(layers: Sequence[Layer]) -> list[float]:
-    """p_l = 1."""
+    """Return p_l = 1 for every layer."""
     return [1.0] * len(layers)
 
 
 def uniform(layers: Sequence[Layer], density: float, floor: float = 0, first_dense: bool = False) -> list[float]:
-    """p_l = p; with `first_dense` the first layer keeps everything and the others share the rest evenly."""
-    least = _least(layers, floor)
+    """Return p_l = p for every layer.
+
+    Args:
+        layers: prunable layers, in network order.
+        density: global density p in (0, 1].
+        floor: lower bound on the expected weights of each output channel.
+        first_dense: whether the first layer stays dense, and the others share the rest of the budget evenly.
+
+    Raises:
+        DensityError: the density is out of range, or the lower bounds exceed the budget.
+    """
+    lower = _lower_bounds(layers, floor)
     if first_dense:
-        least[0] = 1.0
-    return fill(np.ones(len(layers)), layers, density, least)
+        lower[0] = 1.0
+    return fill(np.ones(len(layers)), layers, density, lower)
 
 
 def er(layers: Sequence[Layer], density: float, floor: float = 0) -> list[float]:
-    """p_l in proportion to (n_in + n_out) / (n_in n_out), channels only (Mocanu et al. 2018)."""
+    """Return p_l proportional to (n_in + n_out) / (n_in n_out), without the kernel (Mocanu et al. 2018).
+
+    Args:
+        layers: prunable layers, in network order.
+        density: global density p in (0, 1].
+        floor: lower bound on the expected weights of each output channel.
+
+    Raises:
+        DensityError: the density is out of range, or the lower bounds exceed the budget.
+    """
     raw = [(layer.shape[0] + layer.shape[1]) / (layer.shape[0] * layer.shape[1]) for layer in layers]
-    return fill(np.array(raw), layers, density, _least(layers, floor))
+    return fill(np.array(raw), layers, density, _lower_bounds(layers, floor))
 
 
 def erk(layers: Sequence[Layer], density: float, floor: float = 0) -> list[float]:
-    """p_l in proportion to sum(shape) / prod(shape), the kernel included (Evci et al. 2020, RigL, section 3).
+    """Return p_l proportional to sum(shape) / prod(shape): Erdős–Rényi-Kernel (Evci et al. 2020, section 3).
 
-    The formula that the paper prints for convolutions is a slip; this is what its authors, and RigL's, compute.
+    The ratio that the paper prints for convolutions (section 3) is a typographical error; the released code of the
+    paper computes this one.
+
+    Args:
+        layers: prunable layers, in network order.
+        density: global density p in (0, 1].
+        floor: lower bound on the expected weights of each output channel.
+
+    Raises:
+        DensityError: the density is out of range, or the lower bounds exceed the budget.
     """
     raw = [sum(layer.shape) / layer.size for layer in layers]
-    return fill(np.array(raw), layers, density, _least(layers, floor))
+    return fill(np.array(raw), layers, density, _lower_bounds(layers, floor))
 
 
 def balanced(layers: Sequence[Layer], density: float, floor: float = 0, redistribute: str = "exact") -> list[float]:
-    """The same number of weights x in every layer: p_l = min(1, x / N_l) (section 2, *balanced*).
+    """Return p_l = min(1, x / N_l): the same number of weights x in every layer (section 3, *Balanced*).
 
-    redistribute="exact" raises x until the budget is spent; "none" fixes x = p sum(N) / L and drops what full layers
-    cannot take, as the paper does.
+    Args:
+        layers: prunable layers, in network order.
+        density: global density p in (0, 1].
+        floor: lower bound on the expected weights of each output channel.
+        redistribute: "exact" raises x until the budget is spent; "none" fixes x = p sum(N) / L as the paper does, so
+            that what layers with N_l < x cannot take is lost.
+
+    Raises:
+        DensityError: the density is out of range, or the lower bounds exceed the budget.
     """
-    sizes, least = _sizes(layers), _least(layers, floor)
+    sizes, lower = _sizes(layers), _lower_bounds(layers, floor)
     if redistribute == "exact":
-        return fill(1 / sizes, layers, density, least)
-    _check(density, sizes, least)
-    share = density * sizes.sum() / len(layers)
-    return [float(p) for p in np.clip(share / sizes, least, 1)]
+        return fill(1 / sizes, layers, density, lower)
+    _check_budget(density, sizes, lower)
+    per_layer = density * sizes.sum() / len(layers)
+    return [float(p) for p in np.clip(per_layer / sizes, lower, 1)]
 
 
 def pyramidal(layers: Sequence[Layer], density: float, floor: float = 0) -> list[float]:
-    """p_l = r^l for l = 1..L, with the one r in (0, 1] that meets the budget (section 2, *pyramidal*)."""
+    """Return p_l = r^l for l = 1..L, with the r in (0, 1] that meets the budget (section 3, *Pyramidal*).
+
+    Args:
+        layers: prunable layers, in network order.
+        density: global density p in (0, 1].
+        floor: lower bound on the expected weights of each output channel.
+
+    Raises:
+        DensityError: the density is out of range, or the lower bounds exceed the budget.
+    """
     from scipy.optimize import brentq  # takes half a second to import
 
-    sizes, least = _sizes(layers), _least(layers, floor)
-    _check(density, sizes, least)
+    sizes, lower = _sizes(layers), _lower_bounds(layers, floor)
+    _check_budget(density, sizes, lower)
     depth = np.arange(1, len(layers) + 1)
 
     def surplus(r: float) -> float:
-        return float(np.maximum(r**depth, least) @ sizes / sizes.sum() - density)
+        return float(np.maximum(r**depth, lower) @ sizes / sizes.sum() - density)
 
     r = 1.0 if density == 1 else float(brentq(surplus, 0.0, 1.0, xtol=1e-300, rtol=8.9e-16, maxiter=1000))
-    return [float(p) for p in np.maximum(r**depth, least)]
+    return [float(p) for p in np.maximum(r**depth, lower)]
 
 
 def from_file(layers: Sequence[Layer], file: Mapping[str, float]) -> list[float]:
-    """The densities that `file` gives by layer name. They bring their own global density.
+    """Return the densities that `file` gives by layer name; they define the global density.
 
     Raises:
-        DensityError: a layer is missing, is not one of the network's, or has a density outside [0, 1].
+        DensityError: a layer is missing, unknown, or has a density outside [0, 1].
     """
     for layer in layers:
         if not 0 <= file.get(layer.name, -1) <= 1:
@@ -92,53 +136,60 @@ def from_file(layers: Sequence[Layer], file: Mapping[str, float]) -> list[float]
 
 
 def expected_density(layers: Sequence[Layer], densities: Sequence[float]) -> float:
-    """What the layer densities add up to: sum(p_l N_l) / sum(N_l)."""
+    """Return the expected global density, sum(p_l N_l) / sum(N_l) (section 2, *ER networks*)."""
     sizes = _sizes(layers)
     return float(np.array(densities) @ sizes / sizes.sum())
 
 
-def fill(raw: Array, layers: Sequence[Layer], density: float, least: Array) -> list[float]:
-    """p_l = clip(t raw_l, least_l, 1) with the t that meets the budget, exactly.
+def fill(raw: Array, layers: Sequence[Layer], density: float, lower: Array) -> list[float]:
+    """Return p_l = clip(t raw_l, lower_l, 1) with the t that meets the budget exactly (water-filling).
 
-    The sum is piecewise linear and rising in t, with its corners where a layer leaves its lower bound or becomes dense:
-    find the last corner that stays within the budget, then solve the one linear equation behind it.
+    The number of weights is piecewise linear and increasing in t. It has a breakpoint where a layer leaves its lower
+    bound, and one where a layer becomes dense. The last breakpoint within the budget determines which layers still
+    depend on t, and one linear equation gives t.
 
     Args:
-        raw: positive [L], the proportions asked for.
+        raw: positive proportions [L].
+        layers: prunable layers, in network order.
         density: global density p in (0, 1].
-        least: lower bounds [L] in [0, 1].
+        lower: lower bounds [L] in [0, 1].
 
     Raises:
-        DensityError: the lower bounds alone exceed the budget.
+        DensityError: the density is out of range, or the lower bounds exceed the budget.
     """
     sizes = _sizes(layers)
-    _check(density, sizes, least)
-    start, end = least / raw, 1 / raw
-    corners = np.unique(np.concatenate([[0.0], start, end]))
-    spent = np.clip(corners[:, None] * raw, least, 1) @ sizes
+    _check_budget(density, sizes, lower)
+    start, end = lower / raw, 1 / raw
+    breakpoints = np.unique(np.concatenate([[0.0], start, end]))
+    spent = np.clip(breakpoints[:, None] * raw, lower, 1) @ sizes
     budget = density * sizes.sum()
-    t = corners[max(0, np.searchsorted(spent, budget, side="right") - 1)]  # rounding may put the budget just below
+    t = breakpoints[max(0, np.searchsorted(spent, budget, side="right") - 1)]  # rounding may put the budget just below
     moving = (start <= t) & (t < end)
     if moving.any():
-        fixed = np.where(t < start, least, 1.0)[~moving] @ sizes[~moving]
+        fixed = np.where(t < start, lower, 1.0)[~moving] @ sizes[~moving]
         t = (budget - fixed) / (raw[moving] @ sizes[moving])
-    return [float(p) for p in np.clip(t * raw, least, 1)]
+    return [float(p) for p in np.clip(t * raw, lower, 1)]
 
 
 def _sizes(layers: Sequence[Layer]) -> Array:
     return np.array([layer.size for layer in layers], dtype=np.float64)
 
 
-def _least(layers: Sequence[Layer], floor: float) -> Array:
-    """`floor` expected weights for each output channel, as densities."""
+def _lower_bounds(layers: Sequence[Layer], floor: float) -> Array:
+    """Return the densities [L] at which each output channel expects `floor` weights."""
     return np.array([min(1.0, floor / layer.fan_in) for layer in layers])
 
 
-def _check(density: float, sizes: Array, least: Array) -> None:
+def _check_budget(density: float, sizes: Array, lower: Array) -> None:
+    """Check that the density lies in (0, 1] and that the lower bounds fit into the budget.
+
+    Raises:
+        DensityError: they do not.
+    """
     if not 0 < density <= 1:
         raise DensityError(f"density {density}: must lie in (0, 1]")
-    if least @ sizes > density * sizes.sum() * (1 + 1e-12):
+    if lower @ sizes > density * sizes.sum() * (1 + 1e-12):
         raise DensityError(
-            f"{density * sizes.sum():.0f} weights cannot be spread: the lower bounds (floor, first_dense) "
-            f"alone ask for {least @ sizes:.0f}"
+            f"{density * sizes.sum():.0f} weights cannot be spread over the layers: the lower bounds (floor, "
+            f"first_dense) need {lower @ sizes:.0f}"
         )

@@ -1,4 +1,7 @@
-"""Initial weights, which may know how sparse they are (Evci et al. 2022, *Gradient flow in sparse neural networks*)."""
+"""Initial weights and scores.
+
+Weights may be scaled by the density of their layer (Evci et al. 2022, *Gradient flow in sparse neural networks*).
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ from ersparse.sparse.rng import generator
 
 
 def scaled_weight(mask: Tensor, mode: str, random: np.random.Generator) -> Tensor:
-    """Normal weights with variance 2 / fan-in, the fan-in counting kept weights only.
+    """Draw normal weights with variance 2 / fan-in, where the fan-in counts kept weights only.
 
     Args:
-        mask: [n_out, n_in / groups, *kernel].
-        mode: "layer" takes the layer's mean fan-in, fan_in p_l with the realised p_l; "neuron" each output channel's
-            own. A fan-in of 0 has no weight to scale.
+        mask: mask of the layer, [n_out, n_in / groups, *kernel].
+        mode: "layer" uses the layer's mean fan-in, that is, the dense fan-in times the realised density; "neuron" uses
+            the fan-in of each output channel. A channel with fan-in 0 has no weights to scale.
+        random: the random number generator.
 
     Returns:
         float32 weights in the shape of `mask`, 0 where it removes.
@@ -31,11 +35,15 @@ def scaled_weight(mask: Tensor, mode: str, random: np.random.Generator) -> Tenso
 
 
 def draw_weights(module: nn.Module, densities: Sequence[float], how: str, seed: int) -> None:
-    """Draws every prunable weight anew, with variance 2 / (fan-in * density); the source is (seed, name) alone.
+    """Draw every prunable weight of `module` anew, with variance 2 / (fan-in * density).
+
+    The values follow from `seed` and the layer's name alone.
 
     Args:
-        densities: by which each layer's fan-in is counted; all 1 for that of the dense layer.
+        module: the network; its weights change in place.
+        densities: density of each layer that scales its fan-in; all 1 for the dense fan-in.
         how: "kaiming_normal", or "signed_constant": the standard deviation with a random sign.
+        seed: seed of the weights.
     """
     pairs = zip(prunable_layers(module), prunable_modules(module).values(), densities, strict=True)
     for layer, holder, density in pairs:
@@ -48,9 +56,13 @@ def draw_weights(module: nn.Module, densities: Sequence[float], how: str, seed: 
 
 
 def random_scores(layer: Layer, how: str, seed: int) -> Tensor:
-    """Scores in the shape of the layer: uniform on [-b, b] with b = 1 / sqrt(fan-in), or all b ("constant").
+    """Draw edge-popup scores in the shape of the layer, with b = 1 / sqrt(fan-in).
 
-    That is Kaiming uniform with a = sqrt(5), PyTorch's default for weights.
+    Args:
+        layer: the layer.
+        how: "kaiming_uniform" is uniform on [-b, b], that is, Kaiming uniform with a = sqrt(5), PyTorch's default for
+            weights; "constant" sets all scores to b.
+        seed: seed of the scores.
     """
     bound = layer.fan_in**-0.5
     if how == "constant":

@@ -1,4 +1,4 @@
-"""Which parameters are prunable, and in which order."""
+"""Prunable layers: which parameters may be pruned, and in which order."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Layer:
     """One prunable weight tensor.
 
     Attributes:
-        name: of the parameter, as in `named_parameters()`: "features.0.weight".
-        shape: (output channels, input channels / groups, *kernel); a linear layer has no kernel.
-        groups: of a grouped convolution, else 1.
+        name: name of the parameter, as in `named_parameters()`: "features.0.weight".
+        shape: (output channels, input channels / groups, *kernel); a linear layer has no kernel dimensions.
+        groups: number of groups of a convolution; 1 for a linear layer.
     """
 
     name: str
@@ -29,27 +29,29 @@ class Layer:
 
     @property
     def size(self) -> int:
+        """Number of weights N_l."""
         return math.prod(self.shape)
 
     @property
     def n_out(self) -> int:
+        """Number of output channels."""
         return self.shape[0]
 
     @property
     def n_in(self) -> int:
-        """Input channels, of all groups together."""
+        """Number of input channels, summed over all groups."""
         return self.shape[1] * self.groups
 
     @property
     def fan_in(self) -> int:
-        """Weights into one output channel."""
+        """Number of weights into one output channel."""
         return self.size // self.n_out
 
 
 def prunable_modules(module: nn.Module) -> dict[str, Prunable]:
-    """Parameter name -> the module that holds it, in `named_modules()` order: every convolution and linear layer.
+    """Return every convolution and linear layer of `module`, keyed by the name of its weight.
 
-    A weight that several layers share counts once, under its first name.
+    The order is that of `named_modules()`. A weight that several layers share appears once, under its first name.
     """
     found: dict[str, Prunable] = {}
     seen: set[int] = set()
@@ -61,7 +63,7 @@ def prunable_modules(module: nn.Module) -> dict[str, Prunable]:
 
 
 def prunable_layers(module: nn.Module) -> list[Layer]:
-    """The layers l = 1..L of `module`; biases and normalisation are never among them."""
+    """Return the prunable layers l = 1..L of `module`; biases and normalisation parameters are never among them."""
     return [
         Layer(name, tuple(child.weight.shape), getattr(child, "groups", 1))
         for name, child in prunable_modules(module).items()
@@ -69,11 +71,17 @@ def prunable_layers(module: nn.Module) -> list[Layer]:
 
 
 def positions(module: nn.Module, channels: int, side: int) -> dict[str, int]:
-    """How often one image uses each weight of a layer: pixels of a convolution's output, once in a linear layer.
+    """Return how often one image uses each weight: the output pixels of a convolution, 1 for a linear layer.
 
-    A layer takes 2 x kept weights x positions floating-point operations for a forward pass, a multiplication and an
-    addition being two. `module` is on the meta device. What is counted is a pass of a black image through zeros, which
-    takes milliseconds, and no memory for the weights; on the meta device PyTorch would import its compiler for it.
+    The forward pass of a layer takes 2 x kept weights x positions FLOPs, since a multiply-add counts as two.
+
+    The count comes from the forward pass of a zero image. All weights are expanded from a single zero, so the pass
+    takes milliseconds and no memory for weights; a pass on the meta device would make PyTorch import its compiler.
+
+    Args:
+        module: the network, on any device, including the meta device.
+        channels: number of channels of an image.
+        side: height and width of an image, in pixels.
     """
     found: dict[str, int] = {}
 

@@ -1,7 +1,7 @@
-"""Drawing masks, holding them in a module, and what density they have.
+"""Masks: drawing them, holding them in a module, and measuring their density.
 
-A mask is a boolean tensor in the shape of its weight. Inside a module it is a buffer, `weight_mask`, next to the
-weight: updated in place and never rebound, so that checkpoints, `.to()` and DDP need nothing special.
+A mask is a boolean tensor in the shape of its weight. A module holds it as a buffer, `weight_mask`, next to the weight.
+The buffer is updated in place and never rebound, so checkpoints, `.to()`, DDP and `torch.compile` need nothing special.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from ersparse.sparse.layers import Layer, prunable_modules
 
 Masks = dict[str, Tensor]
 BUFFER = "weight_mask"
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # of a weight of so many bytes
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # integer type by the size of a weight in bytes
 
 
 def draw_bernoulli(layer: Layer, density: float, random: np.random.Generator) -> Tensor:
-    """Each weight is kept with probability `density`, independently: the definition of an ER network (section 2).
+    """Draw an Erdős–Rényi mask: each weight is kept independently with probability `density` (section 2).
 
-    The comparison is in double precision: single-precision uniforms have 24 bits, and would be a fifth off at the
-    densities of 1e-7 that pyramidal asks for at 0.999.
+    The comparison is in double precision. Single-precision uniform numbers have 24 bits; at the densities of 1e-7 that
+    the pyramidal rule reaches at sparsity 0.999 they would be off by a fifth.
     """
     return torch.from_numpy(random.random(layer.shape) < density)
 
 
 def draw_exact(layer: Layer, density: float, random: np.random.Generator) -> Tensor:
-    """Exactly round(density * size) weights, every such set equally likely."""
+    """Draw a mask of exactly round(density * size) weights, uniformly among all such masks."""
     mask = np.zeros(layer.size, dtype=bool)
     mask[random.choice(layer.size, round(density * layer.size), replace=False, shuffle=False)] = True
     return torch.from_numpy(mask.reshape(layer.shape))
 
 
 def shuffled(mask: Tensor, random: np.random.Generator) -> Tensor:
-    """The same number of weights at random places: a control for where a mask has them (Su et al. 2020)."""
+    """Return a random permutation of `mask`: the layerwise shuffling control (Su et al. 2020; Frankle et al. 2021)."""
     return torch.from_numpy(random.permutation(mask.numpy().reshape(-1)).reshape(mask.shape))
 
 
 def attach(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Puts `masks` into `module` as buffers, or in place into the buffers it has; `enforce` zeroes what they remove.
+    """Register `masks` as buffers of `module`, or copy them into existing buffers; `enforce` zeroes removed weights.
 
     Raises:
-        KeyError: a name is not a prunable parameter of `module`.
+        KeyError: a name is not that of a prunable parameter of `module`.
     """
     holders = prunable_modules(module)
     for name, mask in masks.items():
@@ -60,26 +60,27 @@ def attach(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def masks_of(module: nn.Module) -> Masks:
-    """The masks that `module` holds, by parameter name; empty where it holds none."""
+    """Return the mask buffers of `module` by parameter name; empty if it has none."""
     return {name: getattr(m, BUFFER) for name, m in prunable_modules(module).items() if hasattr(m, BUFFER)}
 
 
 def masked_weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """The (weight, mask) pairs of `module`."""
+    """Return the (weight, mask) pairs of `module`."""
     return [(m.weight, getattr(m, BUFFER)) for m in prunable_modules(module).values() if hasattr(m, BUFFER)]
 
 
 @torch.no_grad()
 def enforce(module: nn.Module) -> None:
-    """Sets every removed weight to exactly 0.0: not -0.0, and not NaN where a weight is."""
+    """Set every removed weight to exactly +0.0, including weights that are negative or NaN."""
     for weight, mask in masked_weights(module):
-        _zero(weight.detach(), mask)
+        _zero_removed(weight.detach(), mask)
 
 
-def _zero(weight: Tensor, mask: Tensor) -> None:
-    """Sets `weight` to 0.0 where `mask` is false: its bits, as integers, times 0 or 1. Every optimizer step ends so.
+def _zero_removed(weight: Tensor, mask: Tensor) -> None:
+    """Set `weight` to +0.0 where `mask` is False, by multiplying its bits, as integers, by 0 or 1.
 
-    On a CPU by numpy, in one pass and without a copy: that takes less than half as long as torch.where there.
+    This runs after every optimizer step. On a CPU, NumPy does it in one pass and without a copy, in less than half the
+    time of `torch.where`.
     """
     bits = weight.view(BITS[weight.element_size()])
     if bits.device.type == "cpu":
@@ -89,31 +90,35 @@ def _zero(weight: Tensor, mask: Tensor) -> None:
 
 
 def keep(module: nn.Module, optimizer: Optimizer) -> RemovableHandle:
-    """Keeps the masks of `module`: after every step of `optimizer` removed weights are exactly zero again.
+    """Keep the weights that masks remove at exactly zero, after every step of `optimizer`.
+
+    Args:
+        module: any module with masks; masks that are attached later count as well.
+        optimizer: the optimizer of the module's parameters.
 
     Returns:
-        A handle; its `remove()` ends this.
+        A handle whose `remove()` unregisters the hook.
     """
-    layers = prunable_modules(module).values()  # once: some may get their masks later
+    layers = prunable_modules(module).values()
 
     @torch.no_grad()
     def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for layer in layers:
             if hasattr(layer, BUFFER):
-                _zero(layer.weight.detach(), getattr(layer, BUFFER))
+                _zero_removed(layer.weight.detach(), getattr(layer, BUFFER))
 
     enforce(module)
     return optimizer.register_step_post_hook(after_step)
 
 
 def density_of(masks: Mapping[str, Tensor]) -> float:
-    """Kept weights over all weights; 1.0 for no masks."""
+    """Return the realised density: kept weights divided by all weights; 1.0 for no masks."""
     sizes = sum(mask.numel() for mask in masks.values())
     return sum(int(mask.sum()) for mask in masks.values()) / sizes if sizes else 1.0
 
 
 def digest(masks: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bits, in the order of the names."""
+    """Return the SHA-256 of the names, shapes and bits of `masks`, sorted by name."""
     state = hashlib.sha256()
     for name in sorted(masks):
         mask = masks[name].cpu().numpy()

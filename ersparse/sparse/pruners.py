@@ -1,7 +1,7 @@
-"""Pruning at initialisation: a network and a number of weights in, masks of exactly so many out.
+"""Pruners at initialisation: (network, number of weights, options) -> masks of exactly so many weights.
 
-The keyword arguments with a default are the `sparsity.` keys that a pruner takes. `invert` keeps the lowest scores
-instead, as a control (Frankle et al. 2021).
+The keyword arguments with a default are the keys of `sparsity.` that a pruner takes. `invert` keeps the smallest scores
+instead of the largest, as a control (Frankle et al. 2021).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ersparse.sparse.rng import generator
 
 
 class Examples(Protocol):
-    """Labelled images to score by, in batches of ([B, C, H, W], [B])."""
+    """Labelled images for scoring, as batches of images [B, C, H, W] and labels [B]."""
 
     def some(self, count: int) -> S.Batches:
-        """So many of all."""
+        """Return `count` images of the training set."""
 
     def of_each_class(self, count: int) -> S.Batches:
-        """So many of each class, every batch as balanced as the whole."""
+        """Return `count` images of each class, in batches with equal class frequencies."""
 
 
 def snip(
@@ -36,8 +36,20 @@ def snip(
     score_dtype: str = "float32",
     invert: bool = False,
 ) -> Masks:
-    """The largest |theta dL/dtheta| on one batch (Lee et al. 2019)."""
-    return _largest(S.snip(*_in(score_dtype, network, examples.some(images))), count, invert)
+    """Return masks of the largest |theta dL/dtheta| on one batch (SNIP, Lee et al. 2019).
+
+    Args:
+        network: the network to prune.
+        count: number of weights to keep.
+        examples: the source of labelled images.
+        images: number of images to score with.
+        score_dtype: "float32" or "float64".
+        invert: keep the smallest scores.
+
+    Raises:
+        ScoreError: a score is not finite, or `count` is out of range.
+    """
+    return _masks_of_largest(S.snip(*_cast(score_dtype, network, examples.some(images))), count, invert)
 
 
 def grasp(
@@ -51,33 +63,64 @@ def grasp(
     seed: int = 0,
     invert: bool = False,
 ) -> Masks:
-    """The largest theta * Hg, without which gradient flow would lose most (Wang et al. 2020).
+    """Return masks of the largest theta * Hg, the weights that contribute most to gradient flow (Wang et al. 2020).
 
     Args:
-        fresh_classifier: score with linear layers drawn anew from `seed`, Xavier's normal distribution.
+        network: the network to prune.
+        count: number of weights to keep.
+        examples: the source of labelled images.
+        images_per_class: number of images of each class to score with.
+        temperature: divisor of the logits.
+        fresh_classifier: score with linear layers drawn anew from `seed`, Xavier normal, as the reference code does.
+        score_dtype: "float32" or "float64".
+        seed: seed of the fresh classifier.
+        invert: keep the smallest scores.
+
+    Raises:
+        ScoreError: a score is not finite, or `count` is out of range.
     """
-    network, batches = _in(score_dtype, network, examples.of_each_class(images_per_class))
+    network, batches = _cast(score_dtype, network, examples.of_each_class(images_per_class))
     if fresh_classifier:
         _draw_linear_layers(network, seed)
-    return _largest(S.grasp(network, batches, temperature), count, invert)
+    return _masks_of_largest(S.grasp(network, batches, temperature), count, invert)
 
 
 def synflow(network: nn.Module, count: int, shape: Sequence[int], rounds: int = 100, invert: bool = False) -> Masks:
-    """Rounds of scoring and pruning without data (Tanaka et al. 2020); `shape` is an image's, (C, H, W)."""
+    """Return the masks of iterative SynFlow pruning at initialisation, without data (Tanaka et al. 2020).
+
+    Args:
+        network: the network to prune.
+        count: number of weights to keep.
+        shape: shape of an image, (C, H, W).
+        rounds: number of rounds of scoring and pruning.
+        invert: keep the smallest scores of each round.
+
+    Raises:
+        ScoreError: a score is not finite, or `count` is out of range.
+    """
     return S.synflow_masks(network, shape, count, rounds, invert=invert)
 
 
 def magnitude(network: nn.Module, count: int, invert: bool = False) -> Masks:
-    """The largest |theta| as they were drawn, in one shot."""
-    return _largest(S.magnitude(network), count, invert)
+    """Return masks of the largest |theta| at initialisation, in one shot.
+
+    Args:
+        network: the network to prune.
+        count: number of weights to keep.
+        invert: keep the smallest weights.
+
+    Raises:
+        ScoreError: a weight is not finite, or `count` is out of range.
+    """
+    return _masks_of_largest(S.magnitude(network), count, invert)
 
 
-def _largest(scores: S.Scores, count: int, invert: bool) -> Masks:
+def _masks_of_largest(scores: S.Scores, count: int, invert: bool) -> Masks:
     return S.largest(S.inverted(scores) if invert else scores, count)
 
 
-def _in(dtype: str, network: nn.Module, batches: S.Batches) -> tuple[nn.Module, S.Batches]:
-    """A copy of the network, and the images, in float32 or float64."""
+def _cast(dtype: str, network: nn.Module, batches: S.Batches) -> tuple[nn.Module, S.Batches]:
+    """Return a copy of the network, and the images, in `dtype`."""
     kind = getattr(torch, dtype)
     return copy.deepcopy(network).to(kind), [(x.to(kind), y) for x, y in batches]
 
@@ -91,10 +134,15 @@ def _draw_linear_layers(network: nn.Module, seed: int) -> None:
 
 
 def trained_scores(score: str, shape: Sequence[int]) -> Callable[[nn.Module], S.Scores]:
-    """What trained weights are pruned by: "magnitude", or "synflow" with an image of `shape`. Scores are on the CPU."""
+    """Return the function that scores a trained network for iterative pruning; its scores are on the CPU.
 
-    def of(network: nn.Module) -> S.Scores:
+    Args:
+        score: "magnitude" or "synflow".
+        shape: shape of an image, (C, H, W), for SynFlow.
+    """
+
+    def scores_of(network: nn.Module) -> S.Scores:
         network = copy.deepcopy(network).cpu()
         return S.magnitude(network) if score == "magnitude" else S.synflow(network, shape)
 
-    return of
+    return scores_of

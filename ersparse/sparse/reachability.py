@@ -1,8 +1,8 @@
-"""Which weights lie on a path from input to output: reachability through the network as it computes.
+"""Reachability in the channel graph: which weights lie on a path from the input to the output.
 
-The network is given as a short list of operations on channels (`ersparse.sparse.channel_graph`). A residual addition
-takes the union of what its branches reach, a concatenation concatenates them, pooling and normalisation pass channels
-on, and flattening repeats each channel once per pixel.
+The channel graph is a list of operations on channels (`ersparse.sparse.channel_graph`), each of which refers to earlier
+ones by index. A residual addition takes the union of what its branches reach, a concatenation concatenates them,
+pooling and normalisation pass channels on, and flattening repeats each channel once per pixel.
 """
 
 from __future__ import annotations
@@ -18,104 +18,127 @@ from ersparse.sparse.layers import Layer
 
 @dataclass(frozen=True)
 class ChannelOp:
-    """One step: `kind` is input, layer, same, add, cat or output; `inputs` number earlier steps."""
+    """One operation of the channel graph.
+
+    Attributes:
+        kind: "input", "layer", "same" (each channel is passed on to one channel), "add", "cat" or "output".
+        inputs: indices of the operations whose channels this one reads; all are smaller than its own.
+        layer: name of the layer if `kind` is "layer", otherwise empty.
+    """
 
     kind: str
     inputs: tuple[int, ...]
     layer: str = ""
 
 
-def on_paths(masks: Mapping[str, Tensor], layers: list[Layer], steps: list[ChannelOp]) -> dict[str, Tensor]:
-    """The weights of `masks` that lie on some path from an input to an output.
+def on_paths(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[ChannelOp]) -> dict[str, Tensor]:
+    """Return the weights of `masks` that lie on some path from an input to an output.
 
-    A kept weight counts if input reaches its input channel and its output channel reaches the output.
+    A kept weight is on a path if its input channel is reachable from the input and the output is reachable from its
+    output channel.
+
+    Args:
+        masks: masks by layer name, on the CPU.
+        layers: the layers that are masked.
+        graph: the channel graph.
 
     Returns:
         A boolean tensor for each layer, in the shape of its mask.
     """
     layer_of = {layer.name: layer for layer in layers}
     edges = {name: _edges(mask, layer_of[name]) for name, mask in masks.items()}
-    reached = _forward(steps, edges)
-    needed = _backward(steps, edges, reached)
+    reached = _forward(graph, edges)
+    needed = _backward(graph, edges, reached)
     live = {name: torch.zeros_like(mask) for name, mask in masks.items()}
-    for number, step in enumerate(steps):
-        if step.kind == "layer":
-            layer, mask = layer_of[step.layer], masks[step.layer]
-            inputs = _per_group(_widened(reached[step.inputs[0]], layer.n_in), layer)
-            kernels = inputs & needed[number][:, None]
-            live[step.layer] |= mask & kernels.reshape(*kernels.shape, *[1] * (mask.dim() - 2))
+    for index, op in enumerate(graph):
+        if op.kind == "layer":
+            layer, mask = layer_of[op.layer], masks[op.layer]
+            inputs = _inputs_of_rows(_per_input(reached[op.inputs[0]], layer.n_in), layer)
+            kernels = inputs & needed[index][:, None]
+            live[op.layer] |= mask & kernels.reshape(*kernels.shape, *[1] * (mask.dim() - 2))
     return live
 
 
-def effective_density(masks: Mapping[str, Tensor], layers: list[Layer], steps: list[ChannelOp]) -> float:
-    """Weights on a path from input to output, over all weights."""
-    live = on_paths(masks, layers, steps)
+def effective_density(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[ChannelOp]) -> float:
+    """Return the effective density: weights on a path from input to output, divided by all weights.
+
+    Args:
+        masks: masks by layer name, on the CPU.
+        layers: the layers that are masked.
+        graph: the channel graph.
+    """
+    live = on_paths(masks, layers, graph)
     return sum(int(mask.sum()) for mask in live.values()) / sum(layer.size for layer in layers)
 
 
-def outputs_reached(masks: Mapping[str, Tensor], layers: list[Layer], steps: list[ChannelOp]) -> Tensor:
-    """For each output, whether an input reaches it."""
-    return _forward(steps, {layer.name: _edges(masks[layer.name], layer) for layer in layers})[-1]
+def outputs_reached(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[ChannelOp]) -> Tensor:
+    """Return for each output whether it is reachable from an input."""
+    return _forward(graph, {layer.name: _edges(masks[layer.name], layer) for layer in layers})[-1]
 
 
-def cut(masks: Mapping[str, Tensor], layers: list[Layer], steps: list[ChannelOp]) -> list[str]:
-    """The layers at which the flow from the input ends, where no output is reached (layer collapse); else none.
+def cut(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[ChannelOp]) -> list[str]:
+    """Return the layers that disconnect the input from the output (layer collapse); empty if an output is reached.
 
-    A single empty layer is no cut while others, such as a shortcut's, carry the flow past it.
+    An empty layer is no cut while a parallel branch, such as a shortcut, bypasses it.
+
+    Args:
+        masks: masks by layer name, on the CPU.
+        layers: the layers that are masked.
+        graph: the channel graph.
     """
-    reached = _forward(steps, {layer.name: _edges(masks[layer.name], layer) for layer in layers})
+    reached = _forward(graph, {layer.name: _edges(masks[layer.name], layer) for layer in layers})
     found: list[str] = []
-    behind = {len(steps) - 1}
-    for number in reversed(range(len(steps))):
-        step = steps[number]
-        if number not in behind or reached[number].any():
+    unreached = {len(graph) - 1}  # operations to visit, from the output backwards
+    for index in reversed(range(len(graph))):
+        op = graph[index]
+        if index not in unreached or reached[index].any():
             continue
-        if step.kind == "layer" and reached[step.inputs[0]].any():
-            found.append(step.layer)
-        behind.update(step.inputs)
+        if op.kind == "layer" and reached[op.inputs[0]].any():
+            found.append(op.layer)
+        unreached.update(op.inputs)
     return found[::-1]
 
 
-def _forward(steps: list[ChannelOp], edges: Mapping[str, Tensor]) -> list[Tensor]:
-    """For each step, which of its output channels an input reaches."""
+def _forward(graph: list[ChannelOp], edges: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return for each operation which of its output channels are reachable from an input."""
     reached: list[Tensor] = []
-    for step in steps:
-        before = [reached[i] for i in step.inputs]
-        if step.kind == "input":
+    for op in graph:
+        before = [reached[i] for i in op.inputs]
+        if op.kind == "input":
             reached.append(torch.ones(1, dtype=torch.bool))
-        elif step.kind == "layer":
-            edge = edges[step.layer]
-            reached.append((edge & _widened(before[0], edge.shape[1])).any(1))
-        elif step.kind == "cat":
+        elif op.kind == "layer":
+            edge = edges[op.layer]
+            reached.append((edge & _per_input(before[0], edge.shape[1])).any(1))
+        elif op.kind == "cat":
             reached.append(torch.cat(before))
         else:
-            reached.append(before[0] | before[1] if step.kind == "add" else before[0])
+            reached.append(before[0] | before[1] if op.kind == "add" else before[0])
     return reached
 
 
-def _backward(steps: list[ChannelOp], edges: Mapping[str, Tensor], reached: list[Tensor]) -> list[Tensor]:
-    """For each step, which of its output channels reach an output."""
+def _backward(graph: list[ChannelOp], edges: Mapping[str, Tensor], reached: list[Tensor]) -> list[Tensor]:
+    """Return for each operation from which of its output channels an output is reachable."""
     needed = [torch.zeros_like(channels) for channels in reached]
-    for number in reversed(range(len(steps))):
-        step = steps[number]
-        if step.kind == "cat":
-            parts = torch.split(needed[number], [len(reached[i]) for i in step.inputs])
-            for i, part in zip(step.inputs, parts, strict=True):
+    for index in reversed(range(len(graph))):
+        op = graph[index]
+        if op.kind == "cat":
+            parts = torch.split(needed[index], [len(reached[i]) for i in op.inputs])
+            for i, part in zip(op.inputs, parts, strict=True):
                 needed[i] = needed[i] | part
             continue
-        for i in step.inputs:
-            if step.kind == "output":
+        for i in op.inputs:
+            if op.kind == "output":
                 needed[i] = torch.ones_like(reached[i])
-            elif step.kind == "layer":
-                below = (edges[step.layer] & needed[number][:, None]).any(0)
+            elif op.kind == "layer":
+                below = (edges[op.layer] & needed[index][:, None]).any(0)
                 needed[i] = needed[i] | below.reshape(len(reached[i]), -1).any(1)
             else:
-                needed[i] = needed[i] | needed[number]
+                needed[i] = needed[i] | needed[index]
     return needed
 
 
 def _edges(mask: Tensor, layer: Layer) -> Tensor:
-    """The channel graph [n_out, n_in], block-diagonal where the layer has groups."""
+    """Return the bipartite channel graph of a layer, [n_out, n_in]; it is block-diagonal for a grouped layer."""
     edge = mask.flatten(2).any(2) if mask.dim() > 2 else mask
     if layer.groups == 1:
         return edge
@@ -130,13 +153,13 @@ def _edges(mask: Tensor, layer: Layer) -> Tensor:
     return full
 
 
-def _widened(channels: Tensor, n_in: int) -> Tensor:
-    """Channels as a layer of `n_in` inputs sees them: each repeated once per pixel where they were flattened."""
+def _per_input(channels: Tensor, n_in: int) -> Tensor:
+    """Expand channels to the `n_in` inputs of a layer: each is repeated once per pixel if they were flattened."""
     assert n_in % len(channels) == 0, f"{len(channels)} channels cannot be {n_in} inputs"
     return channels.repeat_interleave(n_in // len(channels))
 
 
-def _per_group(channels: Tensor, layer: Layer) -> Tensor:
-    """[n_in] as [n_out, n_in / groups]: what each output channel sees."""
+def _inputs_of_rows(channels: Tensor, layer: Layer) -> Tensor:
+    """Expand input channels [n_in] to the inputs of each output channel, [n_out, n_in / groups]."""
     by_group = channels.reshape(layer.groups, -1)
     return by_group.repeat_interleave(layer.n_out // layer.groups, 0)

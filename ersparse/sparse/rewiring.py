@@ -1,7 +1,7 @@
-"""Rewiring a sparse network as it trains: drop weights, grow as many elsewhere in the same layer.
+"""Rewiring during training: drop weights, and grow as many in the same layer (dynamic sparse training).
 
-RigL grows where the dense gradient is largest (Evci et al. 2020), SET at random (Mocanu et al. 2018). A weight is
-active where its mask is true, also where its value is zero.
+RigL grows the weights with the largest dense gradient (Evci et al. 2020, section 3); SET grows at random (Mocanu et al.
+2018). A weight is active if its mask is True, even if its value is zero.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from ersparse.sparse.topk import topk_mask
 
 @dataclass(frozen=True)
 class Change:
-    """What an update does to one layer; both masks have its shape, and as many true places.
+    """The change of one layer's mask, as two masks in its shape.
 
     Attributes:
-        removed: active before, not after.
-        grown: active after, not before. A weight that is dropped and grown back at once is in neither.
+        removed: weights that were active before, and are not after.
+        grown: weights that are active after, and were not before. A weight that one update drops and grows back is in
+            neither.
     """
 
     removed: Tensor
@@ -36,56 +37,76 @@ class Change:
 
 
 def magnitude(values: Tensor) -> Tensor:
-    """|x|: of weights, the smallest are dropped; of dense gradients, removed weights included, the largest are grown.
+    """Return |x|, with NaN replaced by 0 so that counts stay exact if training has diverged.
 
-    NaN counts as 0, so that counts stay exact where training has diverged.
+    The drop score is the magnitude of the weights, the grow score that of the dense gradient.
     """
     return values.detach().abs().nan_to_num(nan=0.0)
 
 
-def random_scores(shape: tuple[int, ...], seed: int, name: str, step: int) -> Tensor:
-    """Uniform on [0, 1), by (seed, name, step) alone: the same on every rank and after a resume."""
+def random_growth_scores(shape: tuple[int, ...], seed: int, name: str, step: int) -> Tensor:
+    """Draw grow scores uniformly on [0, 1), from (seed, name, step) alone: equal on all ranks and after a resume."""
     return torch.from_numpy(generator(seed, name, "grow", str(step)).random(shape))
 
 
-def exchanged(active: int, size: int, share: float, regrow: bool) -> int:
-    """How many of a layer's `active` weights are dropped, and grown: the share, truncated, as in RigL's own code.
+def drop_count(active: int, size: int, fraction: float, regrow: bool) -> int:
+    """Return how many weights of a layer an update drops, and grows.
 
-    A full layer has nowhere to grow. Where dropped weights may not come back, no more can grow than were inactive.
+    Args:
+        active: number of active weights of the layer.
+        size: number of weights of the layer.
+        fraction: drop fraction of the active weights; the count is rounded down, as in RigL's own code.
+        regrow: whether a weight that is dropped may be grown by the same update. Otherwise the count is at most the
+            number of inactive weights.
+
+    Returns:
+        The count; 0 for a dense layer, which has no weight to grow.
     """
-    return _possible(int(share * active), active, size, regrow)
+    return _feasible(int(fraction * active), active, size, regrow)
 
 
-def exchanged_globally(masks: Masks, drop: Mapping[str, Tensor], share: float, regrow: bool) -> dict[str, int]:
-    """As `exchanged`, the share taken of all layers that are not full together, wherever their smallest weights lie."""
-    open_ = [name for name, mask in masks.items() if not mask.all()]
-    values = [torch.where(masks[name], -drop[name], -math.inf).reshape(-1) for name in open_]
-    if not open_:
+def global_drop_counts(masks: Masks, drop: Mapping[str, Tensor], fraction: float, regrow: bool) -> dict[str, int]:
+    """Return `drop_count` by layer, with the drop fraction taken globally rather than per layer.
+
+    The weights with the smallest drop scores of all layers that are not dense determine how many each layer drops.
+
+    Args:
+        masks: active weights by layer name.
+        drop: drop scores by layer name, NaN-free.
+        fraction: drop fraction of the active weights of layers that are not dense.
+        regrow: as for `drop_count`.
+    """
+    sparse = [name for name, mask in masks.items() if not mask.all()]
+    values = [torch.where(masks[name], -drop[name], -math.inf).reshape(-1) for name in sparse]
+    if not sparse:
         return dict.fromkeys(masks, 0)
-    total = int(share * sum(int(masks[name].sum()) for name in open_))
+    total = int(fraction * sum(int(masks[name].sum()) for name in sparse))
     chosen = torch.split(topk_mask(torch.cat(values), total)[0], [len(value) for value in values])
     counts = dict.fromkeys(masks, 0)
-    for name, part in zip(open_, chosen, strict=True):
+    for name, part in zip(sparse, chosen, strict=True):
         mask = masks[name]
-        counts[name] = _possible(int(part.sum()), int(mask.sum()), mask.numel(), regrow)
+        counts[name] = _feasible(int(part.sum()), int(mask.sum()), mask.numel(), regrow)
     return counts
 
 
-def _possible(count: int, active: int, size: int, regrow: bool) -> int:
+def _feasible(count: int, active: int, size: int, regrow: bool) -> int:
+    """Limit a drop count to the number of weights that can be grown."""
     if active == size:
         return 0
     return count if regrow else min(count, size - active)
 
 
 def update(mask: Tensor, drop: Tensor, grow: Tensor, count: int, regrow: bool = True) -> Change:
-    """One update of one layer. Under ties the weights that come first in memory are kept, and grown.
+    """Drop the `count` active weights with the smallest drop scores, and grow those with the largest grow scores.
+
+    Ties go to the weights that come first in memory: they are kept, and grown.
 
     Args:
-        mask: the active weights.
-        drop: scores of which the `count` smallest active ones go, NaN-free, on the device of `mask`, in its shape.
-        grow: scores of which the `count` largest come, likewise.
-        count: as `exchanged` says.
-        regrow: whether a weight that is dropped may be grown back at once; it is then left as it is, value and all.
+        mask: active weights of the layer.
+        drop: drop scores in the shape of `mask` and on its device, NaN-free.
+        grow: grow scores, likewise.
+        count: number of weights to exchange, from `drop_count`.
+        regrow: whether a weight that is dropped may be grown by the same update; it then keeps its value.
     """
     kept, _ = topk_mask(torch.where(mask, drop, -math.inf), int(mask.sum()) - count)
     free = ~kept if regrow else ~mask
@@ -94,14 +115,17 @@ def update(mask: Tensor, drop: Tensor, grow: Tensor, count: int, regrow: bool = 
 
 
 def difference(before: Tensor, after: Tensor) -> Change:
-    """What changes from one mask to another."""
+    """Return the change from one mask to another."""
     return Change(before & ~after, after & ~before)
 
 
-def pruned_globally(masks: Masks, keep: Mapping[str, Tensor], count: int) -> dict[str, Change]:
-    """Leaves the `count` active weights with the largest scores, of all layers together (GraNet's pruning).
+def prune_globally(masks: Masks, keep: Mapping[str, Tensor], count: int) -> dict[str, Change]:
+    """Keep the `count` active weights with the largest scores of all layers (GraNet's pruning, Liu et al. 2021b).
 
-    `count` of all active weights or more changes nothing.
+    Args:
+        masks: active weights by layer name.
+        keep: scores by layer name, NaN-free; the largest are kept.
+        count: number of weights to keep; nothing changes if it is not less than the number of active weights.
     """
     count = min(count, sum(int(mask.sum()) for mask in masks.values()))
     values = torch.cat([torch.where(mask, keep[name], -math.inf).reshape(-1) for name, mask in masks.items()])
@@ -112,10 +136,15 @@ def pruned_globally(masks: Masks, keep: Mapping[str, Tensor], count: int) -> dic
     }
 
 
-def with_flow(change: Change, mask: Tensor, layer: Layer, random: np.random.Generator) -> Change:
-    """The change, mended so that every channel keeps an edge: weights move within the layer, their number stays.
+def repair_change(change: Change, mask: Tensor, layer: Layer, random: np.random.Generator) -> Change:
+    """Repair the flow of the mask after `change` by moving weights within the layer, and return the whole change.
 
-    The mask must have an edge at every channel before the change, or there may be too few weights for that.
+    Args:
+        change: the change to repair.
+        mask: active weights before the change. Every channel must have an edge, or the layer may have too few weights
+            for the repair to preserve their number.
+        layer: the layer.
+        random: the random number generator.
     """
     after = (mask & ~change.removed) | change.grown
     repaired, _ = flow_repair.move(after.cpu().contiguous(), layer, 1.0, random)
@@ -129,20 +158,24 @@ def apply(
     weight: Tensor,
     state: Mapping[str, Any],
     values: Tensor | None = None,
-    forget: bool = True,
+    reset_state: bool = True,
 ) -> None:
-    """Makes the change, in place: removed weights are 0, grown ones 0 or what `values` has for them.
+    """Apply a change to a layer in place: removed weights become 0, grown weights 0 or their entry of `values`.
 
     Args:
-        state: of `weight` in its optimizer; tensors of its shape belong to single weights (momentum, Adam's moments),
-            others (Adam's count of steps) are left alone. Empty before the first step.
-        forget: set the state of grown weights to 0. Otherwise they start with the momentum that dense gradients gave
-            them while they were inactive.
+        change: the change.
+        mask: mask of the layer.
+        weight: weight of the layer.
+        state: optimizer state of `weight`, empty before the first step. Tensors in the shape of the weight are state of
+            single weights (momentum buffers, Adam's moments); others, such as Adam's step count, are left alone.
+        values: values of grown weights, in the shape of the weight; None starts them at 0.
+        reset_state: set the optimizer state of grown weights to 0. Otherwise they keep the momentum that dense
+            gradients accumulated while they were inactive.
     """
     mask.logical_and_(~change.removed).logical_or_(change.grown)
     weight.masked_fill_(change.removed | change.grown, 0.0)
     if values is not None:
         weight.copy_(torch.where(change.grown, values.to(weight), weight))
-    for value in state.values() if forget else ():
+    for value in state.values() if reset_state else ():
         if isinstance(value, Tensor) and value.shape == weight.shape:
             value.masked_fill_(change.grown, 0.0)

@@ -1,4 +1,4 @@
-"""Schedules of densities and drop fractions over training."""
+"""Schedules of density and drop fraction over training."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import math
 
 
 def annealed_density(start: float, end: float, level: int, levels: int, schedule: str) -> float:
-    """The density of level 1 to `levels`, between that of the source and the final one.
+    """Return the density p_t of level t, between that of the source network p_0 and the final one p_T.
 
     Args:
-        schedule: "geometric", p_0 (p_T / p_0)^(t/L); "linear", in equal steps; "code", what the paper's released code
-            does: geometric from 0.6, and kept between the two.
+        start: density p_0 of the source network.
+        end: final density p_T.
+        level: level t, in [1, levels].
+        levels: number of levels L.
+        schedule: "geometric" is p_0 (p_T / p_0)^(t/L); "linear" takes equal steps; "code" is the schedule of the
+            paper's released code, 0.6 (p_T / 0.6)^(t/L) clipped to [p_T, p_0].
     """
     part = level / levels
     if schedule == "linear":
@@ -21,22 +25,27 @@ def annealed_density(start: float, end: float, level: int, levels: int, schedule
 
 
 def drop_fraction(start: float, end: float, part: float, decay: str) -> float:
-    """The share of a layer's active weights that an update drops.
+    """Return the fraction of a layer's active weights that an update drops.
 
     Args:
-        start, end: at the start of training, and when rewiring stops.
-        part: of the time between the two that has gone, in [0, 1].
-        decay: "constant" (`start` throughout), "linear", or "cosine", half a period: with `end` 0 it is RigL's.
+        start: fraction at the start of training.
+        end: fraction when rewiring stops.
+        part: elapsed part of the time between the two, in [0, 1].
+        decay: "constant" keeps `start`; "linear"; "cosine" follows half a period, which with `end` = 0 is RigL's
+            schedule (Evci et al. 2020, section 3).
     """
     left = {"constant": 1.0, "linear": 1 - part, "cosine": (1 + math.cos(math.pi * part)) / 2}[decay]
     return end + (start - end) * left
 
 
 def pruned_density(start: float, end: float, part: float, schedule: str) -> float:
-    """The global density when `part` of the time for pruning has gone, in [0, 1].
+    """Return the global density during gradual pruning.
 
     Args:
-        start: realised, when pruning begins.
-        schedule: "constant" (`start`), or "cubic", end + (start - end) (1 - part)^3 (Zhu & Gupta 2018; GraNet).
+        start: realised density when pruning begins.
+        end: density when pruning stops.
+        part: elapsed part of the pruning time, in [0, 1].
+        schedule: "constant" keeps `start`; "cubic" is end + (start - end) (1 - part)^3 (Zhu & Gupta 2018, eq. 1;
+            GraNet, Liu et al. 2021b).
     """
     return start if schedule == "constant" else end + (start - end) * (1 - part) ** 3

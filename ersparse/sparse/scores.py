@@ -1,6 +1,6 @@
-"""What pruning at initialisation scores weights by, and the masks that keep the best: SNIP, GraSP, SynFlow, magnitude.
+"""Scores of pruning at initialisation (SNIP, GraSP, SynFlow, magnitude), and the masks of the largest scores.
 
-Scores are larger for weights that should stay. The network that is scored is left as it is.
+Larger scores mean weights that should stay. Scoring leaves the network unchanged.
 """
 
 from __future__ import annotations
@@ -22,57 +22,62 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 class ScoreError(ValueError):
-    """Scores by which nothing can be chosen."""
+    """Scores from which no mask of the requested size can be selected."""
 
 
 def magnitude(network: nn.Module) -> Scores:
-    """|theta|."""
+    """Return |theta| by layer name."""
     return {name: weight.detach().abs() for name, weight in _weights(network).items()}
 
 
 def snip(network: nn.Module, batches: Batches) -> Scores:
-    """|theta dL/dtheta| with L the mean cross-entropy, normalising by each batch (Lee et al. 2019, eq. 5).
+    """Return |theta dL/dtheta|, with L the mean cross-entropy in training mode (SNIP, Lee et al. 2019, eq. 5).
 
     Args:
-        batches: images [B, C, H, W] and labels [B]; one of 128 in the paper.
+        network: the network to score.
+        batches: images [B, C, H, W] and labels [B]; one batch of 128 in the paper. BatchNorm normalises by batch.
     """
     network = copy.deepcopy(network).train()
     weights = _weights(network)
-    gradient = _summed(
-        torch.autograd.grad(loss, list(weights.values())) for loss in _losses(network, batches, temperature=1.0)
+    gradient = _sum_terms(
+        torch.autograd.grad(loss, list(weights.values())) for loss in _loss_terms(network, batches, temperature=1.0)
     )
     return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradient, strict=True)}
 
 
 def grasp(network: nn.Module, batches: Batches, temperature: float = 200.0) -> Scores:
-    """theta * Hg, with g the gradient and H the Hessian of the loss (Wang et al. 2020, eq. 8, with its sign turned).
+    """Return theta * Hg, with g the gradient and H the Hessian of the loss (GraSP, Wang et al. 2020, eq. 8, negated).
 
-    Removing weight q changes |g|^2 by -2 theta_q (Hg)_q to first order: the largest scores are what gradient flow
-    would lose most by. The paper scores -theta * Hg and removes its largest, which is the same.
+    Removing weight q changes |g|^2 by -2 theta_q (Hg)_q to first order, so the weights with the largest scores
+    contribute most to gradient flow. The GraSP paper removes the largest of -theta * Hg, which selects the same
+    weights.
 
     Args:
-        batches: as for `snip`; 25 images of each class in the paper. Several need less memory than one.
-        temperature: divides the logits.
+        network: the network to score.
+        batches: as for `snip`; 25 images of each class in the GraSP paper. Several batches need less memory than one.
+        temperature: divisor of the logits.
     """
     network = copy.deepcopy(network).train()
     weights = _weights(network)
-    of = list(weights.values())
-    gradient = _summed(torch.autograd.grad(loss, of) for loss in _losses(network, batches, temperature))
-    along = (
-        _dot(gradient, torch.autograd.grad(loss, of, create_graph=True))
-        for loss in _losses(network, batches, temperature)
+    inputs = list(weights.values())
+    gradient = _sum_terms(torch.autograd.grad(loss, inputs) for loss in _loss_terms(network, batches, temperature))
+    products = (
+        _inner_product(gradient, torch.autograd.grad(loss, inputs, create_graph=True))
+        for loss in _loss_terms(network, batches, temperature)
     )
-    product = _summed(torch.autograd.grad(slope, of) for slope in along)
-    return {name: w.detach() * h for (name, w), h in zip(weights.items(), product, strict=True)}
+    hessian_gradient = _sum_terms(torch.autograd.grad(product, inputs) for product in products)
+    return {name: w.detach() * h for (name, w), h in zip(weights.items(), hessian_gradient, strict=True)}
 
 
 def synflow(network: nn.Module, shape: Sequence[int]) -> Scores:
-    """|theta dR/dtheta|, float64, with R the sum of outputs of `linearised(network)` for an image of ones.
+    """Return |theta dR/dtheta| in float64 (SynFlow, Tanaka et al. 2020, eq. 2).
 
-    Tanaka et al. 2020, eq. 2. Float32 overflows in networks as deep as ResNet110.
+    R is the sum of the outputs of `linearised(network)` for an all-ones image. In float32 it overflows in networks as
+    deep as ResNet110.
 
     Args:
-        shape: of an image, (C, H, W).
+        network: the network to score.
+        shape: shape of an image, (C, H, W).
     """
     return _synflow(linearised(network), shape)
 
@@ -85,13 +90,17 @@ def synflow_masks(
     within: Mapping[str, Tensor] | None = None,
     invert: bool = False,
 ) -> Masks:
-    """Masks of exactly `count` weights, from `rounds` of scoring and pruning (Tanaka et al. 2020, algorithm 1).
+    """Return masks of exactly `count` weights after iterative SynFlow pruning (Tanaka et al. 2020, algorithm 1).
 
-    Round t of T keeps N (count/N)^(t/T) weights of the N there were.
+    Round t of T keeps N (count/N)^(t/T) of the N weights at the start.
 
     Args:
+        network: the network to prune.
+        shape: shape of an image, (C, H, W).
+        count: number of weights to keep.
+        rounds: number of rounds T of scoring and pruning.
         within: masks to start from; None starts from the dense network.
-        invert: keep the lowest scores of each round.
+        invert: keep the smallest scores of each round, as a control.
 
     Raises:
         ScoreError: as for `largest`.
@@ -101,7 +110,7 @@ def synflow_masks(
     masks = dict(within) if within else {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
     start = sum(int(mask.sum()) for mask in masks.values())
     for number in range(1, rounds + 1):
-        _remove(weights, masks)
+        _zero_removed(weights, masks)
         left = count if number == rounds else max(count, round(start * (count / start) ** (number / rounds)))
         scores = _synflow(network, shape)
         masks = largest(inverted(scores) if invert else scores, left, masks)
@@ -109,18 +118,20 @@ def synflow_masks(
 
 
 def inverted(scores: Scores) -> Scores:
-    """The same scores, the worst first."""
+    """Return the negated scores: the control that keeps the worst weights (Frankle et al. 2021)."""
     return {name: -score for name, score in scores.items()}
 
 
 def largest(scores: Mapping[str, Tensor], count: int, within: Mapping[str, Tensor] | None = None) -> Masks:
-    """Masks of exactly the `count` largest scores of all layers together; under ties, those of earlier weights.
+    """Return masks of exactly the `count` largest scores of all layers; ties go to earlier weights.
 
     Args:
-        within: masks outside which nothing is chosen.
+        scores: scores by layer name.
+        count: number of weights to keep.
+        within: masks outside which nothing is kept; None allows every weight.
 
     Raises:
-        ScoreError: a score is not finite, or there are fewer than `count` weights to choose from.
+        ScoreError: a score is not finite, or fewer than `count` weights are allowed.
     """
     for name, score in scores.items():
         if not score.isfinite().all():
@@ -137,9 +148,10 @@ def largest(scores: Mapping[str, Tensor], count: int, within: Mapping[str, Tenso
 
 
 def linearised(network: nn.Module) -> nn.Module:
-    """A copy in float64 that is homogeneous and positive: |weights|, no biases, BatchNorm as |gamma| / sqrt(var).
+    """Return a float64 copy that is linear in its input for positive inputs (Tanaka et al. 2020, algorithm 1).
 
-    The running means of a trained network would make it negative, so they go too.
+    Weights are replaced by their magnitudes, biases by 0, and BatchNorm by the scale |gamma| / sqrt(var). Running means
+    are set to 0, because those of a trained network would make activations negative.
     """
     network = copy.deepcopy(network).double().eval()
     with torch.no_grad():
@@ -161,7 +173,7 @@ def _synflow(network: nn.Module, shape: Sequence[int]) -> Scores:
 
 
 @torch.no_grad()
-def _remove(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+def _zero_removed(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
         weight.masked_fill_(~masks[name], 0.0)
 
@@ -170,18 +182,19 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: module.weight for name, module in prunable_modules(network).items()}
 
 
-def _losses(network: nn.Module, batches: Batches, temperature: float) -> Iterator[Tensor]:
-    """The terms of the mean loss, one for each batch."""
+def _loss_terms(network: nn.Module, batches: Batches, temperature: float) -> Iterator[Tensor]:
+    """Yield the terms of the mean loss over all images, one for each batch."""
     images = sum(len(labels) for _, labels in batches)
     for x, y in batches:
         yield F.cross_entropy(network(x) / temperature, y, reduction="sum") / images
 
 
-def _dot(these: Sequence[Tensor], those: Sequence[Tensor]) -> Tensor:
+def _inner_product(these: Sequence[Tensor], those: Sequence[Tensor]) -> Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(these, those, strict=True)]).sum()
 
 
-def _summed(terms: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+def _sum_terms(terms: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Add up tuples of tensors, element by element."""
     total: list[Tensor] = []
     for term in terms:
         total = [a + b for a, b in zip(total, term, strict=True)] if total else list(term)

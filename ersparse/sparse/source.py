@@ -1,4 +1,4 @@
-"""The source network: layer densities in, repaired masks and what was counted out."""
+"""Source networks: where the masks of a run come from, from layer densities to repaired masks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SAMPLERS = {"bernoulli": mask.draw_bernoulli, "exact": mask.draw_exact}
 
 
 class Source(Protocol):
-    """Where a run's masks come from.
+    """The source network of a run.
 
     Attributes:
-        layers: the prunable layers.
-        densities: asked for each of them, before drawing and repair.
-        nominal: the global density asked for.
-        flow: how channels without an edge are repaired, by name or as a function; "none" if they are not.
+        layers: prunable layers, in network order.
+        densities: nominal density of each layer, before drawing and repair.
+        nominal: nominal global density.
+        flow: the flow repair, by name or as a function; "none" leaves channels without an edge as drawn.
     """
 
     @property
@@ -44,14 +44,22 @@ class Source(Protocol):
     @property
     def flow(self) -> str | Repair: ...
 
-    def draw(self) -> Masks: ...
+    def draw(self) -> Masks:
+        """Return the masks as drawn, by layer name."""
 
-    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]: ...
+    def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
+        """Return the masks after flow repair, and the counts of each layer."""
 
 
 @dataclass(frozen=True)
 class DenseSource:
-    """A dense network: every density is 1, and there are no masks."""
+    """A dense network: every density is 1, and there are no masks.
+
+    Attributes:
+        layers: prunable layers, in network order.
+        nominal: nominal global density, 1.
+        flow: "none".
+    """
 
     layers: list[Layer]
     nominal: float = 1.0
@@ -59,20 +67,31 @@ class DenseSource:
 
     @property
     def densities(self) -> list[float]:
+        """Density 1 for each layer."""
         return [1.0] * len(self.layers)
 
     def draw(self) -> Masks:
+        """Return no masks."""
         return {}
 
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
+        """Return `masks` unchanged, without counts."""
         return dict(masks), {}
 
 
 @dataclass(frozen=True)
 class ERSource:
-    """An Erdős–Rényi network (section 2): every layer drawn at its density, then repaired (A.1).
+    """An Erdős–Rényi network (section 2): each layer is drawn at its density, and then repaired (appendix A.1).
 
-    Each layer has random numbers of its own, so that its mask depends on (seed, its name) and nothing else.
+    Each layer has its own random number generator, so its mask depends on the seed and the layer's name alone.
+
+    Attributes:
+        layers: prunable layers, in network order.
+        densities: nominal density of each layer.
+        nominal: nominal global density.
+        seed: seed of the masks.
+        sampling: "bernoulli" or "exact".
+        flow: the flow repair, by name or as a function.
     """
 
     layers: list[Layer]
@@ -83,7 +102,7 @@ class ERSource:
     flow: str | Repair = "move"
 
     def draw(self) -> Masks:
-        """The masks as drawn."""
+        """Return the masks as drawn, by layer name."""
         sample = SAMPLERS[self.sampling]
         return {
             layer.name: sample(layer, p, generator(self.seed, layer.name))
@@ -91,7 +110,7 @@ class ERSource:
         }
 
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
-        """Masks in which, unless flow="none", every channel has an edge, and the counts of each layer."""
+        """Return masks in which every channel has an edge, unless flow="none", and the counts of each layer."""
         repair = REPAIRS[self.flow] if isinstance(self.flow, str) else self.flow
         repaired, counts = {}, {}
         for layer, p in zip(self.layers, self.drawing_densities(), strict=True):
@@ -100,10 +119,10 @@ class ERSource:
         return repaired, counts
 
     def drawing_densities(self) -> list[float]:
-        """What each layer is drawn at: the densities asked for, lower where resample will add.
+        """Return the densities at which layers are drawn: the nominal ones, or lower ones for flow="resample".
 
         Raises:
-            FlowError: flow="resample" cannot meet a layer's density.
+            FlowError: flow="resample" cannot meet the density of a layer.
         """
         if self.flow != "resample":
             return self.densities
@@ -112,11 +131,15 @@ class ERSource:
 
 @dataclass(frozen=True)
 class TicketSource:
-    """The masks of an earlier run or of a pruner, as they are.
+    """The given masks of an earlier run or of a pruner, without repair.
 
     Attributes:
-        control: "shuffle" moves each layer's weights to random places.
-        asked: the global density asked for; None where nobody asked.
+        layers: prunable layers, in network order.
+        masks: the masks by layer name.
+        seed: seed of the shuffling control.
+        control: "shuffle" permutes the mask of each layer at random; "none".
+        asked: nominal global density; None takes the density of the masks.
+        flow: "none".
     """
 
     layers: list[Layer]
@@ -128,19 +151,22 @@ class TicketSource:
 
     @property
     def densities(self) -> list[float]:
+        """Realised density of each layer."""
         return [mask.density_of({layer.name: self.masks[layer.name]}) for layer in self.layers]
 
     @property
     def nominal(self) -> float:
+        """Nominal global density."""
         return mask.density_of(self.masks) if self.asked is None else self.asked
 
     def draw(self) -> Masks:
+        """Return the masks by layer name, shuffled if `control` says so."""
         if self.control != "shuffle":
             return dict(self.masks)
         return {name: mask.shuffled(m, generator(self.seed, name, "shuffle")) for name, m in self.masks.items()}
 
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
-        """Nothing is repaired; the counts say what a repair would have found."""
+        """Return `masks` unchanged, with their counts of channels without an edge."""
         random = generator(self.seed)
         return dict(masks), {
             layer.name: flow_repair.none(masks[layer.name], layer, 1.0, random)[1] for layer in self.layers

@@ -1,4 +1,4 @@
-"""What a sparse network is, in plain values: the part of run.json that masks decide."""
+"""Description of a sparse network in plain values: the part of run.json that follows from the masks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ def describe_masks(
     nominal: float,
     masks: Mapping[str, Tensor],
     counts: Mapping[str, Counts],
-    steps: list[ChannelOp] | None,
+    graph: list[ChannelOp] | None,
 ) -> dict[str, Any]:
-    """Sparsities of the whole, a row for each layer, and the hash of the masks.
+    """Return the global sparsities, one row for each layer, and the hash of the masks.
 
     Args:
-        densities: asked for each layer, before drawing and repair.
-        nominal: the global density asked for.
-        masks: as they are now, on any device; empty for a dense network.
-        counts: what drawing and repair counted, by layer; a layer that is missing was kept whole.
-        steps: the channel graph; without one the effective sparsity is None.
+        layers: prunable layers, in network order.
+        densities: nominal density of each layer, before drawing and repair.
+        nominal: nominal global density.
+        masks: current masks by layer name, on any device; empty for a dense network.
+        counts: counts of drawing and flow repair by layer name; a layer that is missing was kept dense.
+        graph: the channel graph; if None, the effective sparsity is None.
+
+    Returns:
+        The entries "sparsity", "layers" and "mask_sha256" of run.json.
     """
     masks = {name: mask.cpu() for name, mask in masks.items()}
-    effective = effective_density(masks, layers, steps) if masks and steps else None
+    effective = effective_density(masks, layers, graph) if masks and graph else None
     return {
         "sparsity": {
             "nominal": _sparsity(nominal),
@@ -56,7 +60,7 @@ def describe_masks(
 
 
 def _sparsity(density: float | None) -> float | None:
-    """1 - density, without the last bits that the subtraction invents."""
+    """Return 1 - density, rounded to drop the floating-point error of the subtraction."""
     return None if density is None else round(1 - density, 12)
 
 

@@ -1,1 +1,1 @@
-"""What runs leave on disk: run folders, run.json, checkpoints, density files, locks."""
+"""Files that runs leave on disk: run folders, run.json, checkpoints, density files and locks."""

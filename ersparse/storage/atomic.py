@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Any
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Written beside its place, flushed to the disk, and renamed into it. What cannot be finished leaves nothing."""
+    """Write `data` to a temporary file beside `path`, flush it to disk, and rename it to `path`.
+
+    Nothing is left behind if the write fails.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -24,16 +30,17 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Always valid JSON: numbers that are not finite become null."""
+    """Write `value` as JSON, atomically; numbers that are not finite become null."""
     write_text(path, json.dumps(finite(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def finite(value: Any) -> Any:
-    """`value` with every number that is not finite replaced by None."""
+    """Return `value` with every number that is not finite replaced by None."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

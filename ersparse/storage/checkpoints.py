@@ -1,7 +1,7 @@
-"""Checkpoint files that say whether they are whole, and whose they are.
+"""Checkpoint files with a digest in their name, by which damage is recognised.
 
-The name of a checkpoint ends in the SHA-256 of its run and its bytes: a file that was cut, flipped, zeroed or taken
-from another run does not match its name. The one before is kept until the next one verifies.
+The name of a checkpoint ends in the SHA-256 of its run's identity and its bytes. A file that is truncated, corrupted or
+copied from another run does not match its name. The previous checkpoint is kept until the next one is verified.
 """
 
 from __future__ import annotations
@@ -20,26 +20,34 @@ from ersparse.storage.atomic import write_bytes
 log = logging.getLogger(__name__)
 
 KEPT = 2
-FORMAT = 1  # of what a checkpoint holds; a later one is written as epoch00001-<digest>.v2.ckpt
+FORMAT = 1  # version of the contents; version 2 would be named epoch00001-<digest>.v2.ckpt
 NAME = re.compile(r"epoch(\d{5,})-([0-9a-f]{16})(?:\.v(\d+))?\.ckpt")
 
 
 class CheckpointFiles:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
+
+    Args:
+        folder: the folder of the checkpoints; `write` creates it.
+        run: identity of the run (hash and seed), which the digests include.
+    """
 
     def __init__(self, folder: Path, run: str) -> None:
-        """`run` is the identity, hash and seed, that their digests include."""
         self.folder, self.run = folder, run
 
     def intended(self, epoch: int) -> Path:
-        """What to ask the Trainer to save after `epoch` epochs; the file gets its digest when it is written."""
+        """Return the path to pass to `Trainer.save_checkpoint` after `epoch` epochs; `write` adds the digest."""
         return self.folder / f"epoch{epoch:05d}.ckpt"
 
     def write(self, checkpoint: dict[str, Any], intended: Path) -> None:
-        """Named by the digest of its bytes, written whole, and read back; only then do older ones go.
+        """Write a checkpoint atomically, verify it by reading it back, and then remove older ones.
+
+        Args:
+            checkpoint: contents of the checkpoint.
+            intended: path from `intended`.
 
         Raises:
-            OSError: it cannot be written, or reads back differently.
+            OSError: the file cannot be written, or does not read back as written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         stream = io.BytesIO()
@@ -47,31 +55,31 @@ class CheckpointFiles:
         data = stream.getbuffer()
         path = intended.with_name(f"{intended.stem}-{self._digest(data)}.ckpt")
         write_bytes(path, data)
-        if not self._whole(path):
+        if not self._intact(path):
             raise OSError(f"{path.name} reads back differently from what was written")
         self.keep(KEPT)
 
     def keep(self, count: int) -> None:
-        """Removes all but the newest `count`, and what was left half-written."""
+        """Remove all but the newest `count` checkpoints, and partial files of interrupted writes."""
         for path in [*self._newest_first()[count:], *self.folder.glob(".*.partial")]:
             path.unlink(missing_ok=True)
 
     def some(self) -> bool:
-        """Whether there is a file that calls itself a checkpoint."""
+        """Return whether there is any file with the name of a checkpoint."""
         return bool(self._newest_first())
 
     def latest(self) -> tuple[int, Path] | None:
-        """(epochs done, path) of the newest whole checkpoint.
+        """Return (finished epochs, path) of the newest intact checkpoint; None if there is none.
 
-        One that is damaged, or of a newer format, is named in the log and set aside under another name, so that it
-        never counts among the newest.
+        Checkpoints that are damaged or of a newer format are logged and renamed to `.aside`, so that they no longer
+        count among the newest.
         """
         for path in self._newest_first():
             match = NAME.fullmatch(path.name)
             assert match
             if match[3]:
                 reason = f"is from a newer ersparse (format {match[3]}, this one reads {FORMAT})"
-            elif self._whole(path):
+            elif self._intact(path):
                 return int(match[1]), path
             else:
                 reason = "is damaged or another run's"
@@ -84,7 +92,7 @@ class CheckpointFiles:
         epochs = {path: int(match[1]) for path, match in found.items() if match}
         return sorted(epochs, key=lambda path: epochs[path], reverse=True)
 
-    def _whole(self, path: Path) -> bool:
+    def _intact(self, path: Path) -> bool:
         return path.stem.endswith(f"-{self._digest(path.read_bytes())}")
 
     def _digest(self, data: bytes | memoryview) -> str:

@@ -1,8 +1,9 @@
-"""Densities as files: JSON with layer -> density and where they come from; the masks that have them lie beside it.
+"""Density files: JSON with the density of each layer and its provenance, and beside it the masks.
 
     {"densities": {"conv1.weight": 0.8, ...}, "shapes": {"conv1.weight": [16, 1, 3, 3], ...}, "made": {...}, ...}
 
-A file written by hand needs "densities" alone. A run folder serves as well: the kept fractions of its masks.
+A file written by hand needs "densities" only. A run folder can be used as a density file: its densities are those of
+the run's masks.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from ersparse.errors import UserError
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks, density_of, digest
+from ersparse.storage import run_json
 from ersparse.storage.atomic import write_bytes, write_json
 from ersparse.storage.provenance import now, provenance
 from ersparse.storage.run_folder import network_masks, read_network
@@ -30,12 +32,13 @@ from ersparse.storage.run_folder import network_masks, read_network
 
 @dataclass(frozen=True)
 class DensityFile:
-    """What a file of densities, or a run folder, says.
+    """The contents of a density file, or of a run folder.
 
     Attributes:
-        by_layer: the fraction that each layer keeps.
-        shapes: of the layers; empty where it does not say.
-        content: the whole file.
+        path: path of the file or folder.
+        by_layer: density by layer name.
+        shapes: shape by layer name; empty if unknown.
+        content: the JSON object.
     """
 
     path: Path
@@ -45,22 +48,22 @@ class DensityFile:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the densities."""
+        """SHA-256 of the densities, by which they enter the identity of a run."""
         return hashlib.sha256(json.dumps(self.by_layer, sort_keys=True).encode()).hexdigest()
 
     def masks(self) -> Masks:
-        """The masks that have these densities.
+        """Return the masks that have these densities.
 
         Raises:
-            UserError: there are none, or they are damaged.
+            UserError: the masks are missing or damaged.
         """
         where = f"sparsity.file={self.path}"
-        masks = network_masks(read_network(self.path, where)[0]) if self.path.is_dir() else self._beside(where)
+        masks = network_masks(read_network(self.path, where)[0]) if self.path.is_dir() else self._read_masks(where)
         if not masks:
             raise UserError(f"{where}: has no masks, which sparsity.keep_mask=true needs")
         return masks
 
-    def _beside(self, where: str) -> Masks:
+    def _read_masks(self, where: str) -> Masks:
         file = masks_file(self.path)
         try:
             packed = load(file.read_bytes())
@@ -75,22 +78,22 @@ class DensityFile:
 
 
 def read(path: Path) -> DensityFile:
-    """
+    """Read a density file, or the densities of a finished run.
+
+    Args:
+        path: a JSON file, or a run folder.
+
     Raises:
-        UserError: there is no such file, it holds something else, or the run is not finished.
+        UserError: the file is missing or has other contents, or the run is not finished.
     """
-    where, file = f"sparsity.file={path}", path / "run.json" if path.is_dir() else path
+    where = f"sparsity.file={path}"
     try:
-        content = json.loads(file.read_text())
+        content = run_json.load(path) if path.is_dir() else run_json.load_object(path)
         if "layers" in content:
-            if content["state"] != "done":
-                raise UserError(f"{where}: is {content['state']}, must be the folder of a finished run")
-            rows = content["layers"]
-            by_layer = {row["name"]: row["nonzero"] / row["size"] for row in rows}
-            return DensityFile(path, by_layer, {row["name"]: row["shape"] for row in rows}, content)
+            return _from_record(path, content, where)
         by_layer = {str(name): float(density) for name, density in content["densities"].items()}
         return DensityFile(path, by_layer, dict(content.get("shapes", {})), content)
-    except UserError:
+    except UserError:  # a ValueError as well
         raise
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror})") from None
@@ -98,10 +101,25 @@ def read(path: Path) -> DensityFile:
         raise UserError(f'{where}: must be JSON with {{"densities": {{layer: density}}}}, or a run folder') from None
 
 
+def _from_record(path: Path, record: dict[str, Any], where: str) -> DensityFile:
+    """Return the densities of the masks of a finished run."""
+    if record["state"] != "done":
+        raise UserError(f"{where}: is {record['state']}, must be the folder of a finished run")
+    rows = record["layers"]
+    by_layer = {row["name"]: row["nonzero"] / row["size"] for row in rows}
+    return DensityFile(path, by_layer, {row["name"]: row["shape"] for row in rows}, record)
+
+
 def check_shapes(found: DensityFile, layers: list[Layer], model: str) -> None:
-    """
+    """Check that the file is of the network's architecture, as far as it contains shapes.
+
+    Args:
+        found: the density file.
+        layers: prunable layers of the network.
+        model: name of the model, for the message.
+
     Raises:
-        UserError: the densities are of another architecture; names the first layer that differs.
+        UserError: a layer has another name or shape; the message names the first.
     """
     for layer, (name, shape) in zip(layers, found.shapes.items(), strict=False):
         if (name, list(shape)) != (layer.name, list(layer.shape)):
@@ -112,11 +130,13 @@ def check_shapes(found: DensityFile, layers: list[Layer], model: str) -> None:
 
 
 def write(path: Path, masks: Mapping[str, Tensor], made: Mapping[str, Any], **more: Any) -> None:
-    """The masks, and then the densities that they have: where the JSON is, both are whole.
+    """Write the masks, and then the JSON with their densities; if the JSON exists, both files are complete.
 
     Args:
-        made: what decided them; its hash is recorded.
-        more: further entries.
+        path: path of the JSON; its folder is created if needed.
+        masks: masks by layer name.
+        made: everything that determined the masks; its hash is recorded.
+        **more: further entries of the JSON.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     canonical = json.dumps(made, sort_keys=True, separators=(",", ":"))
@@ -136,12 +156,12 @@ def write(path: Path, masks: Mapping[str, Tensor], made: Mapping[str, Any], **mo
 
 
 def masks_file(path: Path) -> Path:
-    """Where the masks lie whose densities are in `path`."""
+    """Return the path of the masks that belong to the density file `path`."""
     return path.with_suffix(".safetensors")
 
 
 def _packed(mask: Tensor) -> Tensor:
-    """Eight weights a byte."""
+    """Return the bits of a mask, eight to a byte."""
     return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
 
 

@@ -1,4 +1,4 @@
-"""Where a result came from: the command, the machine, the versions, the commit."""
+"""Provenance of a result: command, host, package versions and Git commit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "torchmetrics", "numpy", "scipy")
 
-SLURM = "ERSPARSE_SLURM"  # the job, its node and how often it was put back, as JSON
+SLURM = "ERSPARSE_SLURM"  # environment variable with the job, its node and its number of requeues, as JSON
 
 
 def provenance() -> dict[str, Any]:
-    """command, host, SLURM job (null outside one), versions and git, as run.json holds them."""
+    """Return the entries "command", "host", "slurm" (None outside a SLURM job), "versions" and "git" of run.json."""
     return {
         "command": shlex.join([Path(sys.executable).stem.rstrip("0123456789."), *sys.argv]),
         "host": socket.gethostname(),
@@ -32,7 +32,11 @@ def provenance() -> dict[str, Any]:
 
 
 def machine(gpu: bool) -> str:
-    """The processor, how many cores, and the GPU where one is used: "AMD EPYC, 2 cores, NVIDIA H100"."""
+    """Return a description of the hardware, for example "AMD EPYC, 2 cores, NVIDIA H100".
+
+    Args:
+        gpu: whether to name the current GPU.
+    """
     words = [_processor(), f"{os.cpu_count()} cores"]
     if gpu:
         import torch
@@ -42,7 +46,7 @@ def machine(gpu: bool) -> str:
 
 
 def _processor() -> str:
-    """Linux alone tells the model's name, in a file."""
+    """Return the processor's model name, which only Linux reports."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -52,7 +56,7 @@ def _processor() -> str:
 
 
 def now() -> str:
-    """UTC, to the second: 2026-11-23T10:00:00Z."""
+    """Return the time in UTC, to the second: "2026-11-23T10:00:00Z"."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -64,7 +68,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Any] | None:
-    """The commit of the code, and whether it was changed; None where it is not a checkout."""
+    """Return the commit of the code and whether files differ from it; None if the code is not a Git checkout."""
     here = Path(__file__).resolve().parent
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
 

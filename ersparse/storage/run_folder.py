@@ -1,4 +1,4 @@
-"""The run folder: one for each run, named by what is in it, written by one process at a time."""
+"""The run folder: files of one run, written by one process at a time."""
 
 from __future__ import annotations
 
@@ -25,14 +25,23 @@ from ersparse.errors import UserError
 from ersparse.storage import run_json
 from ersparse.storage.atomic import write_bytes, write_json, write_text
 
-LOCK = ".lock"
-BEAT = 5.0  # seconds between two signs of life
+LOCK = run_json.LOCK
+HEARTBEAT_INTERVAL = 5.0  # seconds between two updates of the lock's modification time
 
 log = logging.getLogger("ersparse")
 
 
 class RunFolder:
-    """Paths and files of one run."""
+    """The files of one run.
+
+    Args:
+        path: path of the folder; `acquire` creates it.
+
+    Attributes:
+        metrics: path of metrics.csv.
+        log: path of run.log.
+        network: path of network.safetensors.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,10 +51,10 @@ class RunFolder:
 
     @contextmanager
     def acquire(self) -> Iterator[None]:
-        """The lock on this folder, held to the end of the `with`, or of the process.
+        """Hold the lock of this folder until the block or the process ends.
 
         Raises:
-            UserError: another process works in the folder, here or on another host, or it cannot be written.
+            UserError: another process on this or another host uses the folder, or the folder cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -56,34 +65,39 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"paths.root: {self.path} cannot be written ({error.strerror or error})") from None
         with held:
-            self._not_elsewhere()
+            self._check_other_host()
             with self._heartbeat():
                 yield
 
-    def _not_elsewhere(self) -> None:
-        """Not every file system shares its locks between hosts: watches the heart of a run that was on another."""
+    def _check_other_host(self) -> None:
+        """Wait for a heartbeat of the host on which the run was last running, since file locks may not span hosts.
+
+        Raises:
+            UserError: the heartbeat of the other host continues.
+        """
         record = self.read() or {}
         host = record.get("host")
         if record.get("state") != "running" or host in (None, socket.gethostname()):
             return
-        log.info(f"it was running on {host}; watching for {3 * BEAT:g} s whether it still is")
-        before, until = self._beat(), time.monotonic() + 3 * BEAT
+        log.info(f"the run was last active on {host}; waiting {3 * HEARTBEAT_INTERVAL:g} s for its heartbeat")
+        before, until = self._last_heartbeat(), time.monotonic() + 3 * HEARTBEAT_INTERVAL
         while time.monotonic() < until:
-            time.sleep(BEAT / 10)
-            if self._beat() != before:
+            time.sleep(HEARTBEAT_INTERVAL / 10)
+            if self._last_heartbeat() != before:
                 raise UserError(f"{self.path}: in use on {host}; wait for it, or stop it")
 
-    def _beat(self) -> int:
-        with (self.path / LOCK).open() as file:  # opening makes a network file system look again
+    def _last_heartbeat(self) -> int:
+        """Return the modification time of the lock, in nanoseconds."""
+        with (self.path / LOCK).open() as file:  # network file systems refresh attributes when a file is opened
             return os.fstat(file.fileno()).st_mtime_ns
 
     @contextmanager
     def _heartbeat(self) -> Iterator[None]:
-        """Touches the lock as long as this process works."""
+        """Touch the lock periodically while the block runs."""
         over = threading.Event()
 
         def beat() -> None:
-            while not over.wait(BEAT):
+            while not over.wait(HEARTBEAT_INTERVAL):
                 with suppress(OSError):
                     os.utime(self.path / LOCK)
 
@@ -96,14 +110,18 @@ class RunFolder:
             thread.join()
 
     def clear(self) -> None:
-        """Removes everything but the lock; run.json first, so that half a folder never passes for a finished run."""
-        (self.path / "run.json").unlink(missing_ok=True)
+        """Remove everything but the lock; run.json goes first, so that a partial folder never counts as finished."""
+        (self.path / run_json.NAME).unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def read(self) -> dict[str, Any] | None:
-        """run.json, or None where there is none that can be read."""
+        """Return the record of the run; None if run.json is missing, damaged, or has no state.
+
+        Raises:
+            UserError: run.json has a newer schema.
+        """
         record = run_json.read(self.path)
         if record is None or "state" not in record:
             return None
@@ -114,13 +132,15 @@ class RunFolder:
         return record
 
     def write(self, record: dict[str, Any]) -> None:
-        write_json(self.path / "run.json", record)
+        """Write run.json."""
+        write_json(self.path / run_json.NAME, record)
 
     def write_config(self, config: dict[str, Any]) -> None:
+        """Write the resolved configuration to config.yaml."""
         write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
     def write_network(self, state: dict[str, Tensor]) -> str:
-        """Weights and masks, as safetensors; returns the SHA-256 of the file."""
+        """Write weights and masks to network.safetensors, and return the SHA-256 of the file."""
         whole = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         data = save(whole)
         write_bytes(self.network, data)
@@ -128,10 +148,14 @@ class RunFolder:
 
 
 def read_network(path: Path, where: str) -> tuple[dict[str, Tensor], str]:
-    """Weights and masks of the finished run in `path`, and the SHA-256 of the file that holds them.
+    """Return weights and masks of a finished run, and the SHA-256 of their file.
+
+    Args:
+        path: the run folder.
+        where: the key and value that name the folder, with which error messages begin.
 
     Raises:
-        UserError: the folder holds no finished network, or a damaged one; the line begins with `where`.
+        UserError: network.safetensors is missing, damaged, or not the one that the run wrote.
     """
     folder = RunFolder(path)
     record = folder.read() or {}
@@ -141,17 +165,17 @@ def read_network(path: Path, where: str) -> tuple[dict[str, Tensor], str]:
     except OSError:
         raise UserError(f"{where}: has no network.safetensors; must be the folder of a finished run") from None
     except SafetensorError as error:
-        raise UserError(f"{where}: network.safetensors is damaged ({error}); {_make_anew(record)}") from None
+        raise UserError(f"{where}: network.safetensors is damaged ({error}); {_recreate_hint(record)}") from None
     if record.get("network_sha256") not in (None, found):
-        raise UserError(f"{where}: network.safetensors is not what the run wrote; {_make_anew(record)}")
+        raise UserError(f"{where}: network.safetensors is not what the run wrote; {_recreate_hint(record)}")
     return state, found
 
 
-def _make_anew(record: dict[str, Any]) -> str:
+def _recreate_hint(record: dict[str, Any]) -> str:
     command = record.get("command", "the run's command")
-    return f"remove it and issue `{command}`, which makes it anew from the last checkpoint"
+    return f"remove it and issue `{command}`, which recreates it from the last checkpoint"
 
 
 def network_masks(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The masks in a saved network, by the name of the weight that they mask."""
+    """Return the masks of a saved network, by the name of the weight that they mask."""
     return {key.removesuffix("_mask"): value for key, value in state.items() if value.dtype == torch.bool}

@@ -1,4 +1,4 @@
-"""How a run stands, from its run.json and its lock alone. Imports no torch."""
+"""The reader of run.json, and the state of a run from its record and its lock. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,36 @@ from typing import Any
 from ersparse.storage.atomic import write_json
 from ersparse.storage.provenance import now
 
-SCHEMA = 1  # of run.json
+NAME = "run.json"
+LOCK = ".lock"
+SCHEMA = 1  # version of the fields of run.json
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """Read run.json of a run folder.
+def load_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object in `file`.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: the file does not hold a JSON object.
     """
-    record = json.loads((folder / "run.json").read_bytes())
-    if not isinstance(record, dict):
-        raise ValueError(f"must be a JSON object, is a {type(record).__name__}")
-    return record
+    content = json.loads(file.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError(f"must be a JSON object, is a {type(content).__name__}")
+    return content
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Return the record in a run folder.
+
+    Raises:
+        OSError: run.json cannot be read.
+        ValueError: run.json does not hold a JSON object.
+    """
+    return load_object(folder / NAME)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """Read run.json of a run folder; return None if it cannot be read."""
+    """Return the record in a run folder; None if it is missing or damaged."""
     try:
         return load(folder)
     except (OSError, ValueError):
@@ -37,42 +49,49 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def run_folders(root: Path) -> Iterator[Path]:
-    """Yield every folder below `root` that has a run.json, in the order of their names."""
+    """Yield every folder below `root` that has a run.json, sorted by name."""
     for path, folders, files in os.walk(root):
-        if "run.json" in files:
+        if NAME in files:
             folders.clear()  # run folders are not nested
             yield Path(path)
         folders.sort()
 
 
 def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (folder, run.json) of every run below `root` that can be read, in the order of their names."""
+    """Yield (run folder, record) for every readable run below `root`, sorted by name."""
     for folder in run_folders(root):
         if record := read(folder):
             yield folder, record
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process holds the lock of a run folder."""
+    """Return whether a process holds the lock of a run folder."""
     try:
-        with (folder / ".lock").open("rb") as file:
+        with (folder / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # there is no lock, or it is not ours to open
+    except OSError:  # the lock is missing, or belongs to another user
         return False
     return False
 
 
 def mark_state(folder: Path, state: str, error: str) -> None:
-    """Says in run.json what became of a run that could not say it itself; one that is done stays so."""
+    """Record the state and error of a run that could not record them itself; state "done" is final."""
     record = read(folder)
     if record and record.get("state") != "done":
-        write_json(folder / "run.json", record | {"state": state, "error": error, "updated": now()})
+        write_json(folder / NAME, record | {"state": state, "error": error, "updated": now()})
 
 
 def state_of(record: dict[str, Any] | None, folder: Path) -> str:
-    """new, done, running, preempted, failed; or interrupted: said to be running, and nobody holds its lock."""
+    """Return the state of a run: new, running, preempted, failed, done, or interrupted.
+
+    A run is interrupted if its record says "running" and no process holds its lock.
+
+    Args:
+        record: the record of the run; None is state "new".
+        folder: the run folder.
+    """
     if record is None:
         return "new"
     state = str(record.get("state"))

@@ -1,4 +1,4 @@
-"""Freed memory is kept: counted by the pages that the system has to provide."""
+"""Freed memory is reused, as the number of page faults shows."""
 
 import platform
 import resource
@@ -10,7 +10,7 @@ from ersparse.lightning.allocator import keep_freed
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left as they are")
-def test_memory_that_was_freed_is_not_asked_for_again():
+def test_freed_memory_is_reused_without_page_faults():
     """48 MiB are 12288 pages of 4 KiB, more than glibc keeps of its own accord.
 
     The first rounds may need new ones: small pieces go to its caches, seven of a size, and keep a block from growing

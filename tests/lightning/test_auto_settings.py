@@ -1,4 +1,4 @@
-"""What `auto` resolves to, and the layout that is safe."""
+"""Resolution of `auto` settings, and the memory format."""
 
 import os
 import subprocess
@@ -31,21 +31,21 @@ for channels in (1, 3):
 """
 
 
-def test_narrow_strided_shortcuts_keep_out_of_channels_last():
+def test_narrow_strided_shortcuts_use_contiguous_format():
     for name in models.__all__:
         assert auto_settings.memory_format(getattr(models, name)(10)) == torch.channels_last
     assert auto_settings.memory_format(models.resnet20(10, width=0.25)) == torch.contiguous_format
 
 
 @pytest.mark.slow
-def test_a_narrow_network_does_not_corrupt_memory():
-    """glibc checks its heap; in channels-last this process died nine times out of ten on AVX-512."""
+def test_a_narrow_network_trains_without_memory_corruption():
+    """With glibc's heap checks, this process crashed nine times out of ten in channels-last format on AVX-512."""
     environment = os.environ | {"MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165"}
     subprocess.run([sys.executable, "-c", NARROW], check=True, env=environment, cwd=ROOT, timeout=300)
 
 
 @pytest.mark.parametrize("native, expected", [(True, "bf16-mixed"), (False, "32-true")])
-def test_precision_follows_the_processor(monkeypatch, native, expected):
+def test_auto_precision_follows_the_processor(monkeypatch, native, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(auto_settings, "_cpu_has_bfloat16", lambda: native)
     assert auto_settings.resolve(AUTO) == {"accelerator": "cpu", "precision": expected, "execution": "masked"}
@@ -54,14 +54,14 @@ def test_precision_follows_the_processor(monkeypatch, native, expected):
     assert auto_settings.resolve(AUTO) == {"accelerator": "gpu", "precision": expected, "execution": "masked"}
 
 
-def test_compiling_needs_a_compiler(monkeypatch):
+def test_compiled_execution_needs_a_compiler(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("CXX", "/nowhere/c++")
     with pytest.raises(UserError, match="trainer.execution=compiled: needs a C"):
         auto_settings.resolve(AUTO.model_copy(update={"execution": "compiled"}))
 
 
-def test_devices_that_are_not_there(monkeypatch):
+def test_missing_devices_are_errors(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match="trainer.accelerator=gpu: there is no GPU here"):
         auto_settings.resolve(AUTO.model_copy(update={"accelerator": "gpu"}))

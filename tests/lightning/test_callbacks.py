@@ -16,7 +16,7 @@ from ersparse.sparse.source import ERSource
 
 
 class Watch(pl.Callback):
-    """Looks at the weights before each forward pass and after each step."""
+    """Checks the weights before each forward pass and after each step."""
 
     def __init__(self):
         self.looks, self.moved, self.rates = 0, False, []
@@ -46,8 +46,8 @@ def test_removed_weights_are_zero_at_every_step(optimizer, options):
     assert repair.counts.keys() == {layer.name for layer in source.layers}
 
 
-def test_the_fixed_mask_is_what_keeps_them_zero():
-    """Without it the same run fails the same look: the test above can fail."""
+def test_without_fixed_mask_removed_weights_change():
+    """The same check fails without the callback, so the test above can fail."""
     network = resnet20(10, channels=1)
     source = ERSource(prunable_layers(network), erk(prunable_layers(network), 0.1), 0.1, seed=0)
     module = Classifier(network, 10, SGD, 1, ["test"])
@@ -63,7 +63,7 @@ def test_milestones_are_fractions_of_the_run(epochs, rates):
     assert watch.rates == pytest.approx(rates)
 
 
-def test_figures_are_those_of_a_plain_loop():
+def test_metrics_match_a_plain_training_loop():
     module = Classifier(resnet20(10, channels=1), 10, SGD, 1, ["test"])
     fitted = trainer([])
     fitted.fit(module, batches(), [batches(200, 64)])

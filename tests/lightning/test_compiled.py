@@ -1,4 +1,4 @@
-"""trainer.execution=compiled: the same training, and masks that change without another compilation.
+"""trainer.execution=compiled: the same training, and masks that change without recompilation.
 
 PyTorch's tracer is tried, and what it compiles is run as it is: generating code takes minutes, and is PyTorch's matter.
 """
@@ -21,8 +21,8 @@ METHODS = {
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # PyTorch hides it itself
 @pytest.mark.parametrize("method", METHODS)
-def test_masks_change_without_another_compilation(method, launch, only_run, monkeypatch):
-    """Two graphs, for batches and for a last one that is smaller; and the bits of a masked run."""
+def test_masks_change_without_recompilation(method, launch, only_run, monkeypatch):
+    """There are two graphs, one for the smaller last batch, and results equal those of a masked run bit for bit."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     words = [*TINY[::2], *METHODS[method], "fresh=true"]
     found = []

@@ -1,4 +1,4 @@
-"""What a training step does beyond the network's own arithmetic, counted: passes over the weights, sorts, waits."""
+"""Operations of a training step beyond the network's own: passes over the weights, sorts, synchronisations."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ RULES = RewiringRules(
 
 
 class Counting(TorchDispatchMode):
-    """Counts operations by name, and by those that make or change something of a weight's shape."""
+    """Counts operations by name, and those whose result has the shape of a weight."""
 
     def __init__(self, shapes):
         super().__init__()
@@ -48,7 +48,7 @@ class Counting(TorchDispatchMode):
 
 
 class OneStep(pl.Callback):
-    """Counts what happens from one batch to the next: the whole step, Lightning's part of it included."""
+    """Counts the operations of a whole step, including those of Lightning."""
 
     def __init__(self, layers):
         self.counting = Counting({layer.shape for layer in layers})
@@ -61,7 +61,7 @@ class OneStep(pl.Callback):
 
 
 def counted(method):
-    """The operations of the third step of a run, and the network's layers."""
+    """Return the operations of the third step of a run, and the network's layers."""
     network = resnet20(10, channels=1)
     layers = prunable_layers(network)
     source, step = ERSource(layers, uniform(layers, 0.1), 0.1, seed=0), OneStep(layers)
@@ -78,9 +78,9 @@ def dense():
 
 @pytest.mark.parametrize("method", ["fixed", "rigl"])
 def test_masks_cost_one_pass_over_each_layer(dense, method, monkeypatch):
-    """Beyond what a dense step does, each mask multiplies its weights once, in place; nothing sorts or waits."""
+    """Compared with a dense step, each mask multiplies its weights once, in place; nothing sorts or synchronises."""
     zeroed = []
-    monkeypatch.setattr(mask, "_zero", lambda weight, kept: zeroed.append(weight.shape))
+    monkeypatch.setattr(mask, "_zero_removed", lambda weight, kept: zeroed.append(weight.shape))
     found, layers = counted(method)
     steps = 4
     assert zeroed == [layer.shape for layer in layers] * (1 + steps)  # as training starts, and after each step
@@ -89,7 +89,7 @@ def test_masks_cost_one_pass_over_each_layer(dense, method, monkeypatch):
     assert not (WAITS | SORTS) & set(found.all)
 
 
-def test_edge_popup_sorts_nothing_and_makes_few_passes():
+def test_edge_popup_never_sorts_and_makes_few_passes():
     network = resnet20(10, channels=1)
     layers = prunable_layers(network)
     attach(network, ERSource(layers, uniform(layers, 0.5), 0.5, seed=0).draw())
@@ -112,8 +112,8 @@ def test_edge_popup_sorts_nothing_and_makes_few_passes():
     assert counts == {name: len(layers) * each for name, each in passes.items()}
 
 
-def test_choosing_never_waits_for_a_gpu():
-    """On the meta device, which takes the same way, whatever asks for a value fails."""
+def test_selection_never_synchronises_with_the_gpu():
+    """The meta device follows the GPU's code path, and reading a value there raises an error."""
     values = torch.empty(64, 32, 3, 3, device="meta")
     mask, _ = topk_mask(values, 100)
     assert mask.shape == values.shape and mask.dtype == torch.bool

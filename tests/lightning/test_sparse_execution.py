@@ -1,4 +1,4 @@
-"""trainer.execution=sparse beside masked: the same network, checkpoints that either goes on from, what it refuses."""
+"""trainer.execution=sparse against masked: results, shared checkpoints, and unsupported settings."""
 
 import errno
 
@@ -35,21 +35,21 @@ def compiler():
 
 
 def finished(launch, only_run, *words):
-    """The folder of a run, from nothing."""
+    """Return the folder of a run that starts over."""
     status, printed = launch(*EXACT, *words, "fresh=true")
     assert status == 0, printed
     return only_run()
 
 
 def assert_close(folder, network):
-    """To what adding in another order changes in some steps."""
+    """Compare within the rounding errors that accumulate over some steps."""
     found = load_file(folder / "network.safetensors")
     assert found.keys() == network.keys() and any(name.endswith("_mask") for name in found)
     for name, wanted in network.items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_it_learns_what_masked_execution_learns(launch, only_run):
+def test_sparse_execution_trains_like_masked_execution(launch, only_run):
     masked = finished(launch, only_run)
     network, before = load_file(masked / "network.safetensors"), read(masked)
     sparse = finished(launch, only_run, SPARSE)
@@ -73,7 +73,7 @@ RULES = {
 
 
 def rewired(module, rewiring, rules, optimizer):
-    """What ten steps, three of them updates, make of a module whose network is in double precision."""
+    """Train a network in double precision for ten steps, three of them updates."""
     torch.manual_seed(0)
     network = models.resnet20(10, width=0.25).double()
     sparsify(network, "erk", 0.8)
@@ -94,17 +94,17 @@ def rewired(module, rewiring, rules, optimizer):
 
 
 @pytest.mark.parametrize("name, optimizer", [("rigl", "sgd"), ("set", "adam"), ("skip", "sgd"), ("granet", "adam")])
-def test_rewired_as_with_masks(name, optimizer):
-    """And all that is trained, and sent between ranks, are kept weights, normalisations and a bias."""
+def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
+    """The trained parameters are the kept weights, those of normalisations, and a bias."""
     settings = OptimizerSettings(
         name=optimizer, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[], gamma=0.1
     )
     rules = RULES[name]
     masked = rewired(Classifier, Rewiring, rules, settings)
     sparse = rewired(SparseClassifier, SparseRewiring, rules, settings)
-    found = sparse.product()
-    assert found.keys() == masked.product().keys()
-    for name, wanted in masked.product().items():
+    found = sparse.final_state()
+    assert found.keys() == masked.final_state().keys()
+    for name, wanted in masked.final_state().items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
     masks = sparse.masks()
     others = sum(p.numel() for name, p in sparse.network.named_parameters() if name not in masks)
@@ -120,8 +120,8 @@ def test_rewired_as_with_masks(name, optimizer):
         ("sparse", "sparse", ["method=granet", "method.delta_t=2", "method.t_end=1", "method.final_sparsity=0.95"]),
     ],
 )
-def test_either_goes_on_from_a_checkpoint(launch, only_run, monkeypatch, first, second, words):
-    """The disk is full after the first epoch's checkpoint. The same execution ends with the same bits."""
+def test_checkpoints_resume_under_either_execution(launch, only_run, monkeypatch, first, second, words):
+    """A full disk interrupts the run after the first checkpoint; the same execution gives identical results."""
     through = finished(launch, only_run, f"trainer.execution={second}", *words)
     network, wanted = load_file(through / "network.safetensors"), outcome(through)
     save = Checkpoints.on_train_epoch_end
@@ -139,7 +139,7 @@ def test_either_goes_on_from_a_checkpoint(launch, only_run, monkeypatch, first, 
     assert first != second or outcome(only_run()) == wanted
 
 
-def test_bfloat16_changes_little(launch, only_run):
+def test_bfloat16_results_are_close(launch, only_run):
     exact, near = (
         [float(epoch["train/loss"]) for epoch in rows(finished(launch, only_run, SPARSE, f"trainer.precision={name}"))]
         for name in ("32-true", "bf16-mixed")
@@ -148,14 +148,14 @@ def test_bfloat16_changes_little(launch, only_run):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_bit_for_bit(process, tmp_path):
-    """Rewired on the way; `delta_t` divides no epoch."""
+def test_a_killed_run_resumes_bit_for_bit(process, tmp_path):
+    """The run is rewired, and `delta_t` does not divide an epoch."""
     words = [*KILLED, SPARSE, "method=rigl", "method.delta_t=7", "method.t_end=1"]
     (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00003")
     assert outcome(killed) == outcome(undisturbed)
 
 
-def test_without_a_compiler_it_is_masked(launch, only_run, monkeypatch):
+def test_without_a_compiler_execution_is_masked(launch, only_run, monkeypatch):
     library.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler")
     status, printed = launch(*TINY, SPARSE)
@@ -198,7 +198,7 @@ def dilated(num_classes, channels=3, width=1.0):
         ),
     ],
 )
-def test_what_it_refuses(launch, tmp_path, monkeypatch, words, message):
+def test_unsupported_settings_are_refused(launch, tmp_path, monkeypatch, words, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     status, printed = launch(SPARSE, *words)

@@ -1,4 +1,4 @@
-"""Strong tickets: what a run leaves, and that it masks at every level."""
+"""Edge-popup: the search module, whole runs, and their tickets."""
 
 import pytest
 import torch
@@ -48,8 +48,8 @@ def search(density=0.5, **changes):
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_forward_pass_is_that_of_the_masked_network(scope, signed):
-    """Bitwise, against a network whose weights are multiplied by the ticket: no score gets through."""
+def test_forward_pass_equals_that_of_the_masked_network(scope, signed):
+    """Outputs equal, bit for bit, those of a network whose weights are multiplied by the ticket."""
     module, layers = search(scope=scope, signed=signed)
     module.set_density(0.1)
     x = torch.randn(4, 1, 16, 16)
@@ -72,7 +72,7 @@ def test_the_forward_pass_is_that_of_the_masked_network(scope, signed):
     assert total == sum(min(round(0.1 * layer.size), int(present[layer.name].sum())) for layer in layers)
 
 
-def test_a_score_outside_the_network_changes_nothing():
+def test_scores_outside_the_er_network_have_no_effect():
     module, _ = search()
     module.set_density(0.2)
     x = torch.randn(2, 1, 16, 16)
@@ -84,11 +84,11 @@ def test_a_score_outside_the_network_changes_nothing():
     assert module(x).equal(before)
 
 
-def test_the_ticket_follows_the_scores():
-    """After a step the ticket is found anew, and is that of the new scores."""
+def test_the_ticket_is_selected_anew_after_a_step():
+    """After an optimizer step, the ticket follows the new scores."""
     module, _ = search()
     module.set_density(0.1)
-    optimizer = torch.optim.SGD(module.trained(), 5.0, fused=True)
+    optimizer = torch.optim.SGD(module.trainable_parameters(), 5.0, fused=True)
     first = module.masks()
     module(torch.randn(8, 1, 16, 16)).square().sum().backward()
     optimizer.step()
@@ -97,18 +97,20 @@ def test_the_ticket_follows_the_scores():
     for name, scores, count, allowed in zip(
         module.names, module.scores, module.counts, masks_of(module.network).values(), strict=True
     ):
-        assert second[name].equal(topk_mask(edge_popup.rank(scores, edge_popup.barred(allowed), False), count)[0])
+        assert second[name].equal(
+            topk_mask(edge_popup.ranking(scores, edge_popup.exclusion_bias(allowed), False), count)[0]
+        )
 
 
 def test_only_scores_train_unless_affine():
     module, layers = search()
-    assert {id(p) for p in module.trained()} == {id(p) for p in module.scores}
+    assert {id(p) for p in module.trainable_parameters()} == {id(p) for p in module.scores}
     affine, _ = search(affine=True)
     norms = [m for m in affine.network.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(list(affine.trained())) == len(layers) + 2 * len(norms)
+    assert len(list(affine.trainable_parameters())) == len(layers) + 2 * len(norms)
 
 
-def test_a_layer_keeps_its_least():
+def test_every_layer_keeps_min_keep_weights():
     module, layers = search(scope="global", min_keep=3)
     with torch.no_grad():
         module.scores[5].mul_(1e-6)
@@ -120,7 +122,7 @@ def test_a_layer_keeps_its_least():
 
 
 @pytest.mark.parametrize("how", ["kaiming_normal", "signed_constant"])
-def test_weights_have_the_variance_of_their_fan_in(how):
+def test_weights_have_variance_two_over_fan_in(how):
     network = resnet20(10, channels=1)
     draw_weights(network, [0.25] * len(prunable_layers(network)), how, seed=1)
     weight = network.get_parameter("stages.2.1.conv1.weight").detach()
@@ -130,7 +132,7 @@ def test_weights_have_the_variance_of_their_fan_in(how):
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """The folder of a search; (epoch, kept in each layer, present in each layer) at the end of each of its epochs."""
+    """Return the folder of a search, and (epoch, kept weights, present weights) by layer at the end of each epoch."""
     levels = []
     original = annealing.SparsityAnnealing.on_validation_epoch_end
 
@@ -148,8 +150,8 @@ def searched(tmp_path_factory):
     return next(root.rglob("run.json")).parent, levels
 
 
-def test_what_a_search_leaves(searched):
-    """Densities at every level, weights as they were drawn, a ticket inside the source, and the figures of a reload."""
+def test_a_search_records_its_ticket(searched):
+    """Checks densities at every level, unchanged weights, a ticket within the source, and the metrics after loading."""
     folder, levels = searched
     record, state = read(folder), load_file(folder / "network.safetensors")
     sizes = {layer["name"]: layer["size"] for layer in record["layers"]}
@@ -173,7 +175,7 @@ def test_what_a_search_leaves(searched):
     assert record["mask_sha256"] != record["source_mask_sha256"]
 
 
-def test_the_reloaded_ticket_is_as_good_as_reported(launch, only_run, searched):
+def test_a_reloaded_ticket_has_the_reported_accuracy(launch, only_run, searched):
     found, _ = searched
     launch("method=evaluate", "method.recalibrate=false", f"model.init_from={found}", "trainer.precision=32-true",
            "model.width=0.25")  # fmt: skip
@@ -185,8 +187,8 @@ def test_the_reloaded_ticket_is_as_good_as_reported(launch, only_run, searched):
     assert all(network.get_parameter(name)[~mask].eq(0).all() for name, mask in masks_of(network).items())
 
 
-def test_scores_in_place_of_a_mask_prune_nothing(launch, tmp_path):
-    """As in the released code: whatever sparsity is asked for, the outcome is the same, and it is the source's."""
+def test_multiplying_by_scores_prunes_nothing(launch, tmp_path):
+    """As in the released code, the result does not depend on the final sparsity, and its masks are the source's."""
     exact = ["model.width=0.25", "trainer.precision=32-true"]
     short = ["method.levels=2", "method.epochs_per_level=1"]
     for target in ("0.7", "0.9"):
@@ -206,7 +208,7 @@ def test_scores_in_place_of_a_mask_prune_nothing(launch, tmp_path):
 
 
 @pytest.mark.parametrize("control", ["none", "shuffle", "reinit"])
-def test_weak_from_strong_and_controls(launch, searched, tmp_path, control):
+def test_a_strong_ticket_and_its_controls_can_be_trained(launch, searched, tmp_path, control):
     folder, _ = searched
     found = read(folder)
     words = [f"model.init_from={folder}", f"sparsity.control={control}", "model.width=0.25", "dataset.batch_size=256"]
@@ -219,8 +221,8 @@ def test_weak_from_strong_and_controls(launch, searched, tmp_path, control):
         assert (record["mask_sha256"] == found["mask_sha256"]) == (control != "shuffle")
 
 
-def test_recalibrated_statistics_are_those_of_the_training_images(launch, only_run):
-    """The first normalisation sees the first convolution's output: mean over all (cropped) images, by hand."""
+def test_recalibrated_statistics_match_the_training_images(launch, only_run):
+    """The statistics of the first BatchNorm equal the mean output of the first convolution over all images."""
     launch("method=evaluate", "sparsity=dense", "dataset.augment=false", "trainer.precision=32-true", "seed=2")
     state = load_file(only_run() / "network.safetensors")
     from ersparse.data import digits
@@ -234,7 +236,7 @@ def test_recalibrated_statistics_are_those_of_the_training_images(launch, only_r
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scores", ["carry", "reset"])
-def test_killed_in_the_middle_of_a_level(process, tmp_path, scores):
+def test_a_run_killed_within_a_level_resumes_bit_for_bit(process, tmp_path, scores):
     words = [word for word in KILLED if "max_epochs" not in word] + SEARCH + [
         f"method.scores={scores}", "method.epochs_per_level=3"]  # fmt: skip
     (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00004")
@@ -256,7 +258,7 @@ def test_killed_in_the_middle_of_a_level(process, tmp_path, scores):
         (["method.schedule=cosine"], "method.schedule=cosine: must be one of geometric, linear, code"),
     ],
 )
-def test_bad_input(launch, tmp_path, words, message):
+def test_invalid_settings_are_refused(launch, tmp_path, words, message):
     status, printed = launch(*SEARCH, *words)
     assert status == 2 and message in printed and printed.count("\n") == 1 and not list(tmp_path.iterdir())
 

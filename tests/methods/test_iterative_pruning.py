@@ -1,4 +1,4 @@
-"""Iterative pruning: what each level keeps, where weights go back to, what is left of a run."""
+"""Iterative pruning: masks of each level, rewinding, and records."""
 
 import json
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def level_files(folder):
 
 @contextmanager
 def rewinds():
-    """Notes (network before it goes back, network after, where to) of every level meanwhile."""
+    """Record (network before rewinding, network after, target) of every level."""
     seen = []
     original = Rewinding.apply
 
@@ -51,7 +51,7 @@ def rewound():
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory):
-    """method -> (folder of its run, what was rewound)."""
+    """Return a function from a method to (folder of its run, rewindings)."""
 
     @cache
     def run(method):
@@ -65,7 +65,7 @@ def pruned(tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", ["imp", "synflow"])
-def test_levels_keep_the_best_of_what_was_trained(pruned, method):
+def test_levels_keep_the_largest_scores_of_trained_weights(pruned, method):
     folder, rewound = pruned(method)
     record, files = read(folder), level_files(folder)
     assert sum(layer["size"] for layer in record["layers"]) == TOTAL
@@ -88,7 +88,7 @@ def test_levels_keep_the_best_of_what_was_trained(pruned, method):
     assert all(state[name][~mask].eq(0).all() for name, mask in masks[-1].items())
 
 
-def test_what_is_recorded_of_each_level(launch, only_run):
+def test_every_level_is_recorded(launch, only_run):
     launch("method=imp", *LEVELS, "method.epochs_per_level=2")
     table, files = rows(only_run()), level_files(only_run())
     assert [float(row["level"]) for row in table] == [1, 1, 2, 2, 3, 3, 4]
@@ -103,7 +103,7 @@ def test_what_is_recorded_of_each_level(launch, only_run):
         assert kept == pytest.approx((1 - content["sparsity"]) * TOTAL)
 
 
-def test_weights_go_back_to_the_bit(pruned):
+def test_rewinding_restores_initial_weights_exactly(pruned):
     _, rewound = pruned("imp")
     network = resnet20(10, channels=1, width=0.25)
     for _, after, weights in rewound:
@@ -115,8 +115,8 @@ def test_weights_go_back_to_the_bit(pruned):
     assert not torch.equal(first["conv1.weight"], weights["conv1.weight"])
 
 
-def test_initialisation_is_that_of_any_run(launch, rewound, only_run, tmp_path):
-    """What a level goes back to is what an untrained network of the same seed has."""
+def test_initial_weights_are_those_of_other_methods(launch, rewound, only_run, tmp_path):
+    """A level is rewound to the weights of an untrained network of the same seed."""
     launch("method=imp", *LEVELS, "method.levels=1", "seed=3")
     launch("method=evaluate", "sparsity=dense", "model.width=0.25", "seed=3", f"paths.root={tmp_path}/untrained")
     (record,) = (tmp_path / "untrained").rglob("run.json")
@@ -124,8 +124,8 @@ def test_initialisation_is_that_of_any_run(launch, rewound, only_run, tmp_path):
     assert all(torch.equal(untrained[name], weight) for name, weight in rewound[0][2].items())
 
 
-def test_back_to_an_epoch(launch, rewound, monkeypatch):
-    """Epoch 1 of 2: the weights after it, which two runs of one epoch and of two have alike."""
+def test_rewinding_to_an_epoch_restores_its_weights(launch, rewound, monkeypatch):
+    """Rewinding to epoch 1 of 2 restores the weights after it, which a run of one epoch ends with."""
     launch("method=imp", *LEVELS, "method.levels=1", "method.epochs_per_level=1", "method.rewind=epoch")
     launch("method=imp", *LEVELS, "method.levels=2", "method.epochs_per_level=2", "method.rewind=epoch")
     one, first, second = rewound
@@ -135,7 +135,7 @@ def test_back_to_an_epoch(launch, rewound, monkeypatch):
 
 
 @pytest.mark.parametrize("statistics", ["reset", "keep"])
-def test_the_learning_rate_alone(launch, rewound, statistics):
+def test_learning_rate_rewinding_keeps_the_weights(launch, rewound, statistics):
     launch("method=imp", *LEVELS, "method.rewind=lr", f"method.statistics={statistics}")
     for before, after, _ in rewound:
         for name in before:
@@ -151,7 +151,7 @@ def test_the_learning_rate_alone(launch, rewound, statistics):
     "each, expected",
     [(False, [1] * 8 + [1, 1, 0.1, 0.01]), (True, [1, 1, 0.1, 0.01] * 3)],
 )
-def test_learning_rates(each, expected):
+def test_learning_rate_restarts_at_every_level(each, expected):
     settings = OptimizerSettings(
         name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, nesterov=False, milestones=[0.5, 0.75], gamma=0.1
     )
@@ -166,8 +166,8 @@ def test_learning_rates(each, expected):
     assert [module.level_of(epoch) for epoch in (0, 3, 4, 8, 11)] == [(1, 0), (1, 3), (2, 0), (3, 0), (3, 3)]
 
 
-def test_from_a_sparse_source(launch, only_run):
-    """Levels start at what the source realised, and stay inside it."""
+def test_pruning_starts_from_a_sparse_source(launch, only_run):
+    """Levels start at the realised density of the source, and stay within its masks."""
     launch("method=imp", *LEVELS, "sparsity=erk", "sparsity.level=0.5", "sparsity.flow=none")
     record, files = read(only_run()), level_files(only_run())
     start = sum(layer["drawn"] for layer in record["layers"])
@@ -176,7 +176,7 @@ def test_from_a_sparse_source(launch, only_run):
     assert start != TOTAL // 2 and record["sparsity"]["nominal"] == 0.5
 
 
-def test_any_level_serves_as_a_source(launch, pruned, tmp_path):
+def test_the_densities_of_any_level_define_a_source(launch, pruned, tmp_path):
     level = pruned("imp")[0] / "levels" / "level02.json"
     words = ["method=draw", "model.width=0.25", "sparsity=file", f"sparsity.file={level}"]
     for keep in ("true", "false"):
@@ -190,7 +190,7 @@ def test_any_level_serves_as_a_source(launch, pruned, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rewind", ["init", "epoch"])
-def test_killed_in_the_middle_of_a_level(process, tmp_path, rewind):
+def test_a_run_killed_within_a_level_resumes_bit_for_bit(process, tmp_path, rewind):
     words = [word for word in KILLED if "max_epochs" not in word] + [
         "method=imp", "method.levels=2", "method.epochs_per_level=3", "method.final_epochs=3",
         "method.final_sparsity=0.8", f"method.rewind={rewind}"]  # fmt: skip
@@ -204,7 +204,7 @@ def test_killed_in_the_middle_of_a_level(process, tmp_path, rewind):
     assert levels[0] == levels[1]
 
 
-def test_a_collapse_on_the_way_ends_the_run(launch, only_run):
+def test_layer_collapse_fails_the_run(launch, only_run):
     words = ["method=imp", *LEVELS, "method.levels=1", "method.final_sparsity=0.9999"]
     status, printed = launch(*words)
     assert status == 1 and "level 1: layer collapse: no path from input to output remains (cut at" in printed
@@ -233,6 +233,6 @@ def test_a_collapse_on_the_way_ends_the_run(launch, only_run):
         (["method.rewind=half"], "method.rewind=half: must be one of init, epoch, lr"),
     ],
 )
-def test_bad_input(launch, tmp_path, words, message):
+def test_invalid_settings_are_refused(launch, tmp_path, words, message):
     status, printed = launch("method=imp", *LEVELS, *words)
     assert status == 2 and message in printed and printed.count("\n") == 1 and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Rewiring through whole runs: how many weights there are at every update, when, on which gradient, after a kill."""
+"""Rewiring in whole runs: counts at every update, the schedule, the gradient, and resuming."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ RULES = RewiringRules(
 
 
 def updates(folder):
-    """step -> {layer: row} from rewiring.csv; step 0 is the source."""
+    """Return step -> {layer: row} from rewiring.csv; step 0 is the source."""
     found = {}
     for row in csv.DictReader((folder / "rewiring.csv").read_text().splitlines()):
         found.setdefault(int(row["step"]), {})[row["layer"]] = row
@@ -39,7 +39,7 @@ def updates(folder):
 
 
 def constant_counts(folder):
-    """Asserts that every layer keeps its number of weights, at every update and at the end."""
+    """Assert that every layer preserves its number of weights, at every update and at the end."""
     at = updates(folder)
     state = load_file(folder / "network.safetensors")
     assert len(at) > 2
@@ -58,7 +58,7 @@ def constant_counts(folder):
     [[], ["method=set"], ["method.scope=global", "method.regrow=false"], ["optimizer.name=adam", "optimizer.lr=0.001"],
      ["method.keep_flow=true", "method.skip_step=true"], ["method.grown_value=random", "method.grown_state=keep"]],
 )  # fmt: skip
-def test_every_layer_keeps_its_number_of_weights(launch, only_run, words):
+def test_every_layer_preserves_its_number_of_weights(launch, only_run, words):
     status, printed = launch(*TINY, "trainer.max_epochs=3", *RIGL, *words)
     assert status == 0, printed
     at = constant_counts(only_run())
@@ -73,14 +73,14 @@ def test_every_layer_keeps_its_number_of_weights(launch, only_run, words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["vgg16", "vgg19", "resnet18", "resnet50", "resnet110"])
-def test_on_every_model(launch, only_run, model):
+def test_rewiring_runs_on_every_model(launch, only_run, model):
     status, printed = launch(*TINY, *RIGL, f"model={model}", "sparsity.level=0.9", "method.delta_t=2")
     assert status == 0, printed
     constant_counts(only_run())
 
 
 def cubic(folder, final):
-    """Asserts the schedule, to the weight, from what was realised; returns the steps at which something was pruned."""
+    """Assert the exact counts of the schedule from the realised density on; return the steps that pruned."""
     at = updates(folder)
     size = sum(layer["size"] for layer in read(folder)["layers"])
     totals = {step: sum(int(row["nonzero"]) for row in layers.values()) for step, layers in at.items()}
@@ -94,7 +94,7 @@ def cubic(folder, final):
 
 
 @pytest.mark.parametrize("source", ["sparsity=erk", "sparsity=dense"])
-def test_the_density_falls_as_scheduled(launch, only_run, source):
+def test_density_follows_the_pruning_schedule(launch, only_run, source):
     words = ["method=granet", source, "sparsity.level=0.5", "method.delta_t=2", "method.final_sparsity=0.95"]
     status, printed = launch(*TINY, "trainer.max_epochs=3", *words)
     assert status == 0, printed
@@ -105,15 +105,15 @@ def test_the_density_falls_as_scheduled(launch, only_run, source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["vgg16", "vgg19", "resnet18", "resnet50", "resnet110"])
-def test_the_density_falls_as_scheduled_on_every_model(launch, only_run, model):
+def test_density_follows_the_pruning_schedule_on_every_model(launch, only_run, model):
     words = [f"model={model}", "method=granet", "sparsity=erk", "sparsity.level=0.5", "method.delta_t=3"]
     status, printed = launch(*TINY, "trainer.max_epochs=3", *words, "method.final_sparsity=0.95")
     assert status == 0, printed
     cubic(only_run(), 0.95)
 
 
-def test_growing_leaves_the_output_of_a_network_as_it_is():
-    """With values of zero, and nothing grown back: the output is that with the removed weights alone gone."""
+def test_growing_weights_at_zero_preserves_the_network_output():
+    """With grown values of zero and no regrowth, the output equals that after the removals alone."""
     torch.manual_seed(0)
     network = resnet20(10, channels=1, width=0.5).eval()
     attach(network, {layer.name: torch.rand(layer.shape) < 0.3 for layer in prunable_layers(network)})
@@ -121,7 +121,7 @@ def test_growing_leaves_the_output_of_a_network_as_it_is():
     x, changes = torch.randn(4, 1, 16, 16), {}
     for name, mask in masks_of(network).items():
         weight = network.get_parameter(name)
-        count = rewiring.exchanged(int(mask.sum()), mask.numel(), 0.3, False)
+        count = rewiring.drop_count(int(mask.sum()), mask.numel(), 0.3, False)
         changes[name] = rewiring.update(mask, rewiring.magnitude(weight), torch.rand(mask.shape), count, False)
     dropped = {name: network.get_parameter(name).detach() * ~change.removed for name, change in changes.items()}
     expected = torch.func.functional_call(network, dropped, (x,))
@@ -146,8 +146,8 @@ ADAM = lambda p: torch.optim.Adam(p, 0.1)
         (False, [1, 1, 0, 0, 1, 1, 0, 0], [0.5, 0.2, 0, 0, 0, 0, 0, 0], [4, 5]),
     ],
 )
-def test_one_update_of_two_layers_by_hand(optimizer_of, memory, regrow, active, value, forgotten):
-    """Half of the first layer is exchanged, with ties and an active weight of zero; the second is full, and is left."""
+def test_an_update_of_two_layers_matches_hand_computed_values(optimizer_of, memory, regrow, active, value, forgotten):
+    """Half of the first layer is dropped, with ties and an active weight of zero; the second layer is dense."""
     network = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False))
     first, second = network[0].weight, network[1].weight
     attach(network, {"0.weight": torch.tensor([[True] * 4, [False] * 4]), "1.weight": torch.ones(2, 2).bool()})
@@ -177,7 +177,7 @@ def test_one_update_of_two_layers_by_hand(optimizer_of, memory, regrow, active, 
 
 
 class Toy(pl.LightningModule):
-    """Two layers, with its steps' gradients kept for the test to look at."""
+    """Two linear layers; the gradients of each step are stored."""
 
     def __init__(self, optimizer_of=lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)):
         super().__init__()
@@ -207,8 +207,8 @@ def fitted(rules, batch=4, accumulate=1, steps=7, toy=None):
     return toy, seen
 
 
-def test_accumulated_batches_are_one_step():
-    """Two batches of four are rewired as one of eight is: at the same steps, by the same gradient."""
+def test_accumulated_batches_count_as_one_step():
+    """Two accumulated batches of four are rewired like one of eight: at the same steps, by the same gradient."""
     whole, at = fitted(RULES, batch=8)
     halves, also_at = fitted(RULES, batch=4, accumulate=2)
     assert at == also_at == [3, 6]
@@ -217,8 +217,8 @@ def test_accumulated_batches_are_one_step():
 
 
 @pytest.mark.parametrize("skip", [True, False])
-def test_a_skipped_step_moves_no_weight(skip):
-    """Two steps, the first an update: biases, which nothing rewires, have made one step, or two."""
+def test_a_skipped_optimizer_step_changes_no_weight(skip):
+    """Of two steps the first is an update; biases, which are not rewired, then have made one step, or two."""
     start = Toy().network[0].bias.detach()
     toy, at = fitted(
         RULES.model_copy(update={"skip_step": skip, "delta_t": 1}), steps=2
@@ -230,16 +230,16 @@ def test_a_skipped_step_moves_no_weight(skip):
 
 
 @pytest.mark.slow
-def test_killed_between_two_updates(process, tmp_path):
-    """delta_t divides no epoch; the file of measures is the same too."""
+def test_a_run_killed_between_updates_resumes_bit_for_bit(process, tmp_path):
+    """`delta_t` does not divide an epoch; rewiring.csv is identical as well."""
     words = [*KILLED, "method=rigl", "sparsity=erk", "method.delta_t=7", "method.t_end=1"]
     (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00003")
     assert outcome(killed) == outcome(undisturbed)
     assert (killed / "rewiring.csv").read_text() == (undisturbed / "rewiring.csv").read_text()
 
 
-def test_the_interval_shrinks_with_the_scale(launch, tmp_path):
-    """A tenth of the epochs has a tenth of the steps between updates."""
+def test_delta_t_follows_the_scale(launch, tmp_path):
+    """A tenth of the epochs gives a tenth of the steps between updates."""
     status, printed = launch(*TINY, "method=rigl", "trainer.max_epochs=20", "scale=short", "method.delta_t=50",
                              "dataset.batch_size=128")  # fmt: skip
     assert status == 0, printed
@@ -247,7 +247,7 @@ def test_the_interval_shrinks_with_the_scale(launch, tmp_path):
     assert list(updates(folder)) == [0, *range(5, math.ceil(0.75 * 2 * 12), 5)]
 
 
-def test_an_interval_longer_than_the_run_is_said(launch, only_run):
+def test_delta_t_longer_than_the_run_logs_a_warning(launch, only_run):
     status, printed = launch(*TINY, "method=rigl", "method.delta_t=1000")
     assert status == 0 and "nothing will be rewired" in printed
     assert read(only_run())["mask_sha256"] == read(only_run())["source_mask_sha256"]
@@ -266,13 +266,13 @@ def test_an_interval_longer_than_the_run_is_said(launch, only_run):
         (["method=granet", "method.keep_flow=true"], "method.keep_flow=true: must be false with"),
     ],
 )
-def test_bad_input(launch, tmp_path, words, message):
+def test_invalid_settings_are_refused(launch, tmp_path, words, message):
     status, printed = launch(*words)
     assert status == 2 and message in printed and printed.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_what_is_measured_by_hand(launch, only_run):
-    """Degrees and overlap after the one update, from the masks that the run leaves and how many weights it removed."""
+def test_rewiring_metrics_match_hand_computed_values(launch, only_run):
+    """Degrees and overlap after the only update follow from the final masks and the number of removed weights."""
     launch(*TINY, "trainer.max_epochs=2", *RIGL, "method.t_end=0.5")
     at = updates(only_run())
     assert list(at) == [0, 5]
@@ -289,7 +289,7 @@ def test_what_is_measured_by_hand(launch, only_run):
     assert json.loads((only_run() / "run.json").read_text())["metrics"]["rewire/silent"] >= 0
 
 
-def test_the_picture(launch, only_run, monkeypatch, capsys):
+def test_rewiring_figure_is_drawn(launch, only_run, monkeypatch, capsys):
     launch(*TINY, "trainer.max_epochs=2", *RIGL)
     monkeypatch.setattr("sys.argv", ["ersparse", "rewiring", str(only_run())])
     assert cli.main() == 0 and (only_run() / "rewiring.png").stat().st_size > 10_000

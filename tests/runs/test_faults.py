@@ -1,4 +1,4 @@
-"""A hostile world: full and read-only disks, damaged files, signals, two hosts. Nothing finished is lost."""
+"""Fault tolerance: full and read-only disks, damaged files, signals, two hosts. Finished epochs are never lost."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The folder of a run of six epochs, killed when its third checkpoint appeared: to be copied."""
+    """Return the folder of a run of six epochs that was killed when its third checkpoint appeared."""
     root = tmp_path_factory.mktemp("killed")
     run = subprocess.Popen([sys.executable, ROOT / "launch.py", *EPOCHS, f"paths.root={root}"], cwd=root)
     while not list(root.glob("runs/*/s0/checkpoints/epoch00003*")) and run.poll() is None:
@@ -42,14 +42,14 @@ def killed(tmp_path_factory):
 
 @pytest.fixture
 def copy(killed, tmp_path):
-    """(root, folder) of a copy of the interrupted run."""
+    """Return (root, folder) of a copy of the interrupted run."""
     shutil.copytree(killed.parents[2], tmp_path / "copy")
     (record,) = (tmp_path / "copy").rglob("run.json")
     return tmp_path / "copy", record.parent
 
 
 @pytest.mark.parametrize("spoil", [damage.flip_a_bit, damage.newer])
-def test_a_damaged_checkpoint_is_named_and_costs_an_epoch(copy, undisturbed, launch, spoil):
+def test_a_damaged_checkpoint_is_logged_and_costs_an_epoch(copy, undisturbed, launch, spoil):
     """In the same process as the test: what is asked of a run is the same bits, whoever starts it.
 
     That every other damage is seen as these two are: test_checkpoints.
@@ -62,7 +62,7 @@ def test_a_damaged_checkpoint_is_named_and_costs_an_epoch(copy, undisturbed, lau
     assert outcome(folder) == undisturbed
 
 
-def test_without_any_checkpoint_it_starts_over(copy, undisturbed, launch):
+def test_without_any_checkpoint_a_run_starts_over(copy, undisturbed, launch):
     root, folder = copy
     for path in (folder / "checkpoints").glob("*.ckpt"):
         path.write_bytes(b"")
@@ -72,7 +72,7 @@ def test_without_any_checkpoint_it_starts_over(copy, undisturbed, launch):
 
 
 @pytest.mark.parametrize("part", [0.5, 0.0])
-def test_half_a_record_is_written_anew(copy, undisturbed, launch, part):
+def test_a_truncated_record_is_rewritten(copy, undisturbed, launch, part):
     root, folder = copy
     data = (folder / "run.json").read_bytes()
     (folder / "run.json").write_bytes(data[: int(part * len(data))])
@@ -81,7 +81,7 @@ def test_half_a_record_is_written_anew(copy, undisturbed, launch, part):
     assert outcome(folder) == undisturbed
 
 
-def test_a_record_of_the_future_is_left_alone(copy, launch):
+def test_a_record_of_a_newer_schema_is_refused(copy, launch):
     root, folder = copy
     (folder / "run.json").write_text(json.dumps(read(folder) | {"schema": 2}))
     status, printed = launch(*EPOCHS, f"paths.root={root}")
@@ -90,7 +90,7 @@ def test_a_record_of_the_future_is_left_alone(copy, launch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of a megabyte or so, in memory."""
+    """Mount a file system of about one megabyte in memory."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", disk]).returncode:
@@ -99,8 +99,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_full_disk(small_disk, undisturbed, launch):
-    """It fails with one line, keeps what was finished, and goes on when there is room."""
+def test_a_full_disk_fails_the_run_until_space_is_freed(small_disk, undisturbed, launch):
+    """The run fails with one line, keeps its finished epochs, and resumes once there is space."""
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(600_000))  # room for one checkpoint, not for two
     status, printed = launch(*EPOCHS, f"paths.root={small_disk}")
@@ -116,21 +116,21 @@ def test_a_full_disk(small_disk, undisturbed, launch):
     assert outcome(folder) == undisturbed
 
 
-def test_a_disk_that_is_full_from_the_start(small_disk, launch):
+def test_a_disk_full_from_the_start_is_an_error(small_disk, launch):
     (small_disk / "ballast").write_bytes(bytes(1200 * 1024 - 4096 * 8))
     status, printed = launch(*TINY, f"paths.root={small_disk}")
     assert status == 1 and "No space left on device" in printed and "Traceback" not in printed
 
 
-def test_a_folder_that_cannot_be_written(small_disk, launch):
+def test_an_unwritable_folder_is_an_error(small_disk, launch):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     status, printed = launch(*TINY, f"paths.root={small_disk}")
     assert status == 2 and printed.startswith("paths.root: ") and "Read-only file system" in printed
     assert printed.count("\n") == 1
 
 
-def test_signals_interrupt(copy, process, undisturbed, launch):
-    """SIGTERM; and Ctrl-C twice, the second at any moment of the clearing up: that run goes on as well."""
+def test_signals_preempt_the_run(copy, process, undisturbed, launch):
+    """SIGTERM preempts the run, and so does Ctrl-C pressed twice, the second time during cleanup; it then resumes."""
     root, folder = copy
     for signals, pause in (([signal.SIGINT, signal.SIGINT], random.uniform(0, 0.1)), ([signal.SIGTERM], 0.0)):
         before = max((folder / "checkpoints").glob("*.ckpt"))
@@ -146,10 +146,10 @@ def test_signals_interrupt(copy, process, undisturbed, launch):
     assert launch(*EPOCHS, f"paths.root={root}")[0] == 0 and outcome(folder) == undisturbed
 
 
-def test_two_hosts_whose_file_system_shares_no_locks(copy, launch, monkeypatch):
-    """The other host's run is alive as long as it touches the lock, and dead when it no longer does."""
+def test_a_heartbeat_protects_a_run_on_another_host(copy, launch, monkeypatch):
+    """The run on the other host counts as running as long as it touches the lock."""
     root, folder = copy
-    monkeypatch.setattr(folders, "BEAT", 0.5)
+    monkeypatch.setattr(folders, "HEARTBEAT_INTERVAL", 0.5)
     RunFolder(folder).write(read(folder) | {"host": "elsewhere", "state": "running"})
     over = threading.Event()
 
@@ -163,18 +163,18 @@ def test_two_hosts_whose_file_system_shares_no_locks(copy, launch, monkeypatch):
     over.set()
     other.join()
     assert status == 2 and "in use on elsewhere; wait for it, or stop it" in printed
-    assert "it was running on elsewhere; watching for 1.5 s whether it still is" in printed
+    assert "the run was last active on elsewhere; waiting 1.5 s for its heartbeat" in printed
     status, printed = launch(*EPOCHS, f"paths.root={root}")
     assert status == 0 and read(folder)["state"] == "done"
 
 
-def test_a_run_shows_that_it_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "BEAT", 0.05)
+def test_a_run_updates_its_heartbeat(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "HEARTBEAT_INTERVAL", 0.05)
     folder = RunFolder(tmp_path)
     with folder.acquire():
-        first = folder._beat()
+        first = folder._last_heartbeat()
         time.sleep(0.5)
-        assert folder._beat() > first
-    last = folder._beat()
+        assert folder._last_heartbeat() > first
+    last = folder._last_heartbeat()
     time.sleep(0.2)
-    assert folder._beat() == last
+    assert folder._last_heartbeat() == last

@@ -1,4 +1,4 @@
-"""What makes two runs the same."""
+"""The identity of a run: which settings enter its hash."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ def planned(*words: str):
     return make_plan(build(Settings, config))
 
 
-def test_the_hash_of_the_default_run_from_its_canonical_form():
-    """Written by hand: what decides the default run, and nothing else."""
+def test_the_default_hash_is_that_of_its_canonical_form():
+    """The canonical form is written by hand."""
     description = {
         "model": {"name": "resnet20", "width": 1.0, "init": "default", "init_from": None},
         "dataset": {
@@ -63,7 +63,7 @@ GOLDEN = {  # never to change: they are the names of people's runs
 
 
 @pytest.mark.parametrize("command", GOLDEN)
-def test_golden(command):
+def test_hashes_match_golden_values(command):
     assert planned(*command.split()).hash[:8] == GOLDEN[command]
 
 
@@ -98,16 +98,16 @@ OTHER = [
 
 
 @pytest.mark.parametrize("words", SAME)
-def test_what_does_not_count(words):
+def test_keys_outside_the_identity_do_not_change_the_hash(words):
     assert planned(*words.split()).hash == planned().hash
 
 
-def test_what_counts():
+def test_keys_of_the_identity_change_the_hash():
     hashes = [planned(*words.split()).hash for words in ["", *OTHER]]
     assert len(set(hashes)) == len(hashes)
 
 
-def test_folder_names(tmp_path):
+def test_folders_are_named_by_run_and_hash(tmp_path):
     assert planned(f"paths.root={tmp_path}", "seed=3").folder.parts[-3:-1] == (
         "runs",
         f"resnet20-digits-balanced0.9-fixed-{planned().hash[:8]}",
@@ -117,7 +117,7 @@ def test_folder_names(tmp_path):
     assert "-dense-fixed-" in str(planned("sparsity=dense").folder)
 
 
-def test_a_file_enters_by_content(tmp_path):
+def test_a_file_enters_the_hash_by_content(tmp_path):
     names = [layer.name for layer in planned().layers]
     for name, density in (("a", 0.5), ("b", 0.5), ("c", 0.25)):
         (tmp_path / name).write_text(json.dumps({"densities": dict.fromkeys(names, density)}))
@@ -126,7 +126,7 @@ def test_a_file_enters_by_content(tmp_path):
     assert a.nominal == pytest.approx(0.5)
 
 
-def test_marks():
+def test_field_markers_decide_what_enters_the_identity():
     class Marked(SettingsGroup):
         target: str
         plain: int
@@ -137,5 +137,5 @@ def test_marks():
     assert identity_fields(Marked(target="t", plain=1, where="w", later=4)) == {"plain": 1, "later": 4}
 
 
-def test_run_hash_is_blind_to_order():
+def test_the_hash_does_not_depend_on_key_order():
     assert run_hash({"a": 1, "b": 2.0}) == run_hash({"b": 2.0, "a": 1})

@@ -1,4 +1,4 @@
-"""What a dashboard gets, read back from W&B's offline files."""
+"""Loggers: what W&B and TensorBoard receive, read from their files."""
 
 import json
 import runpy
@@ -92,7 +92,7 @@ class Wandering(Fixed):
         return [*super().callbacks(plan), Move()]
 
 
-def test_curves_layers_and_summary(launch, only_run, monkeypatch):
+def test_wandb_receives_curves_layers_and_summary(launch, only_run, monkeypatch):
     monkeypatch.setenv("ERSPARSE_SWEEP", "sweep-01234567")
     status, printed = launch(*TINY, "trainer.max_epochs=2", "logger=wandb", "seed=3")
     assert status == 0, printed
@@ -117,7 +117,7 @@ def test_curves_layers_and_summary(launch, only_run, monkeypatch):
     assert content["data"] == [[layer[column] for column in content["columns"]] for layer in record["layers"]]
 
 
-def test_masks_that_change_have_a_curve(launch, only_run):
+def test_changing_masks_are_logged(launch, only_run):
     target = f"method._target_={__name__}.Wandering"
     status, printed = launch(*TINY, "trainer.max_epochs=3", "logger=wandb", target)
     assert status == 0, printed
@@ -128,7 +128,7 @@ def test_masks_that_change_have_a_curve(launch, only_run):
     assert curve(rows, "mask/sparsity") == pytest.approx([record["sparsity"]["realised"]] * 2)
 
 
-def test_a_resumed_run_goes_on_under_its_id(launch, only_run, monkeypatch):
+def test_a_resumed_run_keeps_its_wandb_id(launch, only_run, monkeypatch):
     training_step, steps = Classifier.training_step, []
 
     def interrupted(self, batch, index):
@@ -151,14 +151,14 @@ def test_a_resumed_run_goes_on_under_its_id(launch, only_run, monkeypatch):
     assert second[3]["state"] == "done"
 
 
-def test_tensorboard_shows_the_layers(launch, only_run):
+def test_tensorboard_receives_the_layers(launch, only_run):
     assert launch(*TINY, "logger=tensorboard")[0] == 0
     (events,) = (only_run() / "tensorboard").glob("events*")
     assert b"conv1.weight|" in events.read_bytes()
 
 
-def test_the_template_for_agents_names_keys_and_options_that_there_are(launch):
-    """Every value of every parameter, as an agent would write it on the command line."""
+def test_the_agent_template_names_existing_keys_and_options(launch):
+    """Every value of every parameter is accepted on the command line, as an agent writes it."""
     template = yaml.safe_load((ROOT / "docs" / "wandb-sweep.yaml").read_text())
     assert template["command"][1:3] == ["python", "${program}"] and (ROOT / template["program"]).is_file()
     own = [word for word in template["command"] if "=" in word]
@@ -167,12 +167,12 @@ def test_the_template_for_agents_names_keys_and_options_that_there_are(launch):
     assert status == 0 and printed.splitlines()[-1] == "48 jobs"
 
 
-def test_the_report_template_builds_what_it_can_without_an_account():
+def test_the_report_template_builds_without_an_account():
     pytest.importorskip("wandb_workspaces")
     path = ROOT / "docs" / "wandb_report.py"
     names = runpy.run_path(str(path))
     assert len(names["report"]("someone", "ersparse").blocks[0].panels) == 4
 
 
-def test_the_report_template_is_python():
+def test_the_report_template_is_valid_python():
     compile((ROOT / "docs" / "wandb_report.py").read_text(), "wandb_report.py", "exec")

@@ -1,4 +1,4 @@
-"""Whole runs: what they leave, and what a second command does."""
+"""Whole runs: their folders, and what the same command does again."""
 
 import os
 import random
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from ersparse.storage.run_folder import RunFolder
 
 
-def test_what_a_run_leaves(launch, only_run):
+def test_a_run_writes_its_folder(launch, only_run):
     status, printed = launch(*TINY, "trainer.max_epochs=2", "dataset.validation=0.2", "seed=4")
     assert status == 0
     folder, record = only_run(), read(only_run())
@@ -46,7 +46,7 @@ def test_what_a_run_leaves(launch, only_run):
     assert "test accuracy" in last and "realised sparsity" in last and str(folder) in last
 
 
-def test_the_record_is_true_of_the_network(finished):
+def test_the_record_describes_the_network(finished):
     record, state = read(finished), load_file(finished / "network.safetensors")
     kept = total = 0
     for layer in record["layers"]:
@@ -62,7 +62,7 @@ def test_the_record_is_true_of_the_network(finished):
     assert record["mask_sha256"] == record["source_mask_sha256"]
 
 
-def test_a_finished_run_is_left_alone(launch, finished):
+def test_a_finished_run_is_skipped(launch, finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     status, printed = launch(*TINY)
     assert status == 0 and printed.startswith("already done: test accuracy")
@@ -75,7 +75,7 @@ def test_fresh_starts_over(launch, finished):
     assert status == 0 and read(finished)["state"] == "done" and not (finished / "stray").exists()
 
 
-def test_draw_reads_no_data_and_imports_little(process, only_run):
+def test_draw_reads_no_data_and_imports_no_lightning(process, only_run):
     run = process(
         "method=draw", "dataset=cifar10", "dataset.root=/nowhere", "model=vgg19", env={"PYTHONPROFILEIMPORTTIME": "1"}
     )
@@ -94,7 +94,7 @@ def test_dense_has_no_masks(launch, only_run):
     assert all(layer["nonzero"] == layer["size"] for layer in record["layers"])
 
 
-def test_masks_do_not_depend_on_how_a_run_is_done(launch, tmp_path):
+def test_masks_do_not_depend_on_trainer_settings(launch, tmp_path):
     for number, words in enumerate(([], ["trainer.precision=32-true"], ["dataset.batch_size=64"], ["method=draw"])):
         assert launch(*TINY, *words, f"paths.root={tmp_path}/outputs/{number}")[0] == 0
     hashes = {read(path.parent)["source_mask_sha256"] for path in (tmp_path / "outputs").rglob("run.json")}
@@ -116,7 +116,7 @@ def test_a_folder_in_use_is_refused(launch, finished):
 
 
 def test_a_ticket_and_its_controls(launch, finished, tmp_path):
-    """The masks of a run are the source of the next, as they are or shuffled, and its weights are kept or not."""
+    """The masks of a run are the source of the next, optionally shuffled, with or without its weights."""
     first, before = read(finished), load_file(finished / "network.safetensors")
     for control in ("none", "shuffle", "reinit"):
         root = tmp_path / control
@@ -139,7 +139,7 @@ def test_a_ticket_of_another_architecture_names_the_tensor(launch, finished):
     assert status == 2 and "its conv1.weight is [4, 1, 3, 3], model=resnet20 has [16, 1, 3, 3]" in printed
 
 
-def test_densities_from_another_run(launch, tmp_path):
+def test_densities_are_read_from_another_run(launch, tmp_path):
     launch("method=draw", "sparsity=erk", f"paths.root={tmp_path}/first")
     (first,) = [path.parent for path in (tmp_path / "first").rglob("run.json")]
     launch("method=draw", "sparsity=file", f"sparsity.file={first}", f"paths.root={tmp_path}/second")
@@ -174,7 +174,7 @@ def test_a_dense_network_takes_a_scaled_initialisation(launch, only_run):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_undisturbed(process, tmp_path):
+def test_a_killed_run_resumes_bit_for_bit(process, tmp_path):
     """SIGKILL at random moments, of training and start in turn; ERSPARSE_KILLS=20 for a longer run with more of them.
 
     One kill, and what is made of its folder when that is damaged as well: test_faults.
@@ -195,8 +195,8 @@ def test_killed_and_resumed_is_undisturbed(process, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_right_after_each_checkpoint(process, tmp_path):
-    """The tightest place: just when a checkpoint has appeared, and once more in the epoch after."""
+def test_a_run_killed_after_each_checkpoint_resumes(process, tmp_path):
+    """The run is killed as soon as a checkpoint appears, and again in the next epoch."""
     for epoch in (1, 3):
         run = process(*KILLED, f"paths.root={tmp_path}/killed")
         while not list(tmp_path.glob(f"killed/runs/*/s0/checkpoints/epoch{epoch:05d}*")) and run.poll() is None:

@@ -1,4 +1,4 @@
-"""Densities of other runs: found, made on the way, or asked for with the command that makes them."""
+"""Densities of an iterative pruning run: reused, computed as a prerequisite, or an error that names the command."""
 
 import shlex
 
@@ -23,7 +23,7 @@ def settings_of(*given):
         return build(Settings, OmegaConf.to_container(compose("config", list(given)), resolve=True))
 
 
-def test_made_once_for_all_that_need_it(launch, tmp_path):
+def test_a_prerequisite_runs_once_for_all_dependents(launch, tmp_path):
     for seed in (1, 2):
         status, printed = launch(*SHORT, "sparsity.make=true", f"seeds.mask={seed}")
         assert status == 0 and ("prerequisite, the run" in printed) == (seed == 1), printed
@@ -39,8 +39,8 @@ def test_made_once_for_all_that_need_it(launch, tmp_path):
     assert status == 0 and record["mask_sha256"] == read(made.parent)["mask_sha256"]
 
 
-def test_a_missing_run_comes_with_its_command(launch, tmp_path):
-    """The command that is named makes it, wherever; here among other runs."""
+def test_a_missing_prerequisite_names_its_command(launch, tmp_path):
+    """The command in the message produces the run in any root folder."""
     status, printed = launch(*SHORT)
     assert status == 2 and printed.count("\n") == 1 and not list(tmp_path.iterdir())
     command = shlex.split(printed.split("`")[1])
@@ -51,7 +51,7 @@ def test_a_missing_run_comes_with_its_command(launch, tmp_path):
     assert status == 0, printed
 
 
-def test_a_dry_run_lists_it_first(launch, tmp_path):
+def test_a_dry_run_lists_the_prerequisite_first(launch, tmp_path):
     status, printed = launch(*SHORT, "dry_run=true")
     assert status == 0 and "first python launch.py model=resnet20" in printed and not list(tmp_path.iterdir())
     status, printed = launch("-m", "seed=0,1", *SHORT, "sparsity.make=true", "dry_run=true")
@@ -66,7 +66,7 @@ def test_a_dry_run_lists_it_first(launch, tmp_path):
      "method=synflow method.levels=3 optimizer.name=adam optimizer.milestones=[0.1] optimizer.lr=1e-3",
      "method=imp scale=short dataset.mean=[0.5] dataset.validation=0.2", "method=imp scale=smoke"],
 )  # fmt: skip
-def test_words_compose_to_the_same_run(given):
+def test_overrides_compose_to_the_same_prerequisite(given):
     settings = settings_of(*given.split())
     if settings.method["name"] == "fixed":
         settings = settings.model_copy(update={"method": settings_of("method=imp").method})
@@ -75,15 +75,15 @@ def test_words_compose_to_the_same_run(given):
     assert (make_plan(again).hash, make_plan(again).folder) == (make_plan(settings).hash, make_plan(settings).folder)
 
 
-def test_what_decides_the_run():
+def test_the_prerequisite_depends_on_its_recipe():
     hashes = [make_plan(settings_of("sparsity.make=true", *SHORT, *more.split())).hash
               for more in ("", "sparsity.run.method.levels=2", "sparsity.level=0.7", "sparsity.run.optimizer.lr=1",
                            "sparsity=synflow_multishot", "sparsity.keep_mask=true")]  # fmt: skip
     assert len(set(hashes)) == len(hashes)
 
 
-def test_tables_take_the_densities_of_figure_5(launch, tmp_path):
-    """Tables 2 and 7 need no iterative run that Figure 5 does not make."""
+def test_tables_use_the_densities_of_figure_5(launch, tmp_path):
+    """Tables 2 and 7 need no iterative run that is not part of Figure 5."""
     figure = launch("experiment=figure5", "seed=0", "dry_run=true")[1]
     for table, count in (("table2", 8), ("table7", 8)):
         status, printed = launch(f"experiment={table}", "seed=0", "dry_run=true")
@@ -93,7 +93,7 @@ def test_tables_take_the_densities_of_figure_5(launch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_recipes(launch, tmp_path):
+def test_invalid_recipes_are_refused(launch, tmp_path):
     for word, line in (
         ("sparsity.run.method.levels=0", "method.levels=0: must lie in [1, inf)"),
         ("sparsity.run.batch_size=1", "sparsity.run.batch_size=1: must lie in [2, inf)"),

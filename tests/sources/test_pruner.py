@@ -1,4 +1,4 @@
-"""Densities that pruners choose: what they are, by another route; when they are computed, and by whom."""
+"""Pruner-derived densities: their values by a second implementation, and when they are computed."""
 
 import copy
 import json
@@ -41,13 +41,13 @@ def planned(*words):
 
 
 def made(tmp_path):
-    """The one density file of this test."""
+    """Return the content of the only density file of this test."""
     (file,) = (tmp_path / "cache" / "densities").glob("*.json")
     return json.loads(file.read_text())
 
 
 def kept_by(scores, count):
-    """Layer -> fraction among the `count` largest of all, by a sort."""
+    """Return the kept fraction of each layer for the `count` largest scores, by a sort."""
     values = np.concatenate([score.reshape(-1) for score in scores.values()])
     kept = np.zeros(len(values), bool)
     kept[np.argsort(-values, kind="stable")[:count]] = True
@@ -56,7 +56,7 @@ def kept_by(scores, count):
 
 
 @pytest.mark.parametrize("control, sign", [("none", 1), ("invert", -1)])
-def test_magnitude_by_a_sort(launch, only_run, tmp_path, control, sign):
+def test_magnitude_masks_match_a_sort(launch, only_run, tmp_path, control, sign):
     status, printed = launch(*SMALL, "sparsity=imp", f"sparsity.control={control}", "sparsity.allow_collapse=true")
     assert status == 0, printed
     network = scored_network(planned(*SMALL))
@@ -67,8 +67,8 @@ def test_magnitude_by_a_sort(launch, only_run, tmp_path, control, sign):
     assert {layer["name"]: layer["density"] for layer in read(only_run())["layers"]} == made(tmp_path)["densities"]
 
 
-def test_snip_by_a_sort(launch, tmp_path):
-    """By .backward() on the images of the data seed, in double precision."""
+def test_snip_masks_match_a_sort(launch, tmp_path):
+    """The reference uses .backward() on the images of the data seed, in double precision."""
     launch(*SMALL, "sparsity=snip", "sparsity.images=50", "sparsity.score_dtype=float64", "seeds.data=5", "seed=2")
     p = planned(*SMALL, "seed=2")
     network = scored_network(p).double().train()
@@ -81,7 +81,7 @@ def test_snip_by_a_sort(launch, tmp_path):
     assert made(tmp_path)["densities"] == pytest.approx(kept_by(scores, made(tmp_path)["made"]["weights"]), abs=1e-12)
 
 
-def test_examples_are_training_images_and_balanced():
+def test_scoring_batches_are_balanced_training_images():
     arrays = digits.load(None, True)
     settings = planned("dataset.validation=0.5").settings.dataset
     examples = ScoringExamples(arrays, settings, 3)
@@ -101,7 +101,7 @@ OTHER = ["seeds.init=9", "seeds.data=9", "sparsity.level=0.7", "sparsity.images=
          "model.width=0.5", "dataset.validation=0.1", "sparsity.score_dtype=float64"]  # fmt: skip
 
 
-def test_what_decides_the_file():
+def test_the_density_file_depends_on_the_pruner_inputs():
     base = planned(*SMALL, "sparsity=snip").source.path
     assert {planned(*SMALL, "sparsity=snip", word).source.path for word in SAME} == {base}
     others = {planned(*SMALL, "sparsity=snip", word).source.path for word in OTHER}
@@ -111,7 +111,7 @@ def test_what_decides_the_file():
 
 
 @pytest.mark.parametrize("table", ["table5", "table6"])
-def test_snips_densities_of_tables_5_and_6_are_there(table, tmp_path):
+def test_snip_densities_of_tables_5_and_6_are_shipped(table, tmp_path):
     """From a fresh clone, with neither data nor cache; each layer keeps a whole number of weights, exactly as many in
     all as asked for. The masks themselves are not there.
     """
@@ -125,7 +125,7 @@ def test_snips_densities_of_tables_5_and_6_are_there(table, tmp_path):
     assert isinstance(planned(*words, "sparsity.keep_mask=true").resolved().source, PrunerSource)
 
 
-def test_what_decides_the_run():
+def test_the_run_hash_depends_on_pruner_options():
     words = ["sparsity=snip", "sparsity=snip sparsity.keep_mask=true", "sparsity=snip sparsity.images=1",
              "sparsity=imp", "sparsity=snip sparsity.keep_mask=true sparsity.control=shuffle",
              "sparsity=snip sparsity.control=reinit",
@@ -136,7 +136,7 @@ def test_what_decides_the_run():
 
 
 @pytest.mark.parametrize("control", ["none", "shuffle", "reinit"])
-def test_the_very_mask_and_its_controls(launch, only_run, tmp_path, control):
+def test_keep_mask_uses_the_pruner_mask_and_its_controls(launch, only_run, tmp_path, control):
     words = ["model.width=0.25", "sparsity=imp", "sparsity.keep_mask=true", f"sparsity.control={control}"]
     status, printed = launch(*words, "method=evaluate")
     assert status == 0, printed
@@ -151,7 +151,7 @@ def test_the_very_mask_and_its_controls(launch, only_run, tmp_path, control):
     assert same == (control != "reinit")
 
 
-def test_a_file_that_a_pruner_made_can_be_given(launch, tmp_path):
+def test_a_pruner_density_file_can_be_reused(launch, tmp_path):
     launch(*SMALL, "sparsity=snip")
     (file,) = (tmp_path / "cache" / "densities").glob("*.json")
     (tmp_path / "mine.json").write_text(file.read_text())
@@ -176,8 +176,8 @@ def test_a_dry_run_computes_nothing(launch, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_compute_once_and_a_kill_leaves_nothing(process, tmp_path):
-    """The first is killed while it scores; of the two after it one computes, the other waits and takes its file."""
+def test_two_processes_compute_once_and_a_kill_leaves_no_file(process, tmp_path):
+    """The first process is killed while it scores; of the next two, one computes and the other uses its file."""
     words = ["method=draw", "sparsity=synflow", "sparsity.rounds=40"]
     cache = tmp_path / "cache" / "densities"
     first = process(*words)
@@ -196,8 +196,8 @@ def test_two_processes_compute_once_and_a_kill_leaves_nothing(process, tmp_path)
     assert not list(cache.glob(".*.partial"))
 
 
-def test_a_fresh_classifier_scores_in_place_of_the_networks_own():
-    """Convolutions alone decide then, and the seed; the classifier that was drawn does not."""
+def test_grasp_can_score_with_a_fresh_classifier():
+    """The masks then depend on convolutions and the seed, not on the network's own classifier."""
     examples = ScoringExamples(digits.load(None, True).resized(16), planned().settings.dataset, 0)
     network = scored_network(planned(*SMALL))
     other = copy.deepcopy(network)
@@ -212,7 +212,7 @@ def test_a_fresh_classifier_scores_in_place_of_the_networks_own():
     assert fresh not in (kept(network), kept(network, fresh_classifier=True, seed=1))
 
 
-def test_the_record_of_a_file(launch, tmp_path):
+def test_a_density_file_records_its_provenance(launch, tmp_path):
     launch(*SMALL, "sparsity=grasp", "sparsity.images_per_class=5")
     content = made(tmp_path)
     assert content["made"]["pruner"] == "grasp" and content["made"]["settings"]["images_per_class"] == 5
@@ -222,7 +222,7 @@ def test_the_record_of_a_file(launch, tmp_path):
     assert kept == pytest.approx(content["made"]["weights"])
 
 
-def test_a_collapse_is_an_error_that_names_the_cut_unless_allowed(launch, only_run):
+def test_layer_collapse_names_the_cut_unless_allowed(launch, only_run):
     words = [
         "model=vgg16",
         "model.width=0.25",
@@ -241,7 +241,7 @@ def test_a_collapse_is_an_error_that_names_the_cut_unless_allowed(launch, only_r
     assert read(only_run())["sparsity"]["effective"] == 1.0
 
 
-def test_scores_that_are_not_finite(launch, monkeypatch, tmp_path):
+def test_non_finite_scores_are_errors(launch, monkeypatch, tmp_path):
     def broken(network):
         scores = {name: score.clone() for name, score in original(network).items()}
         scores["stages.0.1.conv2.weight"][0] = float("inf")
@@ -267,7 +267,7 @@ def test_scores_that_are_not_finite(launch, monkeypatch, tmp_path):
         ("sparsity=snip sparsity.score_dtype=half", "sparsity.score_dtype=half: must be one of float32, float64"),
     ],
 )
-def test_bad_input(launch, tmp_path, words, message):
+def test_invalid_settings_are_refused(launch, tmp_path, words, message):
     status, printed = launch(*words.split())
     assert status == 2 and message in printed and printed.count("\n") == 1 and not list(tmp_path.iterdir())
 
@@ -301,7 +301,7 @@ def spoiled(content, change):
          "stages.0.3.conv1.weight"),
     ],
 )  # fmt: skip
-def test_bad_files(launch, tmp_path, change, words, message):
+def test_invalid_density_files_are_refused(launch, tmp_path, change, words, message):
     launch(*SMALL, "sparsity=imp")
     file = tmp_path / "spoiled.json"
     file.write_text(json.dumps(spoiled(made(tmp_path), change)))

@@ -1,4 +1,4 @@
-"""Reachability against automatic differentiation: a weight is on a path where it moves the output."""
+"""Reachability against automatic differentiation: a weight is on a path if its gradient is not zero."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from ersparse.sparse.mask import attach, density_of, enforce
 
 
 def linearised(network: nn.Module) -> nn.Module:
-    """Without biases, normalisation and maxima: a positive linear function of the input for positive weights."""
+    """Remove normalisation and maxima, so that positive weights give a linear function with positive coefficients."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -25,8 +25,8 @@ def linearised(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("name", models.__all__)
 @pytest.mark.parametrize("density", [0.02, 0.1, 0.3])
-def test_agrees_with_gradients(name, density):
-    """Whole kernels are kept or removed, and no map is a single pixel, so that positions play no part."""
+def test_paths_of_models_match_nonzero_gradients(name, density):
+    """Kernels are kept or removed as a whole, and maps have several pixels, so positions in kernels do not matter."""
     network = linearised(getattr(models, name)(5, channels=2, width=0.25))
     layers = prunable_layers(network)
     random = torch.Generator().manual_seed(int(density * 100))
@@ -49,8 +49,8 @@ def test_agrees_with_gradients(name, density):
     assert G.effective_density(masks, layers, steps) == density_of(live)
 
 
-def test_worked_by_hand():
-    """Two inputs, three hidden, one output. Hidden 0 has no input, hidden 2 no output: only 1 -> 0 counts."""
+def test_effective_density_matches_a_hand_worked_example():
+    """Of three hidden neurons, 0 has no input and 2 no output: the only path runs through 1."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     masks = {
         "1.weight": torch.tensor([[0, 0], [0, 1], [1, 0]]).bool(),
@@ -63,7 +63,7 @@ def test_worked_by_hand():
     assert G.effective_density(masks, layers, trace(network)) == 2 / 9
 
 
-def test_a_shortcut_carries_what_the_block_does_not():
+def test_a_shortcut_bypasses_an_empty_layer():
     network = models.resnet20(10)
     layers = prunable_layers(network)
     masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
@@ -73,7 +73,7 @@ def test_a_shortcut_carries_what_the_block_does_not():
     assert live["stages.0.1.conv1.weight"].all(), "the identity goes past"
 
 
-def test_grouped_and_flattened():
+def test_paths_through_groups_and_flatten():
     class Grouped(nn.Module):
         def __init__(self):
             super().__init__()
@@ -93,8 +93,8 @@ def test_grouped_and_flattened():
     assert live["a.weight"].flatten(1).any(1).tolist() == [False, True, False, False]
 
 
-def test_concatenated_and_used_twice():
-    """One layer twice, its results side by side; a part of them is not read."""
+def test_paths_through_a_concatenation_of_a_shared_layer():
+    """One layer is applied twice, its results are concatenated, and part of them is not read."""
 
     class Twice(nn.Module):
         def __init__(self):
@@ -161,8 +161,8 @@ FOLLOWED = {
 
 @pytest.mark.parametrize("name", FOLLOWED)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_what_is_followed_agrees_with_gradients(name, seed):
-    """Kept weights whose gradient is not zero, in a network without biases, with positive weights and inputs."""
+def test_paths_of_supported_operations_match_nonzero_gradients(name, seed):
+    """The network has no biases, and its weights and inputs are positive, so gradients vanish only off paths."""
     network = FOLLOWED[name].double()
     if name == "nn.Flatten":
         network[-1] = nn.Identity()  # a softmax has no positive gradient
@@ -193,7 +193,7 @@ class Optional(nn.Module):
         return self.b(h + h if double else h)
 
 
-def test_arguments_keep_their_defaults():
+def test_forward_arguments_keep_their_defaults():
     assert [step.layer for step in trace(Optional())] == ["", "a.weight", "b.weight", ""]
 
 
@@ -219,7 +219,7 @@ def test_arguments_keep_their_defaults():
         (network_of(lambda s, x: s.f(x) if x.sum() > 0 else x, f=linear(4, 5)), "cannot be traced"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_followed_is_named(network, said):
-    """Each of these would get a wrong number if it were taken for something like it."""
-    with pytest.raises(GraphError, match=f"{said}.*flow=none does without"):
+def test_unsupported_operations_are_named(network, said):
+    """Each of these networks would get a wrong density if the operation were treated like a similar one."""
+    with pytest.raises(GraphError, match=f"{said}.*flow=none needs no channel graph"):
         trace(network)

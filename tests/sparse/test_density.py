@@ -26,7 +26,7 @@ def layers_of(name: str, classes: int) -> list[Layer]:
 
 
 @pytest.mark.parametrize("network", GOLDEN)
-def test_golden(network):
+def test_densities_match_golden_values(network):
     name, classes = network.split("_")
     layers = layers_of(name, int(classes))
     assert [list(layer.shape) for layer in layers] == GOLDEN[network]["shapes"]
@@ -40,14 +40,14 @@ def test_golden(network):
 @pytest.mark.parametrize("name", models.__all__)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("level", LEVELS)
-def test_expected_density_is_the_nominal_one(name, rule, level):
+def test_expected_density_equals_the_nominal_density(name, rule, level):
     layers = layers_of(name, 100)
     found = RULES[rule](layers, 1 - level)
     assert abs(D.expected_density(layers, found) - (1 - level)) < 1e-9
     assert all(0 < p <= 1 for p in found)
 
 
-def test_worked_by_hand():
+def test_rules_match_a_hand_worked_example():
     """Layers 3->4 (12 weights) and 4->2 (8 weights), p = 0.75: 15 weights are to be kept."""
     layers = [Layer("a", (4, 3)), Layer("b", (2, 4))]
     assert D.uniform(layers, 0.75) == [0.75, 0.75]
@@ -63,7 +63,7 @@ def test_worked_by_hand():
     np.testing.assert_allclose(D.pyramidal(layers, 0.75), [r, r * r])
 
 
-def test_er_ignores_the_kernel_and_erk_counts_it():
+def test_er_ignores_the_kernel_and_erk_includes_it():
     layers = [Layer("conv", (8, 4, 3, 3)), Layer("linear", (10, 8))]
     conv, linear = D.er(layers, 0.1)
     assert conv / linear == pytest.approx((12 / 32) / (18 / 80))
@@ -77,7 +77,7 @@ def test_er_ignores_the_kernel_and_erk_counts_it():
     least=st.lists(st.floats(0, 1), min_size=30, max_size=30),
     share=st.floats(0, 1),
 )
-def test_fill_agrees_with_bisection(sizes, raw, least, share):
+def test_fill_matches_bisection(sizes, raw, least, share):
     layers = [Layer(str(i), (1, size)) for i, size in enumerate(sizes)]
     n, raw, least = np.array(sizes, float), np.array(raw[: len(sizes)]), np.array(least[: len(sizes)])
     lowest = least @ n / n.sum()
@@ -93,7 +93,7 @@ def test_fill_agrees_with_bisection(sizes, raw, least, share):
     np.testing.assert_allclose(found, np.clip(high * raw, least, 1), atol=1e-7)
 
 
-def test_first_dense_and_floor_keep_the_budget():
+def test_first_dense_and_floor_meet_the_budget():
     layers = layers_of("vgg19", 100)
     first = D.uniform(layers, 0.01, first_dense=True)
     assert first[0] == 1 and len(set(first[1:])) == 1
@@ -103,12 +103,12 @@ def test_first_dense_and_floor_keep_the_budget():
         assert D.expected_density(layers, found) == pytest.approx(p, abs=1e-12)
 
 
-def test_a_floor_beyond_the_budget_is_refused():
+def test_a_floor_beyond_the_budget_is_an_error():
     with pytest.raises(D.DensityError, match="weights cannot be spread"):
         D.uniform([Layer("a", (10, 10))], 0.05, floor=1)
 
 
-def test_budgets_from_one_weight_a_layer_to_all():
+def test_budgets_range_from_one_weight_per_layer_to_all():
     layers = layers_of("resnet20", 10)
     total = sum(layer.size for layer in layers)
     for rule in RULES.values():
@@ -117,7 +117,7 @@ def test_budgets_from_one_weight_a_layer_to_all():
             assert D.expected_density(layers, found) * total == pytest.approx(budget, rel=1e-9)
 
 
-def test_from_file():
+def test_from_file_checks_layers_and_ranges():
     layers = [Layer("a", (4, 3)), Layer("b", (2, 4))]
     assert D.from_file(layers, {"a": 0.5, "b": 0.0}) == [0.5, 0.0]
     for wrong in ({"a": 0.5}, {"a": 0.5, "b": 1.5}, {"a": 0.5, "b": 0.1, "c": 0.1}):
@@ -125,5 +125,5 @@ def test_from_file():
             D.from_file(layers, wrong)
 
 
-def test_dense():
+def test_dense_is_one_everywhere():
     assert D.dense([Layer("a", (4, 3))]) == [1.0]

@@ -1,4 +1,4 @@
-"""Edge-popup's core against sorting, enumeration, and gradients written by hand."""
+"""Edge-popup and topk_mask against sorting, enumeration, and gradients computed by hand."""
 
 import itertools
 import math
@@ -28,8 +28,8 @@ def by_sorting(values, count):
     st.lists(st.sampled_from([-1.0, 0.0, 0.5, 0.501, 0.51, 1.0, 2.0, -math.inf]), min_size=1, max_size=40),
     st.data(),
 )
-def test_top_is_that_of_a_stable_sort(values, data):
-    """Whatever the guess is, ties and -inf included."""
+def test_topk_matches_a_stable_sort(values, data):
+    """The result does not depend on the previous threshold, with ties and -inf among the values."""
     count = data.draw(st.integers(0, len(values)))
     near = data.draw(st.sampled_from([None, -1.0, 0.0, 0.5, 0.505, 3.0]))
     mask, threshold = topk_mask(torch.tensor(values), count, near)
@@ -39,7 +39,7 @@ def test_top_is_that_of_a_stable_sort(values, data):
 
 
 @pytest.mark.parametrize("drift", [0.0, 1e-4, 0.1])
-def test_the_guess_changes_nothing(drift):
+def test_previous_threshold_does_not_change_the_result(drift):
     random = torch.Generator().manual_seed(int(1e5 * drift))
     values = torch.rand(100_000, generator=random)
     _, near = topk_mask(values, 5000)
@@ -49,8 +49,8 @@ def test_the_guess_changes_nothing(drift):
     assert mask.sum() == 5000 and moved[mask].min() >= moved[~mask].max()
 
 
-def test_few_values_are_put_in_order(monkeypatch):
-    """Near the last threshold fewer than by a sample, and by a sample where that one misleads: never all of them."""
+def test_topk_partitions_few_values(monkeypatch):
+    """A good previous threshold leaves the fewest values to partition; a bad one falls back to a sample, not to all."""
     values = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     ordered, partition = [], np.partition
     monkeypatch.setattr(np, "partition", lambda some, place: ordered.append(len(some)) or partition(some, place))
@@ -62,8 +62,8 @@ def test_few_values_are_put_in_order(monkeypatch):
 
 @pytest.mark.parametrize("shape", ["normal", "sorted", "few", "infinite", "trap"])
 @pytest.mark.parametrize("share", [1e-5, 0.001, 0.3, 0.9999])
-def test_a_sample_changes_nothing_either(shape, share):
-    """Sizes at which a sample is taken; also where the sample misleads, having only what lies at its stride."""
+def test_sampled_threshold_does_not_change_the_result(shape, share):
+    """Sizes at which a sample is taken, also with values for which the strided sample is not representative."""
     random = np.random.default_rng(0)
     values = random.normal(size=200_001).astype(np.float32)
     if shape == "sorted":
@@ -80,8 +80,8 @@ def test_a_sample_changes_nothing_either(shape, share):
     assert set(np.flatnonzero(mask.numpy())) == set(order)
 
 
-def test_ties_are_broken_in_the_order_of_memory():
-    """Whatever the layout, the mask is laid out as the values, and says the same of values without ties."""
+def test_ties_go_to_the_first_in_memory_order():
+    """The mask has the memory format of the values, and does not depend on it for values without ties."""
     values = torch.rand(4, 3, 2, 2)
     last = values.contiguous(memory_format=torch.channels_last)
     for count in (1, 7, 40):
@@ -91,14 +91,14 @@ def test_ties_are_broken_in_the_order_of_memory():
     assert topk_mask(tied, 4)[0].nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 2, 0, 0]]
 
 
-def test_counts_are_of_the_dense_layer():
+def test_counts_are_relative_to_the_dense_layer():
     layers = [Layer("a", (10, 10)), Layer("b", (3, 5)), Layer("c", (20, 100))]
     assert S.counts(layers, 0.1, [40, 15, 150]) == [10, 2, 150]
     assert S.counts(layers, 0.01, [40, 15, 150]) == [1, 0, 20]
     assert S.counts(layers, 0.01, [40, 15, 150], least=3) == [3, 3, 20]
 
 
-def test_annealing():
+def test_annealed_density_follows_its_schedule():
     """The geometric schedule has equal ratios, the linear one equal steps; the code's starts from 0.6 whatever p_0."""
     geometric = [annealed_density(0.5, 0.1, t, 5, "geometric") for t in range(6)]
     assert geometric[0] == 0.5 and geometric[-1] == pytest.approx(0.1)
@@ -113,12 +113,12 @@ def example(signed, seed=0):
     scores = torch.randn(4, 3, 3, 3, generator=random, requires_grad=True)
     weight = torch.randn(4, 3, 3, 3, generator=random)
     allowed = torch.rand(weight.shape, generator=random) < 0.6
-    mask, _ = topk_mask(S.rank(scores, S.barred(allowed), signed), 20)
+    mask, _ = topk_mask(S.ranking(scores, S.exclusion_bias(allowed), signed), 20)
     return scores, weight, allowed, mask
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_forward_is_a_product_with_a_boolean_mask(signed):
+def test_forward_multiplies_by_a_hard_mask(signed):
     scores, weight, allowed, mask = example(signed)
     assert mask.dtype == torch.bool and mask.sum() == 20 and not (mask & ~allowed).any()
     found = S.masked(scores, weight * allowed, mask, signed)
@@ -126,7 +126,7 @@ def test_forward_is_a_product_with_a_boolean_mask(signed):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_gradient_is_straight_through_with_its_sign(signed):
+def test_straight_through_gradient_carries_the_sign_of_the_score(signed):
     """By hand: dL/d(w m) comes from a network with plain weights, and is multiplied by w and sign(s)."""
     scores, weight, allowed, mask = example(signed)
     x, target = torch.randn(2, 3, 5, 5), torch.randn(2, 4, 3, 3)
@@ -142,18 +142,18 @@ def test_gradient_is_straight_through_with_its_sign(signed):
     assert (expected[~mask & allowed] != 0).any(), "weights that are out can come in"
 
 
-def test_a_score_outside_the_network_changes_nothing():
+def test_scores_outside_the_er_network_have_no_effect():
     scores, weight, allowed, mask = example(False)
     with torch.no_grad():
         scores[~allowed] = 1e9
-    assert topk_mask(S.rank(scores, S.barred(allowed), False), 20)[0].equal(mask)
+    assert topk_mask(S.ranking(scores, S.exclusion_bias(allowed), False), 20)[0].equal(mask)
     S.masked(scores, weight * allowed, mask, False).sum().backward()
     assert scores.grad[~allowed].eq(0).all()
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_the_best_of_all_tickets_is_found(signed):
-    """Twelve weights of which four may stay: 495 tickets, all tried; training the scores ends at the best one.
+def test_search_finds_the_best_of_all_tickets(signed):
+    """Of twelve weights, four may be kept: all 495 tickets are evaluated, and training the scores ends at the best.
 
     The loss is linear in what is kept, so that each score drifts at the rate of its weight's worth, whatever else is
     kept, and the order at the end is that of the worths. Of these at least four are positive: a magnitude cannot fall
@@ -175,7 +175,7 @@ def test_the_best_of_all_tickets_is_found(signed):
     scores = torch.from_numpy(random.uniform(-0.1, 0.1, (1, 16))).requires_grad_()
     optimizer = torch.optim.SGD([scores], 0.1)
     for _ in range(2000):
-        mask, _ = topk_mask(S.rank(scores, S.barred(allowed), signed), 4)
+        mask, _ = topk_mask(S.ranking(scores, S.exclusion_bias(allowed), signed), 4)
         optimizer.zero_grad()
         loss(S.masked(scores, weight * allowed, mask, signed)).backward()
         optimizer.step()

@@ -13,6 +13,7 @@ from scipy import stats
 from ersparse import models
 from ersparse.sparse import density as D
 from ersparse.sparse import flow_repair
+from ersparse.sparse.degrees import degrees, zero_degrees
 from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.mask import draw_bernoulli
 from ersparse.sparse.rng import generator
@@ -47,17 +48,17 @@ def fewest(layer: Layer) -> int:
 
 
 @given(drawn_masks())
-def test_degrees(case):
+def test_degrees_match_a_loop_over_kernels(case):
     layer, mask, _ = case
-    rows, columns = flow_repair.degrees(mask, layer)
+    rows, columns = degrees(mask, layer)
     assert (rows.tolist(), columns.tolist()) == slow_degrees(mask, layer)
 
 
 @given(drawn_masks(), st.integers(0, 10**6))
-def test_add(case, seed):
+def test_add_gives_every_channel_an_edge(case, seed):
     layer, mask, p = case
     repaired, counts = flow_repair.add(mask, layer, p, generator(seed))
-    assert flow_repair.zero_degrees(repaired, layer) == (0, 0)
+    assert zero_degrees(repaired, layer) == (0, 0)
     assert (repaired & mask).equal(mask)
     rows, columns = slow_degrees(mask, layer)
     assert (counts.drawn, counts.zero_in, counts.zero_out) == (int(mask.sum()), rows.count(0), columns.count(0))
@@ -67,8 +68,8 @@ def test_add(case, seed):
 
 
 @given(drawn_masks(), st.integers(0, 10**6))
-def test_released(case, seed):
-    """Rows get an edge; columns of a linear layer too, those of a convolution only where one alone was empty."""
+def test_released_repairs_as_the_published_code(case, seed):
+    """Rows are repaired, and columns of linear layers; columns of a convolution only if exactly one is empty."""
     layer, mask, p = case
     repaired, counts = flow_repair.released(mask, layer, p, generator(seed))
     rows, columns = slow_degrees(repaired, layer)
@@ -83,11 +84,11 @@ def test_released(case, seed):
 
 @given(drawn_masks(), st.integers(0, 10**6))
 @settings(max_examples=300)
-def test_move_keeps_the_count_wherever_it_can(case, seed):
+def test_move_preserves_the_count_down_to_the_minimum(case, seed):
     layer, mask, p = case
     repaired, counts = flow_repair.move(mask, layer, p, generator(seed))
     kept = int(repaired.sum())
-    assert flow_repair.zero_degrees(repaired, layer) == (0, 0)
+    assert zero_degrees(repaired, layer) == (0, 0)
     assert kept == max(counts.drawn, fewest(layer))
     assert kept == counts.drawn + counts.added_in + counts.added_out
     put_in = flow_repair.add(mask, layer, p, generator(seed))[1]
@@ -98,23 +99,23 @@ def test_move_keeps_the_count_wherever_it_can(case, seed):
 
 
 @given(drawn_masks(), st.integers(0, 10**6))
-def test_resample(case, seed):
+def test_resample_gives_every_channel_an_edge(case, seed):
     layer, mask, p = case
     repaired, counts = flow_repair.resample(mask, layer, p, generator(seed))
-    assert flow_repair.zero_degrees(repaired, layer) == (0, 0)
+    assert zero_degrees(repaired, layer) == (0, 0)
     assert (repaired & mask).equal(mask)
     assert int(repaired.sum()) == counts.drawn + counts.added_in + counts.added_out
 
 
-def test_a_layer_of_density_zero_is_left_empty():
+def test_a_layer_of_density_zero_stays_empty():
     layer, empty = Layer("l", (4, 4)), torch.zeros(4, 4, dtype=torch.bool)
     for repair in (flow_repair.add, flow_repair.move, flow_repair.resample):
         repaired, counts = repair(empty, layer, 0.0, generator(0))
         assert not repaired.any() and (counts.zero_in, counts.zero_out) == (4, 4)
 
 
-def test_stars_are_merged_down_to_the_fewest_weights():
-    """Row 0 feeds on columns 0-3, rows 1-4 feed on column 4: 8 edges, none spare, where 5 would do."""
+def test_merging_stars_reaches_the_minimum_number_of_weights():
+    """Row 0 reads columns 0-3, rows 1-4 read column 4: of 8 edges none is removable, although 5 suffice."""
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[0, :4] = mask[1:5, 4] = True
     repaired, counts = flow_repair.move(mask[:, :5][:5], Layer("l", (5, 5)), 0.3, generator(0))
@@ -123,12 +124,12 @@ def test_stars_are_merged_down_to_the_fewest_weights():
     assert int(repaired.sum()) == 8 and (counts.added_in, counts.added_out) == (0, 0)
 
 
-def test_conditional_draw_against_enumeration():
-    """Three weights at 0.2, given that one is kept: the seven outcomes, chi-squared over 20 000 draws."""
+def test_conditional_draw_matches_enumerated_probabilities():
+    """Three weights at density 0.2: chi-squared test of the seven nonempty outcomes over 20 000 draws."""
     random, p, draws = np.random.default_rng(), 0.2, 20_000
     seen = dict.fromkeys(itertools.product([False, True], repeat=3), 0)
     for _ in range(draws):
-        seen[tuple(flow_repair._given_one((3,), p, random).tolist())] += 1
+        seen[tuple(flow_repair._draw_nonempty((3,), p, random).tolist())] += 1
     assert seen.pop((False,) * 3) == 0
     weight = [p ** sum(outcome) * (1 - p) ** (3 - sum(outcome)) for outcome in seen]
     expected = [draws * w / sum(weight) for w in weight]
@@ -136,8 +137,8 @@ def test_conditional_draw_against_enumeration():
 
 
 @pytest.mark.parametrize("shape, groups, p", [((30, 20, 3, 3), 1, 0.01), ((40, 10), 1, 0.15), ((24, 6, 1, 1), 2, 0.3)])
-def test_resampling_meets_the_density_asked_for(shape, groups, p):
-    """Mean weights of 400 conditioned masks, in standard errors."""
+def test_resample_meets_the_nominal_density(shape, groups, p):
+    """The mean count of 400 conditioned masks is compared in standard errors."""
     layer, start = Layer("l", shape, groups), np.random.randint(10**9)
     counts = []
     for seed in range(start, start + 400):
@@ -147,7 +148,7 @@ def test_resampling_meets_the_density_asked_for(shape, groups, p):
     assert abs(np.mean(counts) - p * layer.size) < stats.t.isf(ODDS / 2, len(counts) - 1) * error
 
 
-def test_resampling_that_cannot_meet_its_density_names_the_layer():
+def test_infeasible_resample_density_names_the_layer():
     with pytest.raises(flow_repair.FlowError, match="layer first.weight: resample needs"):
         flow_repair.conditioned_density(Layer("first.weight", (64, 3, 3, 3)), 0.01)
 
@@ -164,7 +165,7 @@ def empty_column(layer: Layer, p: float) -> float:
 
 
 def empty_column_after_rows(layer: Layer, p: float) -> float:
-    """A row misses the column if it has none of its k weights there, or was empty and got its weight elsewhere."""
+    """A row misses the column if all its k weights there are removed, unless its repair falls into the column."""
     k = layer.fan_in // layer.n_in
     return ((1 - p) ** k - empty_row(layer, p) / layer.n_in) ** layer.n_out
 
@@ -199,7 +200,7 @@ def draws(rule: str, level: float, count: int):
 
 
 @pytest.mark.parametrize("rule, level, expected", PAIRS)
-def test_pairs_without_an_edge(rule, level, expected):
+def test_zero_degree_pairs_follow_their_closed_form(rule, level, expected):
     """The closed form gives the known figure, and the total over four seeds lies in its exact distribution."""
     odds = pair_odds(VGG19, RULES[rule](VGG19, 1 - level))
     assert sum(odds) == pytest.approx(expected, abs=0.006)
@@ -212,7 +213,7 @@ def test_pairs_without_an_edge(rule, level, expected):
 
 
 @pytest.mark.parametrize("rule, rows, columns", EDGES)
-def test_edges_that_add_puts_in(rule, rows, columns):
+def test_edges_added_follow_their_closed_form(rule, rows, columns):
     """vgg19 at 0.999: known figures, closed forms, and z-scores over four seeds."""
     densities = RULES[rule](VGG19, 0.001)
     row_odds = [(layer.n_out, empty_row(layer, p)) for layer, p in zip(VGG19, densities, strict=True)]
@@ -230,8 +231,8 @@ def test_edges_that_add_puts_in(rule, rows, columns):
         assert abs(total - mean) < bound * math.sqrt(variance)
 
 
-def test_move_on_a_whole_network():
-    """Every layer that has weights enough keeps its drawn count; the others say how many more they hold."""
+def test_move_preserves_the_count_in_every_layer_of_a_network():
+    """Layers with enough weights preserve their drawn count; the others record the excess as added."""
     layers = prunable_layers(models.resnet110(100))
     source = ERSource(layers, D.erk(layers, 0.001), 0.001, seed=5, flow="move")
     masks, counts = source.repair(source.draw())

@@ -1,4 +1,4 @@
-"""Initial weights scaled by what is kept."""
+"""Initial weights scaled by density."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from ersparse.sparse.mask import draw_exact
 from ersparse.sparse.rng import generator
 
 
-def test_layer_and_neuron():
+def test_scaled_weights_have_variance_two_over_fan_in():
     """Variances within 6 standard errors (sqrt(2/n)) of 2 / fan-in."""
     mask = draw_exact(Layer("l", (64, 64, 3, 3)), 0.2, generator(0))
     mask[0] = True
@@ -26,6 +26,6 @@ def test_layer_and_neuron():
     assert by_layer[~mask].eq(0).all() and by_neuron[~mask].eq(0).all()
 
 
-def test_a_neuron_without_weights_is_harmless():
+def test_a_neuron_without_weights_gives_finite_values():
     mask = torch.zeros(2, 3, dtype=torch.bool)
     assert scaled_weight(mask, "neuron", np.random.default_rng(0)).eq(0).all()

@@ -27,7 +27,7 @@ def binomial_odds(count: int, n: int, p: float) -> float:
 
 
 @pytest.mark.parametrize("rule, p", [(erk, 0.01), (pyramidal, 0.1)])
-def test_bernoulli_counts_of_every_layer(rule, p):
+def test_bernoulli_counts_follow_the_binomial_distribution(rule, p):
     layers = prunable_layers(models.vgg16(10))
     densities = rule(layers, p)
     masks = ERSource(layers, densities, p, seed=np.random.randint(10**9)).draw()
@@ -44,17 +44,17 @@ def variance_odds(draw) -> float:
     return two_sided(stats.chi2.cdf(statistic, draws - 1))
 
 
-def test_bernoulli_variance():
+def test_bernoulli_counts_have_binomial_variance():
     assert variance_odds(M.draw_bernoulli) > ODDS
 
 
-def test_the_variance_test_catches_exact_counts():
+def test_exact_counts_fail_the_variance_test():
     assert variance_odds(M.draw_exact) < ODDS
 
 
 @pytest.mark.parametrize("draw", [M.draw_bernoulli, M.draw_exact])
 def test_every_position_is_equally_likely(draw):
-    """How often each of 60 weights was kept in 4000 draws at 0.25."""
+    """Counts of each of 60 weights in 4000 draws at density 0.25."""
     layer, draws, start = Layer("l", (5, 4, 3)), 4000, np.random.randint(10**9)
     kept = sum(draw(layer, 0.25, generator(start + i)).double() for i in range(draws)).flatten().numpy()
     for count in kept:
@@ -67,7 +67,7 @@ def test_exact_draws_the_rounded_count(p):
     assert int(M.draw_exact(layer, p, generator(3)).sum()) == round(p * layer.size)
 
 
-def test_a_layer_depends_on_seed_and_name_only():
+def test_a_mask_depends_on_seed_and_layer_name_only():
     layers = [Layer("a", (8, 8)), Layer("b", (8, 8))]
     both = ERSource(layers, [0.5, 0.5], 0.5, seed=1).draw()
     alone = ERSource(layers[1:], [0.5], 0.5, seed=1).draw()
@@ -86,7 +86,7 @@ def test_masks_are_buffers_updated_in_place():
     assert M.masks_of(module)["0.weight"] is buffer
 
 
-def test_enforce_leaves_exact_zeros():
+def test_enforce_sets_removed_weights_to_positive_zero():
     module = nn.Linear(4, 3)
     M.attach(module, {"weight": torch.eye(3, 4, dtype=torch.bool)})
     with torch.no_grad():
@@ -98,19 +98,19 @@ def test_enforce_leaves_exact_zeros():
     assert module.weight.detach()[module.weight_mask].eq(-1).all()
 
 
-def test_shuffled_keeps_the_count():
+def test_shuffling_preserves_the_count():
     before = M.draw_exact(Layer("l", (9, 8, 3)), 0.3, generator(0))
     after = M.shuffled(before, generator(1))
     assert after.shape == before.shape and after.sum() == before.sum() and not after.equal(before)
 
 
-def test_digest_tells_masks_apart():
+def test_digest_distinguishes_masks():
     one = {"a": torch.tensor([True, False]), "b": torch.tensor([True])}
     assert M.digest(one) == M.digest(dict(reversed(one.items())))
     assert M.digest(one) != M.digest({"a": torch.tensor([True, True]), "b": torch.tensor([True])})
     assert M.digest(one) != M.digest({"a": torch.tensor([[True, False]]), "b": torch.tensor([True])})
 
 
-def test_density_of():
+def test_density_counts_kept_weights():
     assert M.density_of({"a": torch.tensor([True, False]), "b": torch.tensor([False, False])}) == 0.25
     assert M.density_of({}) == 1.0

@@ -1,4 +1,4 @@
-"""Rewiring's core against an update by hand, a slow reference that sorts, and optimizer steps in closed form."""
+"""Rewiring against hand-computed updates, a reference with stable sorts, and closed-form optimizer steps."""
 
 import math
 
@@ -11,10 +11,11 @@ from torch import nn
 
 from ersparse.sparse import rewiring as R
 from ersparse.sparse import schedules
-from ersparse.sparse.flow_repair import move, zero_degrees
+from ersparse.sparse.degrees import zero_degrees
+from ersparse.sparse.flow_repair import move
 from ersparse.sparse.layers import Layer
 
-# One layer, half of its four active weights exchanged. Of the active weights 1 and 2 tie in magnitude; 3 is zero.
+# One layer, half of its four active weights dropped. Of the active weights 1 and 2 tie in magnitude; 3 is zero.
 MASK = [True, True, True, True, False, False, False, False]
 WEIGHT = [0.5, 0.2, -0.2, 0.0, 0.0, 0.0, 0.0, 0.0]
 GRADIENT = [0.1, 0.9, -0.9, 0.3, 0.3, -0.4, 0.0, 0.3]  # 3, 4 and 7 tie
@@ -29,7 +30,7 @@ def places(mask):
 
 
 def update(mask, drop, grow, share, regrow):
-    return R.update(mask, drop, grow, R.exchanged(int(mask.sum()), mask.numel(), share, regrow), regrow)
+    return R.update(mask, drop, grow, R.drop_count(int(mask.sum()), mask.numel(), share, regrow), regrow)
 
 
 def by_hand(share, regrow):
@@ -47,20 +48,20 @@ def by_hand(share, regrow):
         (0.2, True, [], []),  # 0.8 of a weight
     ],
 )
-def test_an_update_by_hand(share, regrow, removed, grown):
+def test_update_matches_hand_computed_masks(share, regrow, removed, grown):
     found = by_hand(share, regrow)
     assert places(found.removed) == removed and places(found.grown) == grown
 
 
 @pytest.mark.parametrize("regrow", [True, False])
-def test_a_full_layer_is_left_out(regrow):
+def test_a_dense_layer_does_not_change(regrow):
     full = torch.ones(2, 4, dtype=torch.bool)
     found = update(full, R.magnitude(layer(WEIGHT)), R.magnitude(layer(GRADIENT)), 0.5, regrow)
     assert places(found.removed) == places(found.grown) == []
 
 
-def test_no_more_grow_than_were_inactive():
-    """Six of eight are active, and half of them to go: only two can."""
+def test_growth_is_limited_by_inactive_weights():
+    """Six of eight weights are active and half of them are due, but only two can be grown."""
     mask = layer([True] * 6 + [False] * 2)
     found = update(mask, layer([3.0, 1.0, 2.0, 6.0, 5.0, 4.0, 0.0, 0.0]), torch.zeros(2, 4), 0.5, regrow=False)
     assert places(found.removed) == [1, 2] and places(found.grown) == [6, 7]
@@ -79,7 +80,7 @@ WEIGHTS = st.lists(st.tuples(st.booleans(), VALUES, VALUES), min_size=1, max_siz
 
 
 @given(WEIGHTS, st.floats(0.01, 0.99), st.booleans())
-def test_an_update_is_that_of_stable_sorts_and_keeps_the_count(weights, share, regrow):
+def test_update_matches_stable_sorts_and_preserves_the_count(weights, share, regrow):
     mask, weight, gradient = map(list, zip(*weights, strict=True))
     tensors = torch.tensor(mask), torch.tensor(weight), torch.tensor(gradient)
     found = update(tensors[0], R.magnitude(tensors[1]), R.magnitude(tensors[2]), share, regrow)
@@ -94,14 +95,14 @@ def test_an_update_is_that_of_stable_sorts_and_keeps_the_count(weights, share, r
 
 
 @pytest.mark.parametrize("regrow", [True, False])
-def test_counts_hold_where_training_has_diverged(regrow):
-    """All NaN: whatever is chosen, as many weights are active as before."""
+def test_nan_weights_preserve_the_count(regrow):
+    """With all scores NaN, the selection is arbitrary, but the number of active weights is preserved."""
     lost = torch.full((2, 4), math.nan)
     found = update(layer(MASK), R.magnitude(lost), R.magnitude(lost), 0.5, regrow)
     assert (layer(MASK) & ~found.removed | found.grown).sum() == 4
 
 
-def test_fractions():
+def test_drop_fraction_follows_its_schedule():
     assert [schedules.drop_fraction(0.5, 0.0, part, "constant") for part in (0, 0.5, 1)] == [0.5, 0.5, 0.5]
     assert [schedules.drop_fraction(0.5, 0.1, part, "linear") for part in (0, 0.25, 1)] == pytest.approx(
         [0.5, 0.4, 0.1]
@@ -110,27 +111,27 @@ def test_fractions():
     assert cosine == pytest.approx([0.5, 0.005 + 0.495 * 0.75, 0.2525, 0.005])
 
 
-def test_random_growth_depends_on_seed_layer_and_step_alone():
-    drawn = R.random_scores((30, 40), 1, "a", 100)
+def test_random_growth_depends_on_seed_layer_and_step_only():
+    drawn = R.random_growth_scores((30, 40), 1, "a", 100)
     torch.rand(5)
-    assert drawn.equal(R.random_scores((30, 40), 1, "a", 100))
+    assert drawn.equal(R.random_growth_scores((30, 40), 1, "a", 100))
     for other in [(2, "a", 100), (1, "b", 100), (1, "a", 200)]:
-        assert not drawn.equal(R.random_scores((30, 40), *other))
+        assert not drawn.equal(R.random_growth_scores((30, 40), *other))
 
 
 def test_random_growth_is_uniform():
-    """Each of four free places is grown in a quarter of 4000 draws: chi-square with 3 degrees, odds of failing 1e-6."""
+    """Chi-squared test that each of four inactive weights is grown in a quarter of 4000 draws; fails once in 1e6."""
     mask = torch.tensor([True, False, False, False, False, True])
     seen = np.zeros(6)
     for step in range(4000):
-        found = update(mask, torch.arange(6.0), R.random_scores((6,), 0, "a", step), 0.5, regrow=False)
+        found = update(mask, torch.arange(6.0), R.random_growth_scores((6,), 0, "a", step), 0.5, regrow=False)
         seen += found.grown.numpy()
     assert seen[mask.numpy()].sum() == 0 and seen.sum() == 4000
     assert ((seen[1:5] - 1000) ** 2 / 1000).sum() < 30.7
 
 
 def trained(optimizer_of, memory_format=torch.contiguous_format):
-    """A convolution after two steps, its optimizer, its mask, and a change of it."""
+    """Return a convolution's weight after two steps, its optimizer, its mask, and a change of the mask."""
     random = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.randn(4, 3, 3, 3, generator=random).to(memory_format=memory_format))
     mask = torch.rand(weight.shape, generator=random) < 0.5
@@ -154,7 +155,7 @@ def adam(parameters):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("optimizer_of, kept", [(sgd, 1), (adam, 3)])
-def test_grown_weights_start_from_zero_in_value_and_optimizer(optimizer_of, kept, memory_format):
+def test_grown_weights_start_with_zero_value_and_optimizer_state(optimizer_of, kept, memory_format):
     weight, optimizer, mask, found = trained(optimizer_of, memory_format)
     old_mask, old_weight = mask.clone(), weight.detach().clone()
     state = optimizer.state[weight]
@@ -168,15 +169,15 @@ def test_grown_weights_start_from_zero_in_value_and_optimizer(optimizer_of, kept
     assert len(of_weights) == kept
     for key in state:
         if key in of_weights:
-            assert before[key][found.grown].ne(0).all(), "there was something to forget"
+            assert before[key][found.grown].ne(0).all(), "there was state to reset"
             assert state[key][found.grown].eq(0).all()
             assert state[key][~found.grown].equal(before[key][~found.grown])
         else:
             assert state[key].equal(before[key])
 
 
-def test_the_first_steps_of_grown_weights_in_closed_form():
-    """Nothing is left of the gradients before: SGD moves by -lr g; Adam's third step by its formula with m = v = 0."""
+def test_first_steps_of_grown_weights_match_closed_form():
+    """Earlier gradients have no effect: SGD moves by -lr g, and Adam's third step follows from m = v = 0."""
     for optimizer_of in (sgd, adam):
         weight, optimizer, mask, found = trained(optimizer_of)
         R.apply(found, mask, weight, optimizer.state[weight])
@@ -189,14 +190,14 @@ def test_the_first_steps_of_grown_weights_in_closed_form():
         torch.testing.assert_close(weight.detach()[found.grown], expected)
 
 
-def test_an_update_before_the_first_step_has_no_state():
+def test_apply_before_the_first_step_needs_no_optimizer_state():
     weight, _, mask, found = trained(sgd)
     R.apply(found, mask, weight, {})
     R.apply(found, mask, weight, {"momentum_buffer": None})
 
 
-def test_growing_leaves_the_output_as_it_is():
-    """Grown weights are zero: the network computes what it does with the removed ones alone gone, bit for bit."""
+def test_growing_weights_at_zero_preserves_the_output():
+    """Grown weights are zero, so the output equals, bit for bit, that after the removals alone."""
     weight, _, mask, found = trained(sgd)
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     dropped = nn.functional.conv2d(images, weight.detach() * ~found.removed)
@@ -206,36 +207,36 @@ def test_growing_leaves_the_output_as_it_is():
     assert nn.functional.conv2d(images, weight.detach()).equal(dropped)
 
 
-def test_the_density_falls_cubically():
-    """s_t = s_f + (s_i - s_f) (1 - t)^3, in sparsities, by hand at the ends and half-way."""
+def test_pruned_density_follows_the_cubic_schedule():
+    """s_t = s_f + (s_i - s_f) (1 - t)^3, computed by hand at both ends and half-way."""
     assert [schedules.pruned_density(0.5, 0.01, part, "cubic") for part in (0, 0.5, 1)] == pytest.approx(
         [0.5, 0.07125, 0.01]
     )
     assert schedules.pruned_density(0.5, 0.01, 0.7, "constant") == 0.5
 
 
-def test_a_global_share_is_taken_where_the_smallest_weights_lie():
-    """Of nine weights in layers that are not full four go, three of them from b; the full layer c has none to give."""
+def test_global_drop_counts_follow_the_smallest_weights():
+    """Four of nine weights in layers that are not dense are dropped, three of them in b; c is dense and drops none."""
     masks = {"a": torch.tensor([True] * 4 + [False]), "b": torch.tensor([True] * 5 + [False]),
              "c": torch.ones(3, dtype=torch.bool)}  # fmt: skip
     drop = {"a": torch.tensor([9.0, 8, 7, 1.5, 0]), "b": torch.tensor([1.0, 2, 3, 8, 9, 0]), "c": torch.zeros(3)}
-    assert R.exchanged_globally(masks, drop, 0.45, regrow=True) == {"a": 1, "b": 3, "c": 0}
-    assert R.exchanged_globally(masks, drop, 0.45, regrow=False) == {"a": 1, "b": 1, "c": 0}
-    assert R.exchanged_globally({"c": masks["c"]}, drop, 0.45, regrow=True) == {"c": 0}
+    assert R.global_drop_counts(masks, drop, 0.45, regrow=True) == {"a": 1, "b": 3, "c": 0}
+    assert R.global_drop_counts(masks, drop, 0.45, regrow=False) == {"a": 1, "b": 1, "c": 0}
+    assert R.global_drop_counts({"c": masks["c"]}, drop, 0.45, regrow=True) == {"c": 0}
 
 
-def test_pruning_leaves_the_largest_of_all_layers():
+def test_global_pruning_keeps_the_largest_scores():
     masks = {"a": torch.tensor([True, True, False, True]), "b": torch.tensor([[True, False], [True, True]])}
     keep = {"a": torch.tensor([5.0, 1.0, 99.0, 3.0]), "b": torch.tensor([[4.0, 99.0], [3.0, 0.0]])}
-    found = R.pruned_globally(masks, keep, 3)  # 5, 4, and of the two threes the earlier
+    found = R.prune_globally(masks, keep, 3)  # 5, 4, and of the two threes the earlier
     assert places(found["a"].removed) == [1] and places(found["b"].removed) == [2, 3]
     assert not any(change.grown.any() for change in found.values())
-    assert not any(change.removed.any() for change in R.pruned_globally(masks, keep, 99).values())
+    assert not any(change.removed.any() for change in R.prune_globally(masks, keep, 99).values())
 
 
 @given(st.integers(0, 10**6), st.sampled_from([(8, 6, 3, 3), (6, 10), (9, 4, 1, 1)]), st.sampled_from([1.0, 1.5, 3.0]))
-def test_flow_is_kept_and_so_is_the_count(seed, shape, crowd):
-    """From the fewest weights that reach every channel upwards, however many are exchanged."""
+def test_repaired_change_preserves_flow_and_count(seed, shape, crowd):
+    """Counts start at the minimum that gives every channel an edge, and nine tenths of the weights are dropped."""
     random = np.random.default_rng(seed)
     layer_ = Layer("x", shape)
     least = max(layer_.n_out, layer_.n_in)
@@ -243,15 +244,15 @@ def test_flow_is_kept_and_so_is_the_count(seed, shape, crowd):
     mask, counts = move(drawn, layer_, 1.0, random)
     assert zero_degrees(mask, layer_) == (0, 0) and counts.added_in == counts.added_out == 0
     change = update(mask, torch.from_numpy(random.random(shape)), torch.from_numpy(random.random(shape)), 0.9, True)
-    kept = R.with_flow(change, mask, layer_, random)
+    kept = R.repair_change(change, mask, layer_, random)
     after = (mask & ~kept.removed) | kept.grown
     assert zero_degrees(after, layer_) == (0, 0) and after.sum() == mask.sum()
     assert not (kept.removed & ~mask).any() and not (kept.grown & mask).any()
 
 
-def test_grown_weights_may_have_a_value_and_a_memory():
+def test_apply_can_set_values_and_keep_optimizer_state():
     weight, optimizer, mask, found = trained(sgd)
     values, before = torch.randn(weight.shape), optimizer.state[weight]["momentum_buffer"].clone()
-    R.apply(found, mask, weight, optimizer.state[weight], values, forget=False)
+    R.apply(found, mask, weight, optimizer.state[weight], values, reset_state=False)
     assert weight[found.grown].equal(values[found.grown]) and weight[found.removed].eq(0).all()
     assert optimizer.state[weight]["momentum_buffer"].equal(before)

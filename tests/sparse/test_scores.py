@@ -38,14 +38,14 @@ def loss_of(network, batch, temperature=1.0):
 
 
 def gradient_of(network, batch, temperature=1.0):
-    """Over the prunable weights, as one vector; by .backward(), which the scores do not use."""
+    """Return the gradient of all prunable weights as one vector, by .backward(), which the scores do not use."""
     network.zero_grad()
     loss_of(network, batch, temperature).backward()
     return torch.cat([network.get_parameter(layer.name).grad.reshape(-1) for layer in prunable_layers(network)])
 
 
 def places(network, count):
-    """Weights to look at: `count` in every layer."""
+    """Return `count` random weights of every layer."""
     random = np.random.default_rng(2)
     return [(layer.name, int(i)) for layer in prunable_layers(network) for i in random.integers(layer.size, size=count)]
 
@@ -57,7 +57,7 @@ def moved(network, name, index, step):
     return network
 
 
-def test_snip_is_what_the_loss_changes_by(network, batch):
+def test_snip_matches_finite_differences_of_the_loss(network, batch):
     """|theta (L(theta + e) - L(theta - e)) / 2e|, central differences."""
     scores = S.snip(network, [batch])
     scale = max(float(score.max()) for score in scores.values())
@@ -67,7 +67,7 @@ def test_snip_is_what_the_loss_changes_by(network, batch):
         assert float(scores[name].view(-1)[i]) == pytest.approx(by_hand, rel=1e-3, abs=1e-6 * scale), name
 
 
-def test_grasp_is_half_the_slope_of_the_squared_gradient_norm(network, batch):
+def test_grasp_matches_finite_differences_of_the_gradient_norm(network, batch):
     """d|g|^2 / ds where weight q is s theta_q, at s = 1, is 2 theta_q (Hg)_q. The opposite sign fails."""
     temperature = 3.0
     scores = S.grasp(network, [batch], temperature)
@@ -82,7 +82,7 @@ def test_grasp_is_half_the_slope_of_the_squared_gradient_norm(network, batch):
         assert float(scores[name].view(-1)[i]) == pytest.approx(slope, rel=1e-3, abs=1e-5 * scale), name
 
 
-def test_removing_what_grasp_ranks_lowest_leaves_the_larger_gradient(network, batch):
+def test_pruning_by_grasp_preserves_more_gradient_flow(network, batch):
     scores = S.grasp(network, [batch])
     total = sum(score.numel() for score in scores.values())
     few = total // 50
@@ -100,8 +100,8 @@ def test_removing_what_grasp_ranks_lowest_leaves_the_larger_gradient(network, ba
     assert norm_without(lowest) > norm_without(highest)
 
 
-def test_batches_are_terms_of_one_mean():
-    """Without BatchNorm, how images are cut into batches makes no difference."""
+def test_scores_do_not_depend_on_the_split_into_batches():
+    """Without BatchNorm, the split of the images into batches does not matter."""
     torch.manual_seed(3)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 4)).double()
     x, y = torch.randn(10, 3, 2, 2).double(), torch.arange(10) % 4
@@ -111,13 +111,13 @@ def test_batches_are_terms_of_one_mean():
             torch.testing.assert_close(cut_up[name], whole[name], rtol=1e-12, atol=0)
 
 
-def test_scoring_leaves_the_network_as_it_was(network, batch):
+def test_scoring_does_not_change_the_network(network, batch):
     before = {key: value.clone() for key, value in network.state_dict().items()}
     S.snip(network, [batch]), S.grasp(network, [batch]), S.synflow(network, SHAPE), S.synflow_masks(network, SHAPE, 99)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-def test_synflow_of_a_linear_network_in_closed_form():
+def test_synflow_of_a_linear_network_matches_closed_form():
     """|W_l| times (ones |W_L| .. |W_l+1|) for each row and (|W_l-1| .. |W_1| ones) for each column."""
     torch.manual_seed(4)
     network = nn.Sequential(*[nn.Linear(n_in, n_out) for n_in, n_out in ((5, 7), (7, 4), (4, 3))])
@@ -131,7 +131,7 @@ def test_synflow_of_a_linear_network_in_closed_form():
 
 
 def trained(network):
-    """BatchNorm as training leaves it: means, negative scales and shifts."""
+    """Give BatchNorm random means, variances, scales and shifts, as after training."""
     random = torch.Generator().manual_seed(5)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -148,7 +148,7 @@ def test_flow_is_conserved_in_every_layer_of_a_chain():
 
 
 def test_flow_is_conserved_in_every_cut_of_a_residual_network(network):
-    """Stem, classifier, and where the shortcut is a convolution it and the block beside it carry the same whole."""
+    """The stem, the classifier, and each block plus its shortcut convolution have equal total scores."""
     sums = {name: float(score.sum()) for name, score in S.synflow(trained(copy.deepcopy(network)), SHAPE).items()}
     whole = sums["conv1.weight"]
     assert sums["classifier.weight"] == pytest.approx(whole, rel=1e-9)
@@ -161,7 +161,7 @@ def test_flow_is_conserved_in_every_cut_of_a_residual_network(network):
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=2, max_size=30), st.data())
-def test_largest_is_that_of_a_stable_sort_over_all_layers(values, data):
+def test_largest_matches_a_stable_sort_over_all_layers(values, data):
     within = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
     count, half = data.draw(st.integers(0, sum(within))), len(values) // 2
     order = sorted((i for i in range(len(values)) if within[i]), key=lambda i: (-values[i], i))
@@ -174,7 +174,7 @@ def test_largest_is_that_of_a_stable_sort_over_all_layers(values, data):
     assert torch.cat([masks["a"], masks["b"]]).nonzero().flatten().tolist() == sorted(order[:count])
 
 
-def test_unusable_scores_are_named():
+def test_invalid_scores_are_errors():
     with pytest.raises(S.ScoreError, match=r"layer b: .* float64"):
         S.largest({"a": torch.ones(2), "b": torch.tensor([1.0, math.nan])}, 1)
     with pytest.raises(S.ScoreError, match=r"3 weights .* \[0, 2\]"):
@@ -182,7 +182,7 @@ def test_unusable_scores_are_named():
 
 
 def prune(network, sparsity, rounds=100, shape=SHAPE):
-    """SynFlow's masks, checked for their count and for an input that reaches the output."""
+    """Return SynFlow's masks after checking their count and that there is no layer collapse."""
     layers = prunable_layers(network)
     count = round(sum(layer.size for layer in layers) * (1 - sparsity))
     masks = S.synflow_masks(network, shape, count, rounds)
@@ -191,8 +191,8 @@ def prune(network, sparsity, rounds=100, shape=SHAPE):
     return masks
 
 
-def test_synflow_prunes_in_rounds(network):
-    """Written once more, with the schedule as Tanaka et al. print it and a sort; one round gives other masks."""
+def test_synflow_rounds_follow_algorithm_1(network):
+    """A second implementation with a sort and the schedule of Tanaka et al. agrees; one round gives other masks."""
     masks, total = prune(network, 0.99, rounds=10), sum(layer.size for layer in prunable_layers(network))
     pruned, count = copy.deepcopy(network), round(total * 0.01)
     for number in range(1, 11):
@@ -209,15 +209,15 @@ def test_synflow_prunes_in_rounds(network):
     assert any(not torch.equal(masks[name], at_once[name]) for name in masks)
 
 
-def test_masks_to_start_from_are_kept_within(network):
+def test_synflow_masks_stay_within_the_given_masks(network):
     within = {layer.name: torch.rand(layer.shape) < 0.5 for layer in prunable_layers(network)}
     masks = S.synflow_masks(network, SHAPE, 500, rounds=5, within=within)
     assert all((masks[name] <= within[name]).all() for name in masks)
     assert sum(int(mask.sum()) for mask in masks.values()) == 500
 
 
-def test_a_collapse_names_its_cut():
-    """Small weights in the middle: magnitude removes that layer, through which everything flows; SynFlow does not."""
+def test_layer_collapse_names_the_cut():
+    """Magnitude removes the middle layer, whose weights are small, and SynFlow does not."""
     torch.manual_seed(7)
     network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
     network[2].weight.data *= 1e-3
@@ -228,7 +228,7 @@ def test_a_collapse_names_its_cut():
     assert cut(S.synflow_masks(network, (8,), 64), layers, steps) == []
 
 
-def test_an_empty_layer_beside_a_shortcut_is_no_cut(network):
+def test_an_empty_layer_with_a_parallel_branch_is_no_cut(network):
     layers, steps = prunable_layers(network), trace(network)
     masks = {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers}
     masks["stages.1.0.shortcut.0.weight"][:] = False
@@ -242,7 +242,7 @@ def test_an_empty_layer_beside_a_shortcut_is_no_cut(network):
 @pytest.mark.parametrize(
     "build, side, rounds", [(resnet110, 32, 100), pytest.param(resnet50, 8, 10, marks=pytest.mark.by_hand)]
 )
-def test_deep_networks_are_finite_and_whole(build, side, rounds, sparsity):
+def test_synflow_of_deep_networks_is_finite_without_collapse(build, side, rounds, sparsity):
     """`largest` raises on a score that is not finite, in any of the rounds. Small images and few rounds spare resnet50,
     with its 23.7 million weights, many minutes.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged in every way, and what is used instead."""
+"""Damaged checkpoints, and the ones used instead."""
 
 import logging
 
@@ -21,14 +21,14 @@ def newest(files):
     return sorted(files.folder.glob("*.ckpt"))[-1]
 
 
-def test_the_last_two_are_kept(files):
+def test_the_two_newest_checkpoints_are_kept(files):
     assert [path.name[:10] for path in sorted(files.folder.iterdir())] == ["epoch00002", "epoch00003"]
     epoch, path = files.latest()
     assert epoch == 3 and torch.load(path, weights_only=True)["epoch"] == 3
 
 
 @pytest.mark.parametrize("spoil", damage.ALL.values(), ids=damage.ALL)
-def test_a_damaged_one_is_named_and_the_one_before_used(files, spoil, caplog):
+def test_a_damaged_checkpoint_is_logged_and_skipped(files, spoil, caplog):
     spoil(newest(files))
     with caplog.at_level(logging.WARNING):
         epoch, path = files.latest()
@@ -39,8 +39,8 @@ def test_a_damaged_one_is_named_and_the_one_before_used(files, spoil, caplog):
     assert reason in caplog.text and "epoch00003" in caplog.text
 
 
-def test_what_the_disk_makes_of_it_is_checked(files, monkeypatch):
-    """A disk that loses a bit: the new checkpoint does not push out the old ones."""
+def test_checkpoints_are_verified_after_writing(files, monkeypatch):
+    """A checkpoint that a faulty disk corrupts does not replace older ones."""
     from ersparse.storage import checkpoints
 
     def lossy(path, data):
@@ -52,7 +52,7 @@ def test_what_the_disk_makes_of_it_is_checked(files, monkeypatch):
     assert files.latest()[0] == 3
 
 
-def test_damaged_ones_do_not_push_out_new_ones(files):
+def test_damaged_checkpoints_do_not_displace_new_ones(files):
     for path in files.folder.glob("*.ckpt"):
         damage.zero(path)
     assert files.latest() is None
@@ -60,19 +60,19 @@ def test_damaged_ones_do_not_push_out_new_ones(files):
     assert files.latest()[0] == 1
 
 
-def test_epochs_are_numbers(files):
+def test_epochs_are_compared_as_numbers(files):
     for epoch in (99_999, 100_000):
         files.write({"epoch": epoch}, files.intended(epoch))
     assert files.latest()[0] == 100_000
 
 
-def test_none_left(files):
+def test_without_intact_checkpoints_latest_is_none(files):
     for path in files.folder.glob("*.ckpt"):
         damage.truncate(path)
     assert files.latest() is None
 
 
-def test_what_was_left_half_written_is_no_checkpoint(files):
+def test_partial_files_are_ignored_and_removed(files):
     (files.folder / ".epoch00004-0123456789abcdef.ckpt.partial").write_bytes(b"half")
     assert files.latest()[0] == 3
     files.keep(1)

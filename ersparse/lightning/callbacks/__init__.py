@@ -1,4 +1,4 @@
-"""Thin callbacks: each decides when, and calls one thing of the core to do it."""
+"""Thin Lightning callbacks: each decides when to act, and calls a function of `ersparse.sparse` or writes a record."""
 
 from ersparse.lightning.callbacks.checkpoints import Checkpoints
 from ersparse.lightning.callbacks.mask_statistics import MaskStatistics

@@ -1,4 +1,4 @@
-"""Checkpoints at epoch ends, written so that a damaged file is recognised."""
+"""Checkpoints at the end of every epoch, written so that a damaged file is recognised."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ersparse.storage.checkpoints import CheckpointFiles
 
 
 class Checkpoints(pl.callbacks.Checkpoint):
-    """Saves a checkpoint at the end of every epoch, after all other callbacks.
+    """Saves a checkpoint at the end of every training epoch, after all other callbacks.
 
     Args:
-        path_of: number of finished epochs -> path.
+        path_of: function from the number of finished epochs to the path of the checkpoint.
     """
 
     def __init__(self, path_of: Callable[[int], Path]) -> None:
@@ -27,11 +27,16 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints through `CheckpointFiles`; reading is Lightning's own, with `weights_only`."""
+    """Writes checkpoints by `CheckpointFiles.write`, and reads them as Lightning does, with `weights_only=True`.
+
+    Args:
+        files: the checkpoints of the run.
+    """
 
     def __init__(self, files: CheckpointFiles) -> None:
         super().__init__()
         self.files = files
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint, verify it, and remove older ones."""
         self.files.write(checkpoint, Path(path))

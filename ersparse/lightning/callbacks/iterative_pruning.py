@@ -1,4 +1,4 @@
-"""At the end of each level: score what was trained, prune, rewind, and leave a file that says so."""
+"""Pruning and rewinding at the end of each level of iterative pruning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Rewinding:
-    """Where a network goes back to; `ersparse.methods.iterative_pruning` says what each key means."""
+    """What a network is rewound to after pruning.
+
+    Attributes:
+        to: "init", "epoch" or "lr", as `ersparse.methods.iterative_pruning.IterativePruning.rewind`.
+        epoch: epoch of the first level whose weights are restored, if `to` is "epoch".
+        statistics: whether BatchNorm's running statistics are reset.
+    """
 
     to: str
     epoch: int
@@ -37,7 +43,7 @@ class Rewinding:
 
     @torch.no_grad()
     def apply(self, network: nn.Module, weights: Weights) -> None:
-        """In place; what masks remove is zero afterwards."""
+        """Rewind `network` to `weights` in place; removed weights are zero afterwards."""
         if self.to != "lr":
             for name, parameter in network.named_parameters():
                 parameter.copy_(weights[name])
@@ -48,25 +54,28 @@ class Rewinding:
 
 
 class PruneAndRewind(pl.Callback):
-    """Which level an epoch belongs to follows from its number, so that a resume is exact.
+    """Prunes, rewinds and clears the optimizer state at the end of the last epoch of each level.
 
-    The weights of initialisation are those that the module has before anything is restored; those after epoch k go
-    into the checkpoint.
+    The masks are those of the largest scores of all layers (`ersparse.sparse.scores.largest`), at the density of
+    `ersparse.sparse.schedules.annealed_density`. The level follows from the epoch alone, so a resumed run continues
+    exactly. The weights at initialisation are those that the module has in `setup`, before a checkpoint is restored;
+    those after epoch k are part of the checkpoint.
 
     Args:
-        layers, steps: of the network.
-        density: of the last mask.
-        scores: of a trained network on the CPU.
-        rewinding: where to.
-        folder: of the run, which gets levels/level01.json and so on.
-        run: its hash.
-        allow_collapse: go on where nothing flows any more.
+        layers: prunable layers of the network.
+        graph: channel graph of the network; None skips the check for layer collapse.
+        density: density of the last mask, relative to the dense network.
+        scores: function from a trained network to the scores of its weights, on the CPU.
+        rewinding: what to rewind to.
+        folder: run folder, in which the densities of each level are written to levels/level01.json and so on.
+        run: hash of the run.
+        allow_collapse: continue after layer collapse, with a warning.
     """
 
     def __init__(
         self,
         layers: list[Layer],
-        steps: list[ChannelOp] | None,
+        graph: list[ChannelOp] | None,
         density: float,
         scores: Callable[[nn.Module], Scores],
         rewinding: Rewinding,
@@ -74,70 +83,80 @@ class PruneAndRewind(pl.Callback):
         run: str,
         allow_collapse: bool,
     ) -> None:
-        self.layers, self.steps, self.density, self.scores = layers, steps, density, scores
-        self.rewinding, self.folder, self.run, self.allow_collapse = rewinding, folder / "levels", run, allow_collapse
+        self.layers, self.graph, self.density, self.scores = layers, graph, density, scores
+        self.rewinding, self.folder, self.run, self.allow_collapse = rewinding, folder, run, allow_collapse
         self.weights: Weights = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Attach full masks to a dense network, and copy the weights at initialisation."""
         network = _classifier(pl_module).network
         if not mask.masks_of(network):
             mask.attach(network, {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in self.layers})
-        self.kept = sum(int(m.sum()) for m in mask.masks_of(network).values())
+        self.source_count = sum(int(m.sum()) for m in mask.masks_of(network).values())
         self.weights = _copied(network)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the level and the sparsity."""
         module = _classifier(pl_module)
         module.log("level", float(module.level_of(trainer.current_epoch)[0]))
         module.log("mask/sparsity", 1 - mask.density_of(mask.masks_of(module.network)))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = _classifier(pl_module)
-        level, into = module.level_of(trainer.current_epoch)
-        if self.rewinding.to == "epoch" and (level, into + 1) == (1, self.rewinding.epoch):
+        level, epoch_in_level = module.level_of(trainer.current_epoch)
+        if self.rewinding.to == "epoch" and (level, epoch_in_level + 1) == (1, self.rewinding.epoch):
             self.weights = _copied(module.network)
-        if level <= module.levels and into + 1 == module.per_level:
+        if level <= module.levels and epoch_in_level + 1 == module.per_level:
             self._prune(trainer, module, level)
             self.rewinding.apply(module.network, {k: v.to(module.device) for k, v in self.weights.items()})
             for optimizer in trainer.optimizers:
                 optimizer.state.clear()
 
     def _prune(self, trainer: pl.Trainer, module: IterativePruningClassifier, level: int) -> None:
+        """Attach the masks of the next level, and record the densities.
+
+        Raises:
+            RunFailed: a score is not finite, or layer collapse.
+        """
         before = {name: m.cpu().clone() for name, m in mask.masks_of(module.network).items()}
-        size = sum(layer.size for layer in self.layers)
-        there = sum(int(m.sum()) for m in before.values())
-        count = min(there, round(annealed_density(self.kept, self.density * size, level, module.levels, "geometric")))
         try:
-            masks = largest(self.scores(module.network), count, before)
+            masks = largest(self.scores(module.network), self._count(before, level, module.levels), before)
         except ScoreError as error:
             raise RunFailed(f"level {level}: {error}; did the training diverge?") from None
-        where = cut(masks, self.layers, self.steps) if self.steps else []
+        cut_layers = cut(masks, self.layers, self.graph) if self.graph else []
         mask.attach(module.network, masks)
         if trainer.is_global_zero:
-            self._leave(trainer, module, level, mask.density_of(before), masks, where)
-        if where:
-            self._collapsed(level, where)
+            self._record(trainer, module, level, mask.density_of(before), masks, cut_layers)
+        if cut_layers:
+            self._report_collapse(level, cut_layers)
 
-    def _leave(
+    def _count(self, before: mask.Masks, level: int, levels: int) -> int:
+        """Return how many weights a level keeps."""
+        final_count = self.density * sum(layer.size for layer in self.layers)
+        count = round(annealed_density(self.source_count, final_count, level, levels, "geometric"))
+        return min(sum(int(m.sum()) for m in before.values()), count)
+
+    def _record(
         self,
         trainer: pl.Trainer,
         module: IterativePruningClassifier,
         level: int,
-        before: float,
+        density_before: float,
         masks: mask.Masks,
-        where: list[str],
+        cut_layers: list[str],
     ) -> None:
-        """A file of densities, with what the level came to."""
-        figures = {name: float(trainer.callback_metrics[name]) for name in ("test/acc", "test/loss", "train/loss")}
-        trained = {"sparsity": 1 - before, "epochs": module.per_level, **figures}
+        """Write the density file of a level, with the metrics of its last epoch."""
+        metrics = {name: float(trainer.callback_metrics[name]) for name in ("test/acc", "test/loss", "train/loss")}
+        trained = {"sparsity": 1 - density_before, "epochs": module.per_level, **metrics}
         made = {"run": self.run, "level": level, "of": module.levels}
-        density_file.write(level_file(self.folder.parent, level), masks, made, trained=trained, cut=where)
+        density_file.write(level_file(self.folder, level), masks, made, trained=trained, cut=cut_layers)
         log.info(
-            f"level {level} of {module.levels}: trained at sparsity {1 - before:.4f} to test accuracy "
-            f"{figures['test/acc']:.4f}, pruned to {1 - mask.density_of(masks):.4f}"
+            f"level {level} of {module.levels}: trained at sparsity {1 - density_before:.4f} to test accuracy "
+            f"{metrics['test/acc']:.4f}, pruned to {1 - mask.density_of(masks):.4f}"
         )
 
-    def _collapsed(self, level: int, where: list[str]) -> None:
-        line = f"level {level}: layer collapse: no path from input to output remains (cut at {', '.join(where)})"
+    def _report_collapse(self, level: int, cut_layers: list[str]) -> None:
+        line = f"level {level}: layer collapse: no path from input to output remains (cut at {', '.join(cut_layers)})"
         if not self.allow_collapse:
             raise RunFailed(f"{line}; sparsity.allow_collapse=true continues all the same")
         log.warning(line)
@@ -150,7 +169,7 @@ class PruneAndRewind(pl.Callback):
 
 
 def level_file(run: Path, level: int) -> Path:
-    """The densities that a run had after a level; its masks lie beside it."""
+    """Return the path of a level's density file in the run folder `run`; its masks lie beside it."""
     return run / "levels" / f"level{level:02}.json"
 
 

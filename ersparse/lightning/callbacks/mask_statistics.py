@@ -1,4 +1,4 @@
-"""How much the masks change from epoch to epoch, for those who watch."""
+"""Mask statistics of each epoch, for the logger."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from ersparse.sparse.mask import density_of, masks_of
 
 
 class MaskStatistics(pl.Callback):
-    """Gives the logger two curves, from the first epoch on that changes a mask.
+    """Logs two curves at the end of every training epoch, from the first epoch on that changes a mask.
 
-    `mask/grown` is the share of kept weights that were not kept an epoch earlier, `mask/sparsity` the realised one.
+    `mask/grown` is the fraction of kept weights that were not kept an epoch earlier. `mask/sparsity` is the realised
+    sparsity (`ersparse.sparse.mask.density_of`).
     """
 
     def __init__(self) -> None:

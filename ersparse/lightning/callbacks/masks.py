@@ -1,4 +1,4 @@
-"""From dense to Erdős–Rényi, and staying so."""
+"""Callbacks that draw and repair masks, scale initial weights, and keep removed weights at zero."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from ersparse.sparse.source import Source
 
 
 def network_of(module: pl.LightningModule) -> nn.Module:
-    """What is masked: the module's `network`, or, where it has none, the module itself."""
+    """Return the network that is masked: the module's `network`, or the module itself if it has none."""
     network = getattr(module, "network", module)
     assert isinstance(network, nn.Module)
     return network
 
 
 class ERInit(pl.Callback):
-    """Draws the source network's masks before training; a resumed run then gets its own from the checkpoint."""
+    """Draws the masks of the source network in `setup`, by `Source.draw`.
+
+    A resumed run draws as well; its checkpoint then replaces the masks.
+
+    Args:
+        source: the source network.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -32,10 +38,13 @@ class ERInit(pl.Callback):
 
 
 class FlowRepair(pl.Callback):
-    """Repairs the flow of the masks that the module holds.
+    """Repairs the flow of the module's masks in `setup`, by `Source.repair`.
+
+    Args:
+        source: the source network.
 
     Attributes:
-        counts: by layer, what the repair found and did; empty before `setup`.
+        counts: counts of the repair by layer name; empty before `setup`.
     """
 
     def __init__(self, source: Source) -> None:
@@ -48,7 +57,12 @@ class FlowRepair(pl.Callback):
 
 
 class SparseInit(pl.Callback):
-    """Draws weights anew, scaled by how many of them are kept: of the layer, or into each neuron."""
+    """Draws the weights anew in `setup`, scaled by density (`ersparse.sparse.initialization.scaled_weight`).
+
+    Args:
+        mode: "layer" or "neuron": whose fan-in scales the weights.
+        seed: seed of the weights.
+    """
 
     def __init__(self, mode: str, seed: int) -> None:
         self.mode, self.seed = mode, seed
@@ -62,7 +76,10 @@ class SparseInit(pl.Callback):
 
 
 class FixedMask(pl.Callback):
-    """Removed weights are exactly zero after every optimizer step: also before the next forward pass, also in DDP."""
+    """Keeps removed weights at exactly zero after every optimizer step, by `ersparse.sparse.mask.keep`.
+
+    The hooks are registered when the fit starts, on every rank, and removed when it ends.
+    """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.hooks = [mask.keep(pl_module, optimizer) for optimizer in trainer.optimizers]

@@ -1,4 +1,4 @@
-"""What is kept of a run while it goes on: metrics, the state of run.json, checkpoints. Rank 0 alone writes."""
+"""Metrics of each epoch, and progress and throughput of a run. Only rank 0 writes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,37 @@ EpochMetrics = dict[str, float]
 
 
 class MetricsHistory(pl.Callback):
-    """One row of figures for each epoch, kept in the checkpoint, so that each epoch is there once after a resume."""
+    """Records all logged metrics at the end of every training epoch, and writes metrics.csv.
+
+    The rows are part of the checkpoint, so that metrics.csv has each epoch once after a resume.
+
+    Args:
+        path: path of metrics.csv; None keeps the rows in memory only.
+    """
 
     def __init__(self, path: Path | None) -> None:
-        """`path` of metrics.csv; None keeps the rows in memory only."""
         self.path = path
         self.rows: list[EpochMetrics] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        figures = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
-        self.rows.append({"epoch": trainer.current_epoch, **figures})
+        metrics = {key: float(value) for key, value in sorted(trainer.callback_metrics.items())}
+        self.rows.append({"epoch": trainer.current_epoch, **metrics})
         if trainer.is_global_zero and self.path:
             write_text(self.path, self.csv())
 
     def csv(self) -> str:
+        """Return the rows as CSV, with a header."""
         columns = list(self.rows[0])
         lines = [",".join(columns), *(",".join(repr(row[column]) for column in columns) for row in self.rows)]
         return "\n".join(lines) + "\n"
 
     def summary(self) -> dict[str, float | None]:
-        """The last epoch's figures, and those at the best test and the best validation epoch."""
+        """Return the metrics of the last epoch, and the test accuracy of selected epochs.
+
+        Returns:
+            The last row; `test/acc_at_best_val`, the test accuracy at the best validation epoch, or None without a
+            validation split; and `test/acc_best`, the best test accuracy.
+        """
         last = {key: value for key, value in self.rows[-1].items() if key != "epoch"}
         best = max(self.rows, key=lambda row: row["test/acc"])
         chosen = max(self.rows, key=lambda row: row["val/acc"]) if "val/acc" in last else None
@@ -53,15 +64,20 @@ class MetricsHistory(pl.Callback):
 
 
 class ProgressRecorder(pl.Callback):
-    """Tells `update` how far the run is, and measures how fast it trains.
+    """Reports the start of the fit and every finished epoch on rank 0, and measures the training throughput.
 
-    `images_per_s` is training images over training-loop time, without the first epoch of this process where there are
-    more, and without evaluation.
+    Args:
+        started: called with the Trainer and the module when the fit starts.
+        update: called with the number of finished epochs at the end of every training epoch.
+
+    Attributes:
+        epochs: (number of images, seconds of the training loop) of each epoch of this process.
+        fit_s: seconds of all epochs, evaluation included, also before a resume.
     """
 
     def __init__(self, started: Callable[[pl.LightningModule], None], update: Callable[[int], None]) -> None:
         self.started, self.update = started, update
-        self.epochs: list[tuple[int, float]] = []  # images, seconds
+        self.epochs: list[tuple[int, float]] = []
         self.fit_s = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -86,6 +102,10 @@ class ProgressRecorder(pl.Callback):
             self.update(trainer.current_epoch + 1)
 
     def images_per_s(self) -> float | None:
+        """Return training images per second of the training loop; None before the first epoch.
+
+        Evaluation does not count, nor does the first epoch of this process if there are more.
+        """
         measured = self.epochs[1:] or self.epochs
         return sum(n for n, _ in measured) / sum(s for _, s in measured) if measured else None
 

@@ -1,4 +1,4 @@
-"""One line that moves: the epochs, the latest figures, and how long it will take."""
+"""Progress bar over the epochs of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ log = logging.getLogger(__name__)
 
 
 class EpochProgressBar(pl.Callback):
-    """A progress bar over the whole run on a terminal; elsewhere a plain line about every tenth epoch."""
+    """Shows the epoch, its metrics and the remaining time: a progress bar on a terminal, otherwise ten log lines.
+
+    The bar advances after every training batch, and its metrics change at the end of every training epoch. Without a
+    terminal, about every tenth of the epochs is logged. Only rank 0 shows anything.
+
+    Args:
+        console: the console of the bar.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -26,14 +33,14 @@ class EpochProgressBar(pl.Callback):
             TextColumn("epoch"),
             MofNCompleteColumn(),
             BarColumn(None),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
         )
         self.progress.start()
-        self.task = self.progress.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch, figures="")
+        self.task = self.progress.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch, metrics="")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -47,10 +54,10 @@ class EpochProgressBar(pl.Callback):
             return
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
         values = trainer.callback_metrics
-        figures = f"loss {values['train/loss']:.3f}  test/acc {values['test/acc']:.4f}"
-        line = f"epoch {epoch}/{epochs}  {figures}"
+        metrics = f"loss {values['train/loss']:.3f}  test/acc {values['test/acc']:.4f}"
+        line = f"epoch {epoch}/{epochs}  {metrics}"
         if self.progress:
-            self.progress.update(self.task, completed=epoch, figures=figures)
+            self.progress.update(self.task, completed=epoch, metrics=metrics)
             log.debug(line)
         elif epoch == epochs or epoch % max(1, epochs // 10) == 0:
             log.info(line)

@@ -1,4 +1,4 @@
-"""Several ranks that are one network."""
+"""Checks that the ranks of a distributed run hold the same network."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from ersparse.sparse.mask import digest, masks_of
 
 
 class RankConsistency(pl.Callback):
-    """Asserts that the ranks found each other and hold the same masks, and lets them evaluate the same network.
+    """Asserts in `setup` and when the fit ends that all ranks hold the same masks (`ersparse.sparse.mask.digest`).
 
-    Comes after the callbacks that draw masks: DDP copies the first rank's buffers to the others when it wraps the
-    network, and would hide a difference.
+    In `setup` it also asserts that the process group has the Trainer's world size. Before each validation it averages
+    BatchNorm's running statistics over the ranks, so that all evaluate the same network.
+
+    The callback must come after those that draw masks: DDP broadcasts the buffers of rank 0 when it wraps the network,
+    which would hide a difference.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        assert trainer.world_size == world_size(), "the ranks did not find each other"
+        assert trainer.world_size == world_size(), "the process group does not have the Trainer's world size"
         assert_same(digest(masks_of(network_of(pl_module))), "their masks")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore the project's signal handlers, which Lightning has replaced."""
         take_back()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,10 +1,10 @@
-"""Rewiring while a network trains: every so many steps some weights go and as many come."""
+"""Rewiring during training: an update of the masks every `delta_t` optimizer steps."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,31 +21,45 @@ from ersparse.sparse.rng import generator
 
 log = logging.getLogger(__name__)
 
-States = MutableMapping[Tensor, Any]  # what an optimizer remembers of each parameter
+States = MutableMapping[Tensor, Any]  # parameter -> optimizer state
+Listener = Callable[[int, nn.Module, Mapping[str, rewiring.Change]], None]
 
 
 class Rewiring(pl.Callback):
-    """Decides when; `ersparse.sparse.rewiring` decides which weights.
+    """Updates the masks after every `delta_t`-th optimizer step, or in place of it (`skip_step`).
 
-    Everything follows from the step and the state of the network, so a resume is exact. Dense gradients are those of
-    the backward pass of that very step, as the optimizer sees them: accumulated, and averaged over ranks. They are
-    looked at before the optimizer frees them, and nothing of them is kept.
+    An update prunes by `ersparse.sparse.rewiring.prune_globally` while the density falls, and then drops and grows by
+    `ersparse.sparse.rewiring.update`; `apply` of the same module carries out each change.
+
+    Updates follow from the step and the state of the network alone, so a resumed run continues exactly. Dense gradients
+    are those of the backward pass of the same step, as the optimizer sees them: accumulated over batches and averaged
+    over ranks. They are read before the optimizer frees them, and not stored.
+
+    Args:
+        rules: settings of rewiring.
+        layers: prunable layers of the network.
+        seed: seed of random growth and of flow repair.
 
     Attributes:
-        updates: (step, layer -> Change) of the latest update, for those who measure.
+        listeners: functions called after each update with (step, network, changes by layer name).
+        start_density: realised density when training started.
+        last_rewiring: step, possibly fractional, from which on nothing is rewired.
+        pruned_by: last step that prunes.
     """
 
     def __init__(self, rules: RewiringRules, layers: list[Layer], seed: int) -> None:
         self.rules, self.layers, self.seed = rules, {layer.name: layer for layer in layers}, seed
         self.start_density: float | None = None
-        self.listeners: list[Any] = []
+        self.listeners: list[Listener] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Attach full masks to a dense network, which then becomes sparse by pruning."""
         network = network_of(pl_module)
-        if not masks_of(network):  # a dense source, which only pruning can make sparse
+        if not masks_of(network):
             attach(network, {name: torch.ones(layer.shape, dtype=torch.bool) for name, layer in self.layers.items()})
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compute the steps of updates, and register the hook that follows each optimizer step."""
         network = network_of(pl_module)
         if self.start_density is None:
             self.start_density = density_of(masks_of(network))
@@ -68,9 +82,10 @@ class Rewiring(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
+        """Update in place of the optimizer's step, if `skip_step` is set: without gradients, the step does nothing."""
         if self.rules.skip_step and self._maybe_update(trainer.global_step + 1, network_of(pl_module), optimizer.state):
             for parameter in pl_module.parameters():
-                parameter.grad = None  # which optimizers leave alone
+                parameter.grad = None
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.hook:
@@ -83,15 +98,16 @@ class Rewiring(pl.Callback):
         self.start_density = state_dict["start_density"]
 
     def prunes(self, step: int) -> bool:
-        """At `step`, counted from 1."""
+        """Return whether `step`, counted from 1, lowers the density."""
         due = step % self.rules.delta_t == 0 and self.rules.final_density is not None
         return due and step <= self.pruned_by
 
     def rewires(self, step: int) -> bool:
+        """Return whether `step`, counted from 1, drops and grows weights."""
         return step % self.rules.delta_t == 0 and step < self.last_rewiring
 
     def _maybe_update(self, step: int, network: nn.Module, states: States) -> bool:
-        """Whether `step` is one at which something is rewired or pruned; it then has been."""
+        """Update the masks if `step` is due, call the listeners, and return whether it was."""
         if not (self.prunes(step) or self.rewires(step)):
             return False
         before = {name: mask.clone() for name, mask in masks_of(network).items()}
@@ -108,51 +124,54 @@ class Rewiring(pl.Callback):
             self._rewire(step, network, states)
 
     def _prune(self, step: int, network: nn.Module, states: States) -> None:
-        """To the density of the schedule, exactly."""
+        """Prune globally by magnitude to exactly the density of the schedule."""
         rules, masks = self.rules, masks_of(network)
         assert rules.final_density is not None and self.start_density is not None
         part = step / self.pruned_by
         density = schedules.pruned_density(self.start_density, rules.final_density, part, rules.schedule)
         count = round(density * sum(mask.numel() for mask in masks.values()))
         keep = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
-        for name, change in rewiring.pruned_globally(masks, keep, count).items():
+        for name, change in rewiring.prune_globally(masks, keep, count).items():
             self._apply(change, name, masks[name], network, states, step)
 
     def _rewire(self, step: int, network: nn.Module, states: States) -> None:
+        """Drop and grow as many weights in each layer."""
         rules, masks = self.rules, masks_of(network)
-        share = schedules.drop_fraction(
+        fraction = schedules.drop_fraction(
             rules.drop_fraction, rules.final_fraction, step / self.last_rewiring, rules.decay
         )
         drop = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
-        for name, count in self._counts(masks, drop, share).items():
+        for name, count in self._drop_counts(masks, drop, fraction).items():
             if count:
-                change = rewiring.update(masks[name], drop[name], self._grow(step, name, network), count, rules.regrow)
+                grow = self._grow_scores(step, name, network)
+                change = rewiring.update(masks[name], drop[name], grow, count, rules.regrow)
                 if rules.keep_flow:
                     random = generator(self.seed, name, "flow", str(step))
-                    change = rewiring.with_flow(change, masks[name], self.layers[name], random)
+                    change = rewiring.repair_change(change, masks[name], self.layers[name], random)
                 self._apply(change, name, masks[name], network, states, step)
 
-    def _counts(self, masks: Masks, drop: dict[str, Tensor], share: float) -> dict[str, int]:
+    def _drop_counts(self, masks: Masks, drop: dict[str, Tensor], fraction: float) -> dict[str, int]:
         if self.rules.scope == "global":
-            return rewiring.exchanged_globally(masks, drop, share, self.rules.regrow)
+            return rewiring.global_drop_counts(masks, drop, fraction, self.rules.regrow)
         return {
-            name: rewiring.exchanged(int(mask.sum()), mask.numel(), share, self.rules.regrow)
+            name: rewiring.drop_count(int(mask.sum()), mask.numel(), fraction, self.rules.regrow)
             for name, mask in masks.items()
         }
 
-    def _grow(self, step: int, name: str, network: nn.Module) -> Tensor:
+    def _grow_scores(self, step: int, name: str, network: nn.Module) -> Tensor:
         weight = network.get_parameter(name)
         if self.rules.grow == "random":
-            return rewiring.random_scores(tuple(weight.shape), self.seed, name, step).to(weight.device)
+            return rewiring.random_growth_scores(tuple(weight.shape), self.seed, name, step).to(weight.device)
         assert weight.grad is not None
         return rewiring.magnitude(weight.grad)
 
     def _apply(
         self, change: rewiring.Change, name: str, mask: Tensor, network: nn.Module, states: States, step: int
     ) -> None:
+        """Apply a change to mask, weight and optimizer state of one layer."""
         weight, values = network.get_parameter(name), None
         if self.rules.grown_value == "random":
             drawn = generator(self.seed, name, "grown", str(step)).standard_normal(tuple(weight.shape))
             values = torch.from_numpy(drawn * (2 / self.layers[name].fan_in) ** 0.5)
-        forget = self.rules.grown_state == "zero"
-        rewiring.apply(change, mask, weight, states.get(weight, {}), values, forget)
+        reset_state = self.rules.grown_state == "zero"
+        rewiring.apply(change, mask, weight, states.get(weight, {}), values, reset_state)

@@ -1,4 +1,4 @@
-"""What rewiring did: per update and layer in a file of its own, per epoch among the run's figures."""
+"""Metrics of rewiring: of each update and layer in rewiring.csv, of each epoch in metrics.csv."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from ersparse.distributed.collectives import any_over_ranks
 from ersparse.lightning.callbacks.masks import network_of
 from ersparse.lightning.callbacks.rewiring import Rewiring
-from ersparse.sparse import flow_repair
+from ersparse.sparse.degrees import degrees, zero_degrees
 from ersparse.sparse.layers import Layer, prunable_modules
 from ersparse.sparse.mask import Masks, density_of, masks_of
 from ersparse.sparse.reachability import ChannelOp, effective_density
@@ -30,95 +30,111 @@ COLUMNS = (
 
 
 class RewiringMetrics(pl.Callback):
-    """Keeps the source's masks and where weights were ever active, both in the checkpoint.
+    """Records one row for each layer after every update of `rewiring`, and logs metrics after every evaluation.
 
-    Figures of an epoch, under `rewire/`: `updates` and `weights` (grown) so far; `overlap`, the share of the source's
-    weights that are active; `explored`, the share of all weights that were ever active (the in-time
-    over-parametrisation rate of Liu et al. 2021b); `sparsity` and `effective` (sparsity of what lies on paths) as they
-    are; `no_input`, channels without a kept weight into them; `silent`, inputs of layers that were zero for every
-    image that was evaluated, NaN with sparse execution, which calls no layer.
+    Metrics of an epoch, with prefix `rewire/`:
+
+    * `updates`, `weights`: number of updates, and of grown weights, so far.
+    * `overlap`: fraction of the source's weights that are active.
+    * `explored`: fraction of all weights that were ever active (in-time over-parametrisation, Liu et al. 2021b).
+    * `sparsity`, `effective`: realised and effective sparsity (`ersparse.sparse.reachability.effective_density`).
+    * `no_input`: number of channels with in-degree 0 (`ersparse.sparse.degrees.zero_degrees`).
+    * `silent`: number of input channels of layers that were zero for every evaluated image; NaN with sparse execution,
+      which calls no layer.
+
+    The source's masks, the weights that were ever active, and the rows are part of the checkpoint.
+
+    Args:
+        rewiring: the callback that rewires.
+        layers: prunable layers of the network.
+        graph: channel graph of the network; without it, `effective` is not logged.
+        path: path of rewiring.csv, which rank 0 writes at the end of every training epoch.
     """
 
-    def __init__(self, rewiring: Rewiring, layers: list[Layer], steps: list[ChannelOp] | None, path: Path) -> None:
-        rewiring.listeners.append(self.updated)
-        self.layers, self.steps, self.path = {layer.name: layer for layer in layers}, steps, path
+    def __init__(self, rewiring: Rewiring, layers: list[Layer], graph: list[ChannelOp] | None, path: Path) -> None:
+        rewiring.listeners.append(self.after_update)
+        self.layers, self.graph, self.path = {layer.name: layer for layer in layers}, graph, path
         self.source: Masks = {}
         self.ever: Masks = {}
         self.rows: list[list[Any]] = []
         self.updates, self.weights = 0, 0
-        self.fired: dict[str, Tensor] = {}
+        self.active: dict[str, Tensor] = {}
         self.hooks: list[RemovableHandle] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the masks of the source network, unless a checkpoint restored them."""
         masks = masks_of(network_of(pl_module))
         if not self.source:
             self.source = {name: mask.clone() for name, mask in masks.items()}
             self.ever = {name: mask.clone() for name, mask in masks.items()}
-            self._note(0, masks, {})
+            self._append_rows(0, masks, {})
         for held in (self.source, self.ever):
             for name, mask in masks.items():
                 held[name] = held[name].to(mask.device)
 
-    def updated(self, step: int, network: nn.Module, changes: Mapping[str, Change]) -> None:
-        """After an update."""
+    def after_update(self, step: int, network: nn.Module, changes: Mapping[str, Change]) -> None:
+        """Record the changes of an update."""
         for name, change in changes.items():
             self.ever[name] |= change.grown
         self.updates += 1
         self.weights += sum(int(change.grown.sum()) for change in changes.values())
-        self._note(step, masks_of(network), changes)
+        self._append_rows(step, masks_of(network), changes)
 
-    def _note(self, step: int, masks: Masks, changes: Mapping[str, Change]) -> None:
+    def _append_rows(self, step: int, masks: Masks, changes: Mapping[str, Change]) -> None:
         for name, mask in masks.items():
-            into, out = flow_repair.degrees(mask, self.layers[name])
+            in_degrees, out_degrees = degrees(mask, self.layers[name])
             removed, grown = (int(changes[name].removed.sum()), int(changes[name].grown.sum())) if changes else (0, 0)
             self.rows.append(
                 [
                     step, name, int(mask.sum()), removed, grown,
-                    _share(mask & self.source[name], self.source[name]), float(self.ever[name].float().mean()),
-                    int((into == 0).sum()), int((out == 0).sum()), *_spread(into), *_spread(out),
+                    _fraction(mask & self.source[name], self.source[name]), float(self.ever[name].float().mean()),
+                    int((in_degrees == 0).sum()), int((out_degrees == 0).sum()),
+                    *_min_median_max(in_degrees), *_min_median_max(out_degrees),
                 ]
             )  # fmt: skip
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.fired = {}
+        """Register the hooks that find inputs which are zero for every image."""
+        self.active = {}
         for name, module in prunable_modules(network_of(pl_module)).items():
-            self.hooks.append(module.register_forward_pre_hook(self._watch(name)))
+            self.hooks.append(module.register_forward_pre_hook(self._activity_hook(name)))
 
-    def _watch(self, name: str) -> Any:
-        def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _activity_hook(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach()
-            fires = (x != 0).any(0) if x.dim() == 2 else (x != 0).flatten(2).any(2).any(0)
-            self.fired[name] = self.fired[name] | fires if name in self.fired else fires
+            active = (x != 0).any(0) if x.dim() == 2 else (x != 0).flatten(2).any(2).any(0)
+            self.active[name] = self.active[name] | active if name in self.active else active
 
-        return see
+        return hook
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the metrics of the epoch."""
         for hook in self.hooks:
             hook.remove()
         self.hooks = []
         masks = masks_of(network_of(pl_module))
         on_cpu = {name: mask.cpu() for name, mask in masks.items()}
-        figures = {
+        metrics = {
             "updates": float(self.updates),
             "weights": float(self.weights),
-            "overlap": _share_of_all({name: mask & self.source[name] for name, mask in masks.items()}, self.source),
+            "overlap": _global_fraction({name: mask & self.source[name] for name, mask in masks.items()}, self.source),
             "explored": density_of(self.ever),
             "sparsity": 1 - density_of(masks),
-            "no_input": float(sum(flow_repair.zero_degrees(on_cpu[name], self.layers[name])[0] for name in masks)),
-            "silent": self._silent(),
+            "no_input": float(sum(zero_degrees(on_cpu[name], self.layers[name])[0] for name in masks)),
+            "silent": self._silent_inputs(),
         }
-        if self.steps:
-            figures["effective"] = 1 - effective_density(on_cpu, list(self.layers.values()), self.steps)
-        for name, value in figures.items():
+        if self.graph:
+            metrics["effective"] = 1 - effective_density(on_cpu, list(self.layers.values()), self.graph)
+        for name, value in metrics.items():
             pl_module.log(f"rewire/{name}", torch.tensor(value, dtype=torch.float64))
 
-    def _silent(self) -> float:
-        counts = [int((~any_over_ranks(fired)).sum()) for fired in self.fired.values()]
+    def _silent_inputs(self) -> float:
+        counts = [int((~any_over_ranks(active)).sum()) for active in self.active.values()]
         return float(sum(counts)) if counts else math.nan
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            lines = [",".join(COLUMNS), *(",".join(_shown(value) for value in row) for row in self.rows)]
+            lines = [",".join(COLUMNS), *(",".join(_formatted(value) for value in row) for row in self.rows)]
             write_text(self.path, "\n".join(lines) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,17 +146,17 @@ class RewiringMetrics(pl.Callback):
             setattr(self, key, value)
 
 
-def _share(part: Tensor, whole: Tensor) -> float:
+def _fraction(part: Tensor, whole: Tensor) -> float:
     return int(part.sum()) / max(1, int(whole.sum()))
 
 
-def _share_of_all(part: Masks, whole: Masks) -> float:
+def _global_fraction(part: Masks, whole: Masks) -> float:
     return sum(int(mask.sum()) for mask in part.values()) / max(1, sum(int(mask.sum()) for mask in whole.values()))
 
 
-def _spread(degrees: np.ndarray) -> tuple[int, float, int]:
-    return int(degrees.min()), float(np.median(degrees)), int(degrees.max())
+def _min_median_max(values: np.ndarray) -> tuple[int, float, int]:
+    return int(values.min()), float(np.median(values)), int(values.max())
 
 
-def _shown(value: Any) -> str:
+def _formatted(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)

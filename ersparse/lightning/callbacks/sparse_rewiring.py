@@ -1,4 +1,4 @@
-"""Rewiring with sparse execution, where removed weights have neither gradients nor an optimizer's memory."""
+"""Rewiring with sparse execution, which stores neither gradients nor optimizer state of removed weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import nn
 from ersparse.distributed.collectives import average
 from ersparse.kernels.network import to_dense, to_kept
 from ersparse.lightning.callbacks.rewiring import Rewiring, States
-from ersparse.lightning.sparse_classifier import SparseClassifier, changed
+from ersparse.lightning.sparse_classifier import SparseClassifier, map_state
 
 
 class SparseRewiring(Rewiring):
-    """An update sees what it would with masks: dense weights, gradients and memory, there for as long as it takes.
+    """Rewires like `Rewiring`, at the same steps, on dense weights, gradients and optimizer state.
 
-    Gradients of removed weights are computed in the steps that grow by them, and in no others. Grown weights start
-    without a memory, since nothing is remembered of removed ones.
+    These exist only during an update. Gradients of removed weights are computed only in the steps that grow by them;
+    `on_train_batch_start` requests them. Grown weights start without optimizer state, because none is stored for
+    removed weights.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -30,24 +31,25 @@ class SparseRewiring(Rewiring):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, SparseClassifier)
-        pl_module.grows = self.rules.grow == "gradient" and self.rewires(trainer.global_step + 1)
+        by_gradient = self.rules.grow == "gradient"
+        pl_module.needs_dense_gradients = by_gradient and self.rewires(trainer.global_step + 1)
 
     def _update(self, step: int, network: nn.Module, states: States) -> None:
         sparse = self.sparse
         weights = {name: module.weight for name, module in sparse.layers.items()}
         values = dict(zip(weights, sparse.values, strict=True))
         masks = sparse.masks()
-        remembered = {
-            weights[name]: changed(states[values[name]], partial(to_dense, mask=masks[name]))
+        dense_states = {
+            weights[name]: map_state(states[values[name]], partial(to_dense, mask=masks[name]))
             for name in weights
             if values[name] in states
         }
         sparse.scatter()
         average(weight.grad for weight in weights.values() if weight.grad is not None)
-        super()._update(step, network, remembered)
+        super()._update(step, network, dense_states)
         sparse.gather()
         masks = sparse.masks()
         for name, weight in weights.items():
             weight.grad = None
-            if weight in remembered:
-                states[values[name]] = changed(remembered[weight], partial(to_kept, mask=masks[name]))
+            if weight in dense_states:
+                states[values[name]] = map_state(dense_states[weight], partial(to_kept, mask=masks[name]))
