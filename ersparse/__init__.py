@@ -17,7 +17,7 @@ __all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports on first use, so that `import ersparse` does not pay for PyTorch."""
+    """Import a public name on first use, so that `import ersparse` does not import PyTorch."""
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _WHERE[name].partition(":")

@@ -29,7 +29,7 @@ from ersparse.sweep.sweeper import refuse_ranks
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _task(config: DictConfig) -> None:
-    """Exits here where it can: Hydra announces every exception that passes through it."""
+    """Run the composed configuration; exit here on expected errors, since Hydra prints a notice for each exception."""
     try:
         values = values_of(config)
         if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -35,7 +35,7 @@ class RunContext:
         hash: of its identity.
         folder: its run folder.
         layers: the prunable layers of the network.
-        steps: the channel graph of the network; None if it cannot be traced.
+        graph: the channel graph of the network; None if it cannot be traced.
         source: the source network.
         init_from: weights (and masks) to start from; None if they are drawn.
         epochs: the length of the run.
@@ -45,7 +45,7 @@ class RunContext:
     hash: str
     folder: Path
     layers: list[Layer]
-    steps: list[ChannelOp] | None
+    graph: list[ChannelOp] | None
     source: Source
     init_from: dict[str, Tensor] | None
     epochs: int

@@ -87,7 +87,7 @@ class IterativePruning(LevelledMethod):
         return [
             FixedMask(),
             PruneAndRewind(
-                run.layers, run.steps, 1 - self.final_sparsity, scores, rewinding, run.folder, run.hash,
+                run.layers, run.graph, 1 - self.final_sparsity, scores, rewinding, run.folder, run.hash,
                 run.settings.sparsity.allow_collapse,
             ),
         ]  # fmt: skip

@@ -72,5 +72,5 @@ class Rewire(RewiringRules, Method):
         rules = self.model_copy(update={"delta_t": self.interval(run.settings)})
         sparse = run.settings.trainer.execution == "sparse"
         rewiring = (SparseRewiring if sparse else Rewiring)(rules, run.layers, run.settings.seed_of("mask"))
-        metrics = RewiringMetrics(rewiring, run.layers, run.steps, run.folder / "rewiring.csv")
+        metrics = RewiringMetrics(rewiring, run.layers, run.graph, run.folder / "rewiring.csv")
         return [*([] if sparse else [FixedMask()]), rewiring, metrics]

@@ -70,7 +70,7 @@ def make_plan(settings: Settings) -> Plan:
         hash=identity,
         folder=_folder(settings, option, contents, identity),
         layers=built.layers,
-        steps=None if isinstance(built.graph, GraphError) else built.graph,
+        graph=None if isinstance(built.graph, GraphError) else built.graph,
         source=source,
         init_from=files.network,
         epochs=epochs,

@@ -96,6 +96,6 @@ class NetworkRecord(RunRecord):
         """Record the masks as they are now, on whichever device."""
         plan, positions = self.plan, positions_of(self.plan.settings)
         densities = plan.source.densities
-        self.content |= describe_masks(plan.layers, densities, plan.nominal, masks, self.counts, plan.steps)
+        self.content |= describe_masks(plan.layers, densities, plan.nominal, masks, self.counts, plan.graph)
         for layer in self.content["layers"]:
             layer["positions"] = positions[layer["name"]]

@@ -88,7 +88,7 @@ def resolve_source(plan: Plan, images: Callable[[], Arrays]) -> Plan:
     """
     source = plan.source
     if isinstance(source, PrunerSource):
-        computed = source.compute(lambda: initial_network(plan.settings, plan.init_from), plan.steps, images)
+        computed = source.compute(lambda: initial_network(plan.settings, plan.init_from), plan.graph, images)
         return replace(plan, source=computed)
     if isinstance(source, IterativeRunSource) and not source.finished_run():
         _run_prerequisite(plan, source)

@@ -37,8 +37,8 @@ class FlowCounts:
 
 def count_flow(plan: Plan) -> FlowCounts:
     """Draw and repair the plan's source network, and count its flow."""
-    layers, steps = plan.layers, plan.steps
-    assert steps is not None
+    layers, graph = plan.layers, plan.graph
+    assert graph is not None
     masks, counts = plan.source.repair(plan.source.draw())
     return FlowCounts(
         1 - plan.nominal,
@@ -46,5 +46,5 @@ def count_flow(plan: Plan) -> FlowCounts:
         sum(count.zero_out for count in counts.values()),
         sum(layer.n_in + layer.n_out for layer in layers),
         density_of(masks),
-        effective_density(masks, layers, steps),
+        effective_density(masks, layers, graph),
     )
