@@ -1,9 +1,22 @@
-"""Sparse networks that start as Erdős–Rényi random graphs, and what becomes of them."""
+"""Sparse neural networks that start as Erdős–Rényi random graphs: draw, repair, train, rewire, prune, record.
+
+The public names are imported on first use, so that `import ersparse` does not import PyTorch.
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_WHERE = {
+if TYPE_CHECKING:
+    from ersparse.api import load, load_images, sparsify
+    from ersparse.errors import UserError
+    from ersparse.export.predictor import load_sparse
+    from ersparse.lightning.callbacks import FixedMask
+    from ersparse.runs.run import run
+    from ersparse.sparse.mask import keep as keep_masks
+
+__all__ = ["FixedMask", "UserError", "keep_masks", "load", "load_images", "load_sparse", "run", "sparsify"]
+
+_TARGETS = {
     "FixedMask": "ersparse.lightning.callbacks:FixedMask",
     "UserError": "ersparse.errors:UserError",
     "keep_masks": "ersparse.sparse.mask:keep",
@@ -13,12 +26,15 @@ _WHERE = {
     "run": "ersparse.runs.run:run",
     "sparsify": "ersparse.api:sparsify",
 }
-__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that `import ersparse` does not import PyTorch."""
-    if name not in _WHERE:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _TARGETS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _WHERE[name].partition(":")
+    module, _, attribute = _TARGETS[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
