@@ -1,21 +1,18 @@
 """The library functions: sparsify any module, and load finished runs."""
 
-import ast
-import re
 import warnings
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import torchvision
-from conftest import ROOT, TINY, read
+from conftest import TINY, read
 from damage import flip_a_bit
 from torch import nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader
 
 import ersparse
-from ersparse.cli.export import main as export
 from ersparse.errors import UserError
 from ersparse.sparse.channel_graph import trace
 from ersparse.sparse.degrees import zero_degrees
@@ -254,16 +251,6 @@ def test_load_restores_network_and_images(launch, only_run):
     assert right / 360 == pytest.approx(record["metrics"]["test/acc"], abs=1.5 / 360)
     with pytest.raises(UserError, match="is sparse already"):
         ersparse.sparsify(network)
-    assert export([str(only_run())]) == 0
-    names = {"run": only_run(), "ersparse": ersparse}
-    exec(compile(example_with("load_sparse"), "README.md", "exec"), names)  # what stands there is what runs
-    assert names["accuracy"] == pytest.approx(record["metrics"]["test/acc"], abs=1.5 / 360)
-
-
-def example_with(word):
-    """Return the Python block of the README that contains the word."""
-    (found,) = [b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if word in b]
-    return found
 
 
 @pytest.mark.parametrize(
@@ -289,10 +276,3 @@ def test_a_damaged_network_file_names_the_command_that_recreates_it(launch, fini
 def test_loading_another_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="must be the folder of a finished run"):
         ersparse.load(tmp_path)
-
-
-def test_the_readme_example_runs(capsys):
-    """The example is executed as it is printed."""
-    exec(compile(example_with("sparsify"), "README.md", "exec"), {})
-    printed = ast.literal_eval(capsys.readouterr().out)
-    assert printed["nominal"] == 0.9 and printed["realised"] == pytest.approx(0.9, abs=0.002)

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, paths_in, read
+from conftest import ROOT, TINY, paths_in, read
 
 import ersparse
 from ersparse import cli
-from ersparse.config.options import CONF, options_of
+from ersparse.config.options import CONF, options_of, use_config_folders
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
@@ -150,6 +150,44 @@ def test_documented_python_runs(finished, tmp_path, monkeypatch, page):
                 exec(compile(source, str(page), "exec"), names)
     if page.name == "prediction.md":
         assert names["accuracy"] == pytest.approx(read(finished)["metrics"]["test/acc"], abs=1.5 / 360)
+
+
+GROUP_OF = {
+    "Density": "sparsity", "Pruner score": "sparsity", "Method": "method", "Model": "model", "Data set": "dataset",
+    "Optimizer": "optimizer", "Schedule": "schedule", "Logger": "logger",
+}  # fmt: skip
+
+
+@pytest.fixture
+def documented_extensions(tmp_path):
+    """The folder that extending.md describes, made of its own blocks."""
+    page, folder = ROOT / "docs/extending.md", tmp_path / "mine"
+    folder.mkdir()
+    (folder / "mine.py").write_text("\n".join(block.text for block in blocks_of(page, "python") if block.runs))
+    for section in page.read_text().split("\n## ")[1:]:
+        for text in re.findall(r"^```yaml\n(.*?)^```$", section, re.M | re.S):
+            group, name = GROUP_OF[section.splitlines()[0]], yaml.safe_load(text)["name"]
+            (folder / group).mkdir(exist_ok=True)
+            (folder / group / f"{name}.yaml").write_text(text)
+    yield folder
+    use_config_folders([])
+    sys.modules.pop("mine", None)
+    sys.path[:] = [path for path in sys.path if path != str(folder)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sparsity=powerlaw", "sparsity.alpha=1.0", "method=draw"],
+        ["sparsity=smallest", "sparsity.allow_collapse=true", "method=draw"],
+        ["sparsity.flow=mine.add_twice", "method=draw"],
+        ["model=net", "dataset=half", "sparsity.level=0.5", "method=draw"],
+        ["dataset=half", "optimizer=lion_like", "schedule=halving", "method=noted", "logger=lines", *TINY],
+    ],
+)
+def test_documented_extensions_run(launch, documented_extensions, words):
+    status, printed = launch("--config-dir", str(documented_extensions), *words)
+    assert status == 0, printed
 
 
 def test_the_sparsity_that_the_readme_prints(capsys):
