@@ -6,17 +6,26 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ersparse.storage import run_json
 from ersparse.sweep.job import Job
 
-if TYPE_CHECKING:
-    from ersparse.sweep.local.process import ForkedProcess, Process
-    from ersparse.sweep.local.slots import Slot
-
 SWEEP = "ERSPARSE_SWEEP"  # environment variable with the sweep's name, by which `ersparse.runs.loggers` groups runs
 IN_USE = "in use by another process"  # part of a run's last line of output if its folder is locked
+
+
+class JobProcess(Protocol):
+    """A process that works on a job."""
+
+    @property
+    def started_at(self) -> float: ...
+
+    def poll(self) -> int | None: ...
+
+    def interrupt(self) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 @dataclass
@@ -43,8 +52,8 @@ class JobState:
     done_before: bool = False
     reason: str = ""
     seconds: float = 0.0
-    process: Process | ForkedProcess | None = None
-    slots: Sequence[Slot] = ()
+    process: JobProcess | None = None
+    slots: Sequence[Any] = ()
     interrupted_at: float | None = None
     checked_at: float = 0.0
     note: str = ""

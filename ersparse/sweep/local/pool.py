@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from ersparse.storage import run_json
 from ersparse.sweep.job import Job
-from ersparse.sweep.job_state import IN_USE, SWEEP, JobState, JobStates, failure_reason, last_line
-from ersparse.sweep.local.process import ForkedProcess, ForkServer, Process
+from ersparse.sweep.job_state import IN_USE, SWEEP, JobProcess, JobState, JobStates, failure_reason, last_line
+from ersparse.sweep.local.process import ForkServer, Process
 from ersparse.sweep.local.slots import Slot, allocate, cores_of, job_environment
 
 POLL_INTERVAL = 0.05  # seconds
@@ -99,7 +99,7 @@ class Pool(JobStates):
         job_state.process = self._start_process(job, slots)
         job_state.state, job_state.slots = "running", slots
 
-    def _start_process(self, job: Job, slots: Sequence[Slot]) -> Process | ForkedProcess:
+    def _start_process(self, job: Job, slots: Sequence[Slot]) -> JobProcess:
         arguments = [*job.overrides, *self.arguments, "hydra.mode=RUN"]
         environment = job_environment(os.environ, slots, job.devices) | {SWEEP: self.name}
         if job.epochs:
@@ -131,7 +131,7 @@ class Pool(JobStates):
             return f"stopped at the time limit of {self.time_limit:g} s"
         return failure_reason(status, run_json.read(job_state.job.folder), job_state.job.log)
 
-    def _enforce_time_limit(self, job_state: JobState, process: Process | ForkedProcess) -> None:
+    def _enforce_time_limit(self, job_state: JobState, process: JobProcess) -> None:
         now = time.monotonic()
         if job_state.interrupted_at is None and self.time_limit and now - process.started_at > self.time_limit:
             job_state.interrupted_at = now
