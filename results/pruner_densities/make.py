@@ -1,8 +1,8 @@
 """Table and plot of pruner-derived layer densities on digits (ER-SNIP, ER-GraSP, ER-SynFlow, ER-IMP).
 
-python -m results.earned.make ROOT      write runs.csv from the run folders below ROOT (README.md has the sweep),
+python -m results.pruner_densities.make ROOT      write runs.csv from the run folders below ROOT (README.md has the sweep),
                                         then the table and the plot
-python -m results.earned.make           write the table and the plot from runs.csv
+python -m results.pruner_densities.make           write the table and the plot from runs.csv
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def plot(runs: pd.DataFrame) -> None:
         axes.grid(axis="x", alpha=0.25)
         format_axes(axes, xlabel="test accuracy, %", title=f"sparsity {level:g}")
     panels[0].set_yticks(range(len(NAMES)), list(reversed(NAMES.values())))
-    figure.savefig(HERE / "earned.png", dpi=130)
+    figure.savefig(HERE / "pruner_densities.png", dpi=130)
 
 
 if __name__ == "__main__":
