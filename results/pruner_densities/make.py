@@ -1,8 +1,7 @@
 """Table and plot of pruner-derived layer densities on digits (ER-SNIP, ER-GraSP, ER-SynFlow, ER-IMP).
 
-python -m results.pruner_densities.make ROOT      write runs.csv from the run folders below ROOT (README.md has the sweep),
-                                        then the table and the plot
-python -m results.pruner_densities.make           write the table and the plot from runs.csv
+`python -m results.pruner_densities.make ROOT` writes runs.csv from the run folders below ROOT (README.md has the sweep),
+and then the table and the plot; without ROOT it writes the table and the plot from runs.csv.
 """
 
 from __future__ import annotations
