@@ -1,6 +1,6 @@
 """Table and plot of pruner-derived layer densities on digits (ER-SNIP, ER-GraSP, ER-SynFlow, ER-IMP).
 
-`python -m results.pruner_densities.make ROOT` writes runs.csv from the run folders below ROOT (README.md has the sweep),
+`python -m results.pruner_densities.make ROOT` writes runs.csv from the run folders below ROOT (see README.md),
 and then the table and the plot; without ROOT it writes the table and the plot from runs.csv.
 """
 
