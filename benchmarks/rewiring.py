@@ -45,7 +45,7 @@ def _measure_model(model: str, rounds: int) -> Iterator[Measurement]:
     enforce(network)
     network.to(DEVICE)
     rewiring = next(each for each in plan.method.callbacks(plan) if isinstance(each, Rewiring))
-    rewiring.listeners, rewiring.last_rewiring = [], 1e9
+    rewiring.listeners, rewiring.rewiring_end = [], 1e9
     optimizer = torch.optim.SGD(network.parameters(), 0.0, 0.9, fused=True)
     parts = {
         "step": plain_step(network, optimizer, settings),

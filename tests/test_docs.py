@@ -179,7 +179,7 @@ def documented_extensions(tmp_path):
     "words",
     [
         ["sparsity=powerlaw", "sparsity.alpha=1.0", "method=draw"],
-        ["sparsity=smallest", "sparsity.allow_collapse=true", "method=draw"],
+        ["sparsity=scaled_magnitude", "sparsity.allow_collapse=true", "method=draw"],
         ["sparsity.flow=mine.add_twice", "method=draw"],
         ["model=net", "dataset=half", "sparsity.level=0.5", "method=draw"],
         ["dataset=half", "optimizer=lion_like", "schedule=halving", "method=noted", "logger=lines", *TINY],

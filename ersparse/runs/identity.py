@@ -16,7 +16,7 @@ from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
 
 
-class FileContents(NamedTuple):
+class FileHashes(NamedTuple):
     """Hashes of what was read from the files and runs that the settings name; None where they name none.
 
     Attributes:
@@ -33,7 +33,7 @@ class FileContents(NamedTuple):
 
 
 def describe(
-    settings: Settings, option: SparsityOption, method_fields: Mapping[str, Any], epochs: int, contents: FileContents
+    settings: Settings, option: SparsityOption, method_fields: Mapping[str, Any], epochs: int, file_hashes: FileHashes
 ) -> dict[str, Any]:
     """Return the part of a run's settings that decides its results, as plain values.
 
@@ -42,15 +42,15 @@ def describe(
         option: its sparsity option.
         method_fields: the identity fields of its method.
         epochs: the length of the run.
-        contents: hashes of the files that the settings name.
+        file_hashes: hashes of the files that the settings name.
     """
-    sparsity = {"name": "ticket", "control": option.settings.control} if contents.is_ticket else option.identity()
+    sparsity = {"name": "ticket", "control": option.settings.control} if file_hashes.is_ticket else option.identity()
     for key in ("file", "run"):
         if key in sparsity:
-            sparsity[key] = getattr(contents, key)
+            sparsity[key] = getattr(file_hashes, key)
     schedule = settings.schedule
     return {
-        "model": identity_fields(settings.model) | {"init_from": contents.init_from},
+        "model": identity_fields(settings.model) | {"init_from": file_hashes.init_from},
         "dataset": identity_fields(settings.dataset),
         "sparsity": sparsity,
         "method": dict(method_fields),

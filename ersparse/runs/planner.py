@@ -15,7 +15,7 @@ from ersparse.config.sparsity_option import SparsityOption
 from ersparse.errors import UserError
 from ersparse.kernels.cost_model import WORTHWHILE_SPEEDUP, predicted_speedup
 from ersparse.methods.base import Method, method_of
-from ersparse.runs.identity import FileContents, describe, run_hash
+from ersparse.runs.identity import FileHashes, describe, run_hash
 from ersparse.runs.loggers.base import logger_of
 from ersparse.runs.network import Architecture, architecture, positions_of, spec_of, unsupported_operation
 from ersparse.runs.plan import Plan
@@ -35,12 +35,12 @@ class InputFiles(NamedTuple):
     Attributes:
         network: weights and masks of `model.init_from`.
         densities: of `sparsity.file`.
-        contents: hashes of both.
+        file_hashes: hashes of both.
     """
 
     network: dict[str, Tensor] | None
     densities: DensityFile | None
-    contents: FileContents
+    file_hashes: FileHashes
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -63,19 +63,19 @@ def make_plan(settings: Settings) -> Plan:
     if isinstance(built.graph, GraphError) and source.flow != "none":
         raise UserError(f"sparsity.flow={settings.sparsity.flow}: {built.graph}")
     epochs = method.epochs(settings)
-    contents = files.contents if prerequisite is None else files.contents._replace(run=prerequisite.hash)
-    identity = run_hash(describe(settings, option, identity_fields(method), epochs, contents))
+    file_hashes = files.file_hashes if prerequisite is None else files.file_hashes._replace(run=prerequisite.hash)
+    identity = run_hash(describe(settings, option, identity_fields(method), epochs, file_hashes))
     return Plan(
         settings=settings,
         hash=identity,
-        folder=_folder(settings, option, contents, identity),
+        folder=_folder(settings, option, file_hashes, identity),
         layers=built.layers,
         graph=None if isinstance(built.graph, GraphError) else built.graph,
         source=source,
         init_from=files.network,
         epochs=epochs,
         method=method,
-        execution="sparse" if _sparse_pays(settings, method, source) else "masked",
+        execution="sparse" if _sparse_execution_pays(settings, method, source) else "masked",
         prerequisite=prerequisite,
     )
 
@@ -95,7 +95,7 @@ def _select(
         option,
         built.layers,
         ticket=network_masks(files.network) if files.network else {},
-        weights_hash=files.contents.init_from,
+        weights_hash=files.file_hashes.init_from,
         file=files.densities,
         prerequisite=plan_prerequisite,
     )
@@ -143,7 +143,7 @@ def _check_execution(settings: Settings, method: Method) -> None:
         raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto, masked or compiled")
 
 
-def _sparse_pays(settings: Settings, method: Method, source: Source) -> bool:
+def _sparse_execution_pays(settings: Settings, method: Method, source: Source) -> bool:
     """Return whether sparse execution covers the run and is predicted to be worth while."""
     if isinstance(source, DenseSource) or not method.sparse_by_default:
         return False
@@ -169,7 +169,7 @@ def _read_files(settings: Settings) -> InputFiles:
         file = density_file.read(Path(str(sparsity.file)))
         file_hash = digest(file.masks()) if sparsity.keep_mask else file.hash
     is_ticket = bool(network and network_masks(network))
-    return InputFiles(network, file, FileContents(network_hash, is_ticket, file_hash))
+    return InputFiles(network, file, FileHashes(network_hash, is_ticket, file_hash))
 
 
 def _check_same_architecture(settings: Settings, network: nn.Module, state: dict[str, Tensor]) -> None:
@@ -183,10 +183,10 @@ def _check_same_architecture(settings: Settings, network: nn.Module, state: dict
             raise UserError(f"{where}: its {name} is {found}, model={settings.model.name} has {list(tensor.shape)}")
 
 
-def _folder(settings: Settings, option: SparsityOption, contents: FileContents, identity: str) -> Path:
+def _folder(settings: Settings, option: SparsityOption, file_hashes: FileHashes, identity: str) -> Path:
     """Return <root>/<experiment or runs>/<model>-<dataset>-<sparsity><level>-<method>-<hash8>/s<seed>."""
     sparsity = settings.sparsity
-    asked = f"{sparsity.level:g}" if sparsity.budget is None else f"{sparsity.budget}w"
-    source = "ticket" if contents.is_ticket else sparsity.name + (asked if option.takes_density else "")
+    requested = f"{sparsity.level:g}" if sparsity.budget is None else f"{sparsity.budget}w"
+    source = "ticket" if file_hashes.is_ticket else sparsity.name + (requested if option.takes_density else "")
     name = f"{settings.model.name}-{settings.dataset.name}-{source}-{settings.method['name']}-{identity[:8]}"
     return Path(settings.paths.root) / (settings.experiment or "runs") / name / f"s{settings.seed}"

@@ -1,6 +1,7 @@
 """Layer density rules: (layers, density p, options) -> one density p_l per layer, in the order of the layers.
 
-With N_l the size of layer l, every rule meets the global budget sum(p_l N_l) = p sum(N_l), with 0 < p_l <= 1.
+With N_l the size of layer l, a rule meets the global budget sum(p_l N_l) = p sum(N_l), with 0 < p_l <= 1. Exceptions
+are `dense`, `from_file`, which has a global density of its own, and `balanced` with redistribute="none".
 A rule is one function. Its option in conf/sparsity names the function, and the keyword arguments that the function
 takes are the keys of `sparsity.` that apply to it.
 """
@@ -61,8 +62,8 @@ def er(layers: Sequence[Layer], density: float, floor: float = 0) -> list[float]
 def erk(layers: Sequence[Layer], density: float, floor: float = 0) -> list[float]:
     """Return p_l proportional to sum(shape) / prod(shape): Erdős–Rényi-Kernel (Evci et al. 2020, section 3).
 
-    The ratio that the paper prints for convolutions (section 3) is a typographical error; the released code of the
-    paper computes this one.
+    The ratio that Gadhikar et al. 2023 print for convolutions (section 3) is a typographical error; their released
+    code computes this one.
 
     Args:
         layers: prunable layers, in network order.

@@ -1,8 +1,9 @@
 """Flow repair: give every channel at least one edge, so that no channel is disconnected (appendix A.1).
 
-A repair is a function (mask, layer, density, random) -> (mask, counts), where `density` is that at which the mask was
-drawn. `ersparse.sparse.degrees` defines edges and degrees; rows are output channels, columns are input channels. A
-layer of density 0, which some pruners produce, is not repaired.
+A repair is a function (mask, layer, density, random) -> (mask, counts). `density` is the density at which the mask was
+drawn, or 1 for a mask that was not drawn; only `resample` uses its value. `ersparse.sparse.degrees` defines edges and
+degrees; rows are output channels, columns are input channels. A layer of density 0, which some pruners produce, is not
+repaired.
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ def released(mask: Tensor, layer: Layer, density: float, random: Random) -> tupl
 
 
 def move(mask: Tensor, layer: Layer, density: float, random: Random) -> tuple[Tensor, Counts]:
-    """Repair like `add`, and remove one random weight whose channels both keep an edge for each weight added (A.1).
+    """Repair like `add`, and compensate each added weight by removing another one (A.1).
 
+    A random weight is removed whose channels both keep an edge; if none is left, two edges are merged into one.
     The count of the mask as drawn is preserved if it is at least max(rows, columns), the minimum with which every
     channel has an edge. Below that, the excess is counted as added, columns first since they are repaired last.
     """

@@ -114,7 +114,7 @@ def test_a_layer_of_density_zero_stays_empty():
         assert not repaired.any() and (counts.zero_in, counts.zero_out) == (4, 4)
 
 
-def test_merging_stars_reaches_the_minimum_number_of_weights():
+def test_edges_are_merged_where_no_weight_can_be_removed():
     """Row 0 reads columns 0-3, rows 1-4 read column 4: of 8 edges none is removable, although 5 suffice."""
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[0, :4] = mask[1:5, 4] = True

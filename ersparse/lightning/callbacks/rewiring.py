@@ -43,8 +43,8 @@ class Rewiring(pl.Callback):
     Attributes:
         listeners: functions called after each update with (step, network, changes by layer name).
         start_density: realised density when training started.
-        last_rewiring: step, possibly fractional, from which on nothing is rewired.
-        pruned_by: last step that prunes.
+        rewiring_end: end of rewiring in optimizer steps, possibly fractional; updates happen at steps before it.
+        last_pruning_step: the last step at which weights are pruned.
     """
 
     def __init__(self, rules: RewiringRules, layers: list[Layer], seed: int) -> None:
@@ -64,12 +64,12 @@ class Rewiring(pl.Callback):
         if self.start_density is None:
             self.start_density = density_of(masks_of(network))
         steps = int(trainer.estimated_stepping_batches)
-        self.last_rewiring = self.rules.t_end * steps
-        self.pruned_by = math.floor(self.rules.prune_until * steps / self.rules.delta_t) * self.rules.delta_t
-        if self.rules.delta_t >= self.last_rewiring and trainer.is_global_zero:
+        self.rewiring_end = self.rules.t_end * steps
+        self.last_pruning_step = math.floor(self.rules.prune_until * steps / self.rules.delta_t) * self.rules.delta_t
+        if self.rules.delta_t >= self.rewiring_end and trainer.is_global_zero:
             log.warning(
                 "method.delta_t: %d steps, but rewiring ends with step %d of %d; nothing will be rewired",
-                self.rules.delta_t, math.ceil(self.last_rewiring) - 1, steps,
+                self.rules.delta_t, math.ceil(self.rewiring_end) - 1, steps,
             )  # fmt: skip
         self.hook = None
         if not self.rules.skip_step:
@@ -100,11 +100,11 @@ class Rewiring(pl.Callback):
     def prunes(self, step: int) -> bool:
         """Return whether `step`, counted from 1, lowers the density."""
         due = step % self.rules.delta_t == 0 and self.rules.final_density is not None
-        return due and step <= self.pruned_by
+        return due and step <= self.last_pruning_step
 
     def rewires(self, step: int) -> bool:
         """Return whether `step`, counted from 1, drops and grows weights."""
-        return step % self.rules.delta_t == 0 and step < self.last_rewiring
+        return step % self.rules.delta_t == 0 and step < self.rewiring_end
 
     def _maybe_update(self, step: int, network: nn.Module, states: States) -> bool:
         """Update the masks if `step` is due, call the listeners, and return whether it was."""
@@ -127,7 +127,7 @@ class Rewiring(pl.Callback):
         """Prune globally by magnitude to exactly the density of the schedule."""
         rules, masks = self.rules, masks_of(network)
         assert rules.final_density is not None and self.start_density is not None
-        part = step / self.pruned_by
+        part = step / self.last_pruning_step
         density = schedules.pruned_density(self.start_density, rules.final_density, part, rules.schedule)
         count = round(density * sum(mask.numel() for mask in masks.values()))
         keep = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
@@ -138,7 +138,7 @@ class Rewiring(pl.Callback):
         """Drop and grow as many weights in each layer."""
         rules, masks = self.rules, masks_of(network)
         fraction = schedules.drop_fraction(
-            rules.drop_fraction, rules.final_fraction, step / self.last_rewiring, rules.decay
+            rules.drop_fraction, rules.final_fraction, step / self.rewiring_end, rules.decay
         )
         drop = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
         for name, count in self._drop_counts(masks, drop, fraction).items():
