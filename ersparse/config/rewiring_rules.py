@@ -13,9 +13,9 @@ class RewiringRules(SettingsGroup):
 
     Attributes:
         delta_t: optimizer steps from one update to the next.
-        drop_fraction: of a layer's active weights, at the start of training.
+        drop_fraction: the drop fraction of a layer's active weights, at the start of training.
         final_fraction: the same at the end of rewiring.
-        decay: of the fraction in between: "cosine", "linear", or "constant".
+        decay: the decay of the fraction in between: "cosine", "linear", or "constant".
         t_end: the part of the training after which nothing is rewired.
         grow: the inactive weights with the largest "gradient", or "random" ones.
         regrow: whether a weight that an update drops may be grown by the same update; it then stays as it is.
@@ -26,7 +26,7 @@ class RewiringRules(SettingsGroup):
         grown_state: the optimizer's state of grown weights: "zero", or unchanged ("keep").
         keep_flow: whether every channel keeps an edge.
         final_sparsity: null, or the sparsity that global magnitude pruning reaches during training.
-        schedule: of the density until then: "cubic" or "constant".
+        schedule: the schedule of the density until then: "cubic" or "constant".
         prune_until: the part of the training after which nothing is pruned.
     """
 

@@ -23,7 +23,7 @@ class SparsityOption:
         settings: the values of the `sparsity.` keys.
         run_arguments: parameters that a run supplies: layers and density, or a network and a number of weights.
         keys: parameters that are `sparsity.` keys.
-        defaults: of those keys that neither conf/ nor the user's own option gives.
+        defaults: the defaults of those keys that neither conf/ nor the user's own option gives.
     """
 
     settings: SparsitySettings

@@ -26,8 +26,8 @@ def benchmark_table(network: FoldedNetwork, inputs: InputSpec, size: int, dense_
     Args:
         network: with masks attached.
         inputs: the images that it expects.
-        size: of the sparse file in bytes.
-        dense_size: of the dense network in float32, in bytes.
+        size: the size of the sparse file in bytes.
+        dense_size: the size of the dense network in float32, in bytes.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("network", "1 image, ms", f"{THROUGHPUT_BATCH} images, ms", "images/s", "file, MB"):

@@ -20,7 +20,7 @@ class FoldedLayer:
 
     Attributes:
         name: parameter name of the weight in the trained network.
-        shape: of the weight: output channels, input channels / groups, and the kernel of a convolution.
+        shape: the shape of the weight: output channels, input channels / groups, and the kernel of a convolution.
     """
 
     name: str

@@ -71,7 +71,7 @@ def load_sparse(path: str | Path) -> Predictor:
     Without a C++ compiler the network is computed by PyTorch's dense layers, with a warning.
 
     Args:
-        path: of the file, by default `network.sparse` in the run folder.
+        path: the path of the file, by default `network.sparse` in the run folder.
 
     Raises:
         UserError: the file is missing, damaged, of another version, or not a sparse network.

@@ -49,7 +49,7 @@ class SingleImageConvolution:
     """A layer on one image; it is computed with stride 1, and the step that follows reads every stride-th pixel.
 
     Attributes:
-        shape: of the output.
+        shape: the shape of the output.
         op: the operation.
         struct: the output as the input of the step that follows.
     """
@@ -83,7 +83,7 @@ class SingleImageNetwork:
 
     Args:
         network: the folded network.
-        channels: of the image.
+        channels: the channels of the image.
         side: height and width of the image in pixels.
 
     Raises:

@@ -44,7 +44,7 @@ class InputSpec:
     """The images that a network expects: square, normalised by the channel means and deviations of pixels in [0, 1].
 
     Attributes:
-        channels: of an image.
+        channels: the channels of an image.
         side: height and width in pixels.
         mean, std: [channels].
     """

@@ -22,8 +22,8 @@ class Precision:
     """Data types of the kernels.
 
     Attributes:
-        compute_dtype: of weights, sums and arithmetic: float32 or float64.
-        storage_dtype: of activations and their gradients in memory: `compute_dtype`, or bfloat16.
+        compute_dtype: the type of weights, sums and arithmetic: float32 or float64.
+        storage_dtype: the type of activations and their gradients in memory: `compute_dtype`, or bfloat16.
     """
 
     compute_dtype: torch.dtype = torch.float32
@@ -50,7 +50,7 @@ class ActivationBuffer:
     each of the block's two vectors.
 
     Args:
-        shape: of one image.
+        shape: the shape of one image.
         blocks: number of blocks, of images or, for scratch memory, of threads.
         precision: gives the data type and the images per block.
         border: rows above and columns left of the first pixel.

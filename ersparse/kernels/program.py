@@ -54,7 +54,7 @@ class Program:
         """Compute `parameter_gradients` for the batch of the last forward pass.
 
         Args:
-            gradient: of the output, [B, ...].
+            gradient: the gradient of the output, [B, ...].
 
         Returns:
             The gradient of the images [B, C, H, W] if the workspace needs it.

@@ -19,7 +19,7 @@ class Workspace:
         graph: the fused graph of the network.
         masks: boolean masks, by parameter name.
         values: kept weights as vectors in the order of `weight[mask]`, by parameter name.
-        shape: of an input image.
+        shape: the shape of an input image.
         max_images: the largest batch.
         precision: data types of computation and storage.
         threads: number of threads that run the program.

@@ -13,7 +13,7 @@ def multistep(optimizer: Optimizer, settings: OptimizerSettings, epochs: int) ->
 
     Args:
         optimizer: whose learning rate is scheduled, once an epoch.
-        settings: of the optimizer.
+        settings: the settings of the optimizer.
         epochs: the length of the run, of which milestones are fractions.
     """
     return MultiStepLR(optimizer, milestone_epochs(settings, epochs), settings.gamma)

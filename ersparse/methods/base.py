@@ -31,8 +31,8 @@ class RunContext:
     """What a method knows about the run that it is part of.
 
     Attributes:
-        settings: of the run.
-        hash: of its identity.
+        settings: the settings of the run.
+        hash: the hash of its identity.
         folder: its run folder.
         layers: the prunable layers of the network.
         graph: the channel graph of the network; None if it cannot be traced.

@@ -27,8 +27,8 @@ class EdgePopup(EdgePopupSearch, LevelledMethod):
     """Trains scores of random weights that stay as they are drawn; the weights with the best scores form the ticket.
 
     Attributes:
-        default_epochs: of a level, as in the paper.
-        schedule: of the density over levels (`ersparse.sparse.schedules.annealed_density`).
+        default_epochs: the epochs of a level, as in the paper.
+        schedule: the schedule of the density over levels (`ersparse.sparse.schedules.annealed_density`).
         scores: "carry" scores and momentum into the next level, or "reset" both.
         weight_init: "kaiming_normal" (fan-in), or "signed_constant" with the same variance.
         scale_weights: whether the fan-in counts the source's weights only.

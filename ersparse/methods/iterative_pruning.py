@@ -28,9 +28,9 @@ class IterativePruning(LevelledMethod):
     scores after training, and rewinds. p_0 is the source's realised density.
 
     Attributes:
-        default_epochs: of a level, as in the paper.
-        score: of trained weights: "magnitude", or "synflow" (Tanaka's score, once a level).
-        final_epochs: of the training at the end; None is the data set's.
+        default_epochs: the epochs of a level, as in the paper.
+        score: the score of trained weights: "magnitude", or "synflow" (Tanaka's score, once a level).
+        final_epochs: the epochs of the training at the end; None is the data set's.
         rewind: resets weights to "init"ialisation, to those after "epoch" `rewind_epoch` of the first level, or keeps
             them, so that only the learning rate ("lr") restarts. The optimizer's state is always reset.
         rewind_epoch: at most the epochs of a level; 0 is initialisation.

@@ -16,7 +16,7 @@ class LevelledMethod(Method):
 
     Attributes:
         default_epochs: epochs of a level if `epochs_per_level` is None; the data set's if these are fewer.
-        final_sparsity: at the end, relative to the dense network.
+        final_sparsity: the sparsity at the end, relative to the dense network.
         levels: number of levels.
         epochs_per_level: epochs of a level.
     """
@@ -35,7 +35,7 @@ class LevelledMethod(Method):
         """Check the length of the run and the final sparsity.
 
         Args:
-            settings: of the run.
+            settings: the settings of the run.
             source: the source network.
             length_keys: the keys that decide the length of the run, as the message names them.
 

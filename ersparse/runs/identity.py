@@ -38,7 +38,7 @@ def describe(
     """Return the part of a run's settings that decides its results, as plain values.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         option: its sparsity option.
         method_fields: the identity fields of its method.
         epochs: the length of the run.

@@ -34,7 +34,7 @@ def execute(
     """Do the work of a run under the lock of its folder, and record its state whatever happens.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         title: the first line of its log.
         fresh: whether the folder is cleared first.
         is_done: tells from run.json whether nothing is left to do, because another process did it meanwhile.

@@ -28,11 +28,11 @@ def train_on_all_ranks(
     """Train as rank 0, together with ranks that this process launches or that a cluster has started.
 
     Args:
-        record: of the run, whose plan has its trainer settings resolved.
+        record: the record of the run, whose plan has its trainer settings resolved.
         arrays: the data set.
-        checkpoints: of the run.
+        checkpoints: the checkpoints of the run.
         resume: epochs done and path of the checkpoint to resume from.
-        console: for progress.
+        console: the console for progress.
     """
     plan, path = record.plan, resume[1] if resume else None
     if resume:

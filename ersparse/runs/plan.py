@@ -16,7 +16,7 @@ class Plan(RunContext):
     """A run that can be started.
 
     Attributes:
-        method: of the run.
+        method: the method of the run.
         execution: what `trainer.execution=auto` means on a CPU.
         prerequisite: the run whose densities this one uses; it has to be done first.
     """

@@ -34,7 +34,7 @@ class InputFiles(NamedTuple):
 
     Attributes:
         network: weights and masks of `model.init_from`.
-        densities: of `sparsity.file`.
+        densities: the densities of `sparsity.file`.
         file_hashes: hashes of both.
     """
 

@@ -21,9 +21,9 @@ class RunRecord:
     """The content of run.json. Every `save` writes the whole file.
 
     Args:
-        folder: of the run.
-        run_hash: of its identity.
-        seed: of the run.
+        folder: the folder of the run.
+        run_hash: the hash of its identity.
+        seed: the seed of the run.
         config: its resolved configuration.
         epochs: how many units of progress it has: epochs of training, cells of a theory run.
         gpu: whether it computes on a GPU.
@@ -74,8 +74,8 @@ class NetworkRecord(RunRecord):
     """The record of a run that has a network: sparsities, layers and masks are described as well.
 
     Args:
-        folder: of the run.
-        plan: of the run, with its trainer settings resolved.
+        folder: the folder of the run.
+        plan: the plan of the run, with its trainer settings resolved.
         before: the record that an interrupted run left.
     """
 

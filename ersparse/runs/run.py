@@ -80,7 +80,7 @@ def resolve_source(plan: Plan, images: Callable[[], Arrays]) -> Plan:
     """Return the plan with the densities of its source, which are computed if they are missing.
 
     Args:
-        plan: of the run.
+        plan: the plan of the run.
         images: returns the data set; called only if a pruner's score uses images.
 
     Raises:

@@ -64,11 +64,11 @@ def train(
     """Train to the end, from the checkpoint `resume` if it is given.
 
     Args:
-        plan: of the run, with its trainer settings resolved.
+        plan: the plan of the run, with its trainer settings resolved.
         arrays: the data set.
-        checkpoints: of the run.
+        checkpoints: the checkpoints of the run.
         resume: a checkpoint of the run.
-        console: for progress.
+        console: the console for progress.
         record: None on all ranks but rank 0, which alone writes.
         ranks: which rank this is; None if there is only one.
     """
@@ -111,9 +111,9 @@ def make_callbacks(
     """Return the callbacks: masks first, then the method's, then metrics, and checkpoints last.
 
     Args:
-        plan: of the run.
-        checkpoints: of the run.
-        console: for the layer table and progress.
+        plan: the plan of the run.
+        checkpoints: the checkpoints of the run.
+        console: the console for the layer table and progress.
         record: None on all ranks but rank 0.
         describe_layers: shows the layers in the logger once the masks are known.
     """

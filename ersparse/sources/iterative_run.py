@@ -44,7 +44,7 @@ def prerequisite_settings(settings: Settings, nominal: float) -> Settings:
     """Return the settings of the run whose densities are used: from dense, with the same network, data and seeds.
 
     Args:
-        settings: of the run that uses the densities.
+        settings: the settings of the run that uses the densities.
         nominal: the density at which iterative pruning ends.
     """
     recipe = settings.sparsity.run

@@ -146,11 +146,11 @@ def pruner_source(
     """Return the source of a pruner, whose densities may have yet to be computed.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         option: the pruner.
-        layers: of the network.
+        layers: the prunable layers of the network.
         nominal: the global density asked for.
-        weights_hash: of the weights that are scored, if `model.init_from` gives them.
+        weights_hash: the hash of the weights that are scored, if `model.init_from` gives them.
     """
     model, data = settings.model, settings.dataset
     fields = identity_fields(option.settings)

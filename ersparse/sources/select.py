@@ -31,11 +31,11 @@ def select_source(
     """Return the source of masks.
 
     Args:
-        settings: of the run.
+        settings: the settings of the run.
         option: its sparsity option.
-        layers: of its network.
+        layers: the prunable layers of its network.
         ticket: the masks of `model.init_from`, which take precedence; empty if it has none.
-        weights_hash: of the network file of `model.init_from`.
+        weights_hash: the hash of the network file of `model.init_from`.
         file: the content of `sparsity.file`, if the option is `file`.
         prerequisite: returns the folder of the run whose densities are used, given the global density; called only if
             the option takes its densities from a run.

@@ -16,7 +16,7 @@ class SeedGroup:
     """The runs of one configuration, one per seed.
 
     Attributes:
-        hash: of the configuration.
+        hash: the hash of the configuration.
         runs: in the order of their seeds.
         missing: seeds that other groups of the experiment have and this one lacks.
     """

@@ -18,7 +18,7 @@ class LayerRecord(NamedTuple):
     """One prunable layer of one run, from run.json.
 
     Attributes:
-        shape: of the weight tensor, (n_out, n_in, *kernel).
+        shape: the shape of the weight tensor, (n_out, n_in, *kernel).
         size: number of weights.
         density: nominal density of the layer.
         drawn: nonzero weights of the mask as drawn, before flow repair.
@@ -49,7 +49,7 @@ class Run:
     """One run, from its run.json.
 
     Attributes:
-        path: of the run folder, relative to the folder that was read.
+        path: the path of the run folder, relative to the folder that was read.
         experiment: name of the preset, or "runs" without one.
         kind: "accuracy" (trained), "draw" (a mask was drawn, nothing was trained), or "theory" (no network).
         state: done, running, interrupted, preempted, or failed.

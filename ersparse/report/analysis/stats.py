@@ -77,7 +77,7 @@ def welch(one: Summary, mean: float, sd: float, n: int) -> tuple[float, float] |
 
     Args:
         one: summary of the first sample.
-        mean: of the second sample.
+        mean: the mean of the second sample.
         sd: standard deviation of the second sample.
         n: size of the second sample.
     """

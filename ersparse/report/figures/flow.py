@@ -28,8 +28,8 @@ def plot_flow(
         drawn: option -> counts without repair, for each sparsity.
         repaired: the same networks with repair.
         repair: value of `sparsity.flow`.
-        title: of the figure.
-        path: of the file; its suffix decides the format.
+        title: the title of the figure.
+        path: the path of the file; its suffix decides the format.
     """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -19,7 +19,7 @@ class Line:
 
     Attributes:
         style: keyword arguments of `Axes.plot`.
-        density: of each row.
+        density: the density of each row.
         rows: from dense to sparse.
     """
 
