@@ -8,8 +8,10 @@ import sys
 from urllib.parse import unquote
 
 import pytest
+import torch
 from conftest import ROOT
 from synthetic import record, write
+from torch.utils.flop_counter import FlopCounterMode
 
 from ersparse import cli, models
 from ersparse.report.analysis.groups import group_by_experiment
@@ -18,7 +20,6 @@ from ersparse.report.analysis.runs import read_runs
 from ersparse.report.analysis.settings import varying_keys
 from ersparse.report.section import section
 from ersparse.sparse.layers import positions
-from ersparse.sweep.cost import operations
 
 
 @pytest.fixture
@@ -229,29 +230,22 @@ def test_latex_and_file_names_are_escaped(report, tmp_path):
     assert r"50\_\%|a" in text and "\\toprule" in text
 
 
-def test_flops_equal_those_of_pytorchs_counter(launch, only_run):
+def test_flops_equal_those_of_pytorchs_counter():
     """2 x positions x weights equals the count of PyTorch's FLOP counter, for networks of each kind."""
-    import torch
-
     for name, classes, side in (("vgg16", 10, 32), ("resnet50", 100, 32), ("resnet20", 10, 16)):
         with torch.device("meta"):
-            network = getattr(models, name)(classes, channels=3)
+            network = getattr(models, name)(classes, channels=3).eval()
+            with FlopCounterMode(display=False) as counter:
+                network(torch.empty(1, 3, side, side))
         found = positions(network, 3, side)
         sizes = {key: parameter.numel() for key, parameter in network.named_parameters()}
-        settings = _Settings(f"ersparse.models.{name}", classes, side)
-        counted = {layer: forward for layer, (forward, _) in operations(settings).items()}
-        assert {layer: 2.0 * sizes[layer] * uses for layer, uses in found.items()} == counted
+        assert sum(2 * sizes[layer] * uses for layer, uses in found.items()) == counter.get_total_flops()
+
+
+def test_flops_of_a_run_count_its_kept_weights(launch, only_run):
     launch("method=draw")
     (run,) = read_runs(only_run())[0]
     assert run.flops[0] == sum(2 * layer.nonzero * layer.positions for layer in run.layers) > 0
-
-
-class _Settings:
-    """The settings that the cost model reads."""
-
-    def __init__(self, target, classes, side):
-        self.model = type("Model", (), {"target": target, "width": 1.0})
-        self.dataset = type("Dataset", (), {"num_classes": classes, "channels": 3, "image_size": side})
 
 
 def test_theory_runs_are_listed(launch, report, tmp_path):
