@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from ersparse.locate import locate
 from ersparse.models.build import NetworkSpec
 from ersparse.sparse import density as densities
 from ersparse.sparse import mask
+from ersparse.sparse.budget import budget_excess
 from ersparse.sparse.channel_graph import GraphError, trace
 from ersparse.sparse.flow_repair import FlowError
 from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
@@ -54,6 +56,7 @@ def sparsify(
     flow: str | Repair = "move",
     sampling: str = "bernoulli",
     seed: int = 0,
+    strict: bool = False,
     **options: Any,
 ) -> Sparsified:
     """Turn `module` into an Erdős–Rényi network in place.
@@ -73,6 +76,8 @@ def sparsify(
             can be traced by torch.fx.
         sampling: "bernoulli" draws each weight independently, "exact" draws a fixed number per layer.
         seed: seed of the masks, which depend on it and on the layers' names and shapes alone.
+        strict: whether a missed budget (`ersparse.sparse.budget.budget_excess`) is an error instead of a warning. It
+            is missed if the masks keep more weights than `level` or `budget` allows, beyond the chance of drawing.
         **options: options of the rule, such as floor=1.
 
     Returns:
@@ -80,7 +85,7 @@ def sparsify(
 
     Raises:
         UserError: an argument is out of range, or the module has no prunable weights, has masks already, or cannot be
-            traced. The message is one line, and the module is unchanged.
+            traced; or the budget is missed and `strict` is set. The message is one line, and the module is unchanged.
 
     Example:
         >>> network = torchvision.models.resnet18()
@@ -100,6 +105,10 @@ def sparsify(
         raise UserError(f"density={_name(density)}: {error}") from None
     graph = _channel_graph(module, flow)
     masks, counts = source.repair(source.draw())
+    if excess := budget_excess(source, masks):
+        if strict:
+            raise UserError(f"strict=true: {excess}")
+        warnings.warn(excess, stacklevel=2)
     record = describe_masks(layers, by_layer, nominal, masks, counts, graph)
     mask.attach(module, masks)
     mask.enforce(module)

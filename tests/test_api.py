@@ -1,6 +1,7 @@
 """The library functions: sparsify any module, and load finished runs."""
 
 import warnings
+from functools import partial
 
 import pytest
 import pytorch_lightning as pl
@@ -16,6 +17,7 @@ import ersparse
 from ersparse.errors import UserError
 from ersparse.sparse.channel_graph import trace
 from ersparse.sparse.degrees import zero_degrees
+from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.reachability import effective_density
 
@@ -44,6 +46,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:nominal sparsity")  # the small network needs more weights than it gets
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("density", ["erk", "balanced", "uniform"])
 def test_sparsify_meets_density_and_flow(name, density):
@@ -137,6 +140,54 @@ def test_densities_by_function_mapping_and_budget():
     assert sum(row["nonzero"] for row in record["layers"]) == pytest.approx(900, abs=2)
     _, record = ersparse.sparsify(Small(), lambda layers, density: [density] * len(layers), 0.5)
     assert record["sparsity"]["expected"] == 0.5
+
+
+WIDE = partial(nn.Linear, 4000, 4)  # every column needs an edge
+
+
+@pytest.mark.parametrize(
+    "build, density, level, flow",
+    [
+        (lambda: torchvision.models.mobilenet_v2(num_classes=5), "erk", 0.999, "move"),
+        (Small, "uniform", 0.99, "add"),
+        (WIDE, "uniform", 0.999, "released"),
+        (WIDE, "uniform", 0.99, lambda mask, layer, density, random: (torch.ones_like(mask), Counts(0))),
+        (Small, lambda layers, density: [0.9] * len(layers), 0.5, "none"),
+    ],
+)
+def test_a_missed_budget_is_a_warning_and_an_error_if_strict(build, density, level, flow):
+    network = build()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(UserError, match=f"^strict=true: nominal sparsity {level}, realised") as error:
+        ersparse.sparsify(network, density, level, flow=flow, strict=True)
+    after = network.state_dict()
+    assert "\n" not in str(error.value)
+    assert after.keys() == before.keys() and all(after[name].equal(tensor) for name, tensor in before.items())
+    with pytest.warns(UserWarning, match=f"nominal sparsity {level}, realised") as warned:
+        _, record = ersparse.sparsify(network, density, level, flow=flow)
+    assert f"realised {record['sparsity']['realised']:.6g}:" in str(warned[0].message) and len(warned) == 1
+
+
+@pytest.mark.parametrize("flow, sampling", [("none", "bernoulli"), ("resample", "bernoulli"), ("move", "exact")])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_chance_of_drawing_meets_the_budget(flow, sampling, seed):
+    """Warnings are errors here."""
+    network = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 30))
+    ersparse.sparsify(network, "erk", 0.9, flow=flow, sampling=sampling, seed=seed, strict=True)
+
+
+def test_runs_report_a_missed_budget(launch, only_run):
+    words = ["method=draw", "sparsity=uniform", "sparsity.level=0.999"]
+    status, printed = launch(*words, "sparsity.strict=true")
+    assert status == 2 and "sparsity.strict=true: nominal sparsity 0.999, realised" in printed
+    with pytest.raises(ValueError):
+        only_run()  # nothing was created
+    status, printed = launch(*words)
+    assert status == 0 and printed.count("nominal sparsity 0.999, realised") == 1
+    plain = only_run()
+    status, printed = launch(*words, "sparsity.strict=true")
+    assert status == 2 and "sparsity.strict=true" in printed, "a finished run meets its budget no better"
+    assert read(plain)["config"]["sparsity"]["strict"] is False
 
 
 def test_a_shared_weight_counts_once():

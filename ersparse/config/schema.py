@@ -107,6 +107,7 @@ class SparsitySettings(FunctionSettings):
     budget: Count | None
     sampling: Literal["bernoulli", "exact"]
     flow: Annotated[str, AfterValidator(_flow)]
+    strict: Annotated[bool, Since(False)] = False
     floor: NonNegative
     first_dense: bool
     redistribute: Literal["exact", "none"]

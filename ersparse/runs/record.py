@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,15 @@ from torch import Tensor
 
 from ersparse.runs.network import positions_of
 from ersparse.runs.plan import Plan
+from ersparse.sparse.budget import budget_excess
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.mask import digest
 from ersparse.sparse.summary import describe_masks
 from ersparse.storage.provenance import machine, now, provenance
 from ersparse.storage.run_folder import RunFolder
 from ersparse.storage.run_json import SCHEMA
+
+log = logging.getLogger("ersparse")
 
 
 class RunRecord:
@@ -87,8 +91,15 @@ class NetworkRecord(RunRecord):
         self.plan, self.content["sparsity"] = plan, {}
 
     def describe_source(self, masks: Mapping[str, Tensor], counts: Mapping[str, Counts]) -> None:
-        """Record the source network as drawn and repaired; empty `masks` are a dense network."""
+        """Record the source network as drawn and repaired, and warn of a missed budget.
+
+        Args:
+            masks: masks after repair; empty for a dense network.
+            counts: counts of drawing and repair by layer name.
+        """
         self.counts = counts
+        if excess := budget_excess(self.plan.source, masks):
+            log.warning(excess)
         self.content["source_mask_sha256"] = digest(masks) if masks else None
         self.describe_masks(masks)
 

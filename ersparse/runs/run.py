@@ -30,6 +30,8 @@ from ersparse.runs.planner import make_plan
 from ersparse.runs.record import NetworkRecord, RunRecord
 from ersparse.sources.iterative_run import IterativeRunSource
 from ersparse.sources.pruner import PrunerSource
+from ersparse.sources.unresolved import UnresolvedSource
+from ersparse.sparse.budget import budget_excess
 from ersparse.storage.locks import exclusive
 from ersparse.storage.run_folder import RunFolder
 
@@ -60,6 +62,7 @@ def run_plan(plan: Plan) -> Path:
     """Run what was planned, as `run` does."""
     settings, trainer = plan.settings, _resolved_trainer(plan)
     _check_ranks(settings.trainer, Rendezvous.here())
+    _check_budget(plan.resolved())
     if settings.dry_run:
         return dry_run(plan)
     folder = RunFolder(plan.folder)
@@ -72,6 +75,7 @@ def run_plan(plan: Plan) -> Path:
         _check_batches(settings, trainer, arrays)
     with disk_errors(folder):
         plan = resolve_source(plan, lambda: arrays or load_arrays(settings.dataset))
+        _check_budget(plan)
         _execute(plan, trainer, arrays, folder)
     return plan.folder
 
@@ -169,6 +173,22 @@ def _is_done(record: Mapping[str, Any], plan: Plan) -> bool:
     """Return whether nothing is left to do. A lost network is restored from the last checkpoint, if there is one."""
     lost = plan.method.trains and not RunFolder(plan.folder).network.exists()
     return record["state"] == "done" and not (lost and plan.checkpoints().some())
+
+
+def _check_budget(plan: Plan) -> None:
+    """Check with `sparsity.strict=true`, by drawing the masks, that flow repair meets the budget.
+
+    Densities that have not been computed yet are checked once they are.
+
+    Raises:
+        UserError: the masks keep more weights than the budget.
+    """
+    source = plan.source
+    if not plan.settings.sparsity.strict or isinstance(source, UnresolvedSource):
+        return
+    masks, _ = source.repair(source.draw())
+    if excess := budget_excess(source, masks):
+        raise UserError(f"sparsity.strict=true: {excess}")
 
 
 def _check_ranks(trainer: TrainerSettings, rendezvous: Rendezvous | None) -> None:
