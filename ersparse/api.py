@@ -62,7 +62,8 @@ def sparsify(
     """Turn `module` into an Erdős–Rényi network in place.
 
     Draws a mask for each prunable layer, repairs the flow, attaches the masks as buffers, and sets removed weights to
-    zero. To keep them at zero during training, use `keep_masks(module, optimizer)` or the Lightning callback
+    zero. `load_state_dict` sets them to zero as well, so a dense checkpoint can be loaded (with strict=False, since it
+    has no masks). To keep them at zero during training, use `keep_masks(module, optimizer)` or the Lightning callback
     `FixedMask`.
 
     Args:
@@ -112,6 +113,7 @@ def sparsify(
     record = describe_masks(layers, by_layer, nominal, masks, counts, graph)
     mask.attach(module, masks)
     mask.enforce(module)
+    mask.enforce_on_load(module)
     return Sparsified(mask.masks_of(module), record)
 
 
@@ -143,6 +145,7 @@ def load(run: str | Path) -> nn.Module:
     network.load_state_dict({name: tensor for name, tensor in state.items() if tensor.dtype != torch.bool})
     mask.attach(network, network_masks(state))
     mask.enforce(network)
+    mask.enforce_on_load(network)
     return network.eval()
 
 

@@ -76,6 +76,21 @@ def enforce(module: nn.Module) -> None:
         _zero_removed(weight.detach(), mask)
 
 
+def enforce_on_load(module: nn.Module) -> None:
+    """Make every masked layer of `module` set its removed weights to zero after `load_state_dict`.
+
+    Otherwise the weights of a dense checkpoint would bring them back until the next optimizer step. The hook is a
+    function of this module, so copies and pickles of the layer have it as well. Calling this twice changes nothing.
+    """
+    for layer in prunable_modules(module).values():
+        if hasattr(layer, BUFFER) and _enforce_loaded not in layer._load_state_dict_post_hooks.values():
+            layer.register_load_state_dict_post_hook(_enforce_loaded)
+
+
+def _enforce_loaded(layer: nn.Module, incompatible_keys: Any) -> None:
+    enforce(layer)
+
+
 def _zero_removed(weight: Tensor, mask: Tensor) -> None:
     """Set `weight` to +0.0 where `mask` is False, by multiplying its bits, as integers, by 0 or 1.
 
@@ -90,14 +105,14 @@ def _zero_removed(weight: Tensor, mask: Tensor) -> None:
 
 
 def keep(module: nn.Module, optimizer: Optimizer) -> RemovableHandle:
-    """Keep the weights that masks remove at exactly zero, after every step of `optimizer`.
+    """Keep the weights that masks remove at exactly zero, after every step of `optimizer` and after `load_state_dict`.
 
     Args:
         module: any module with masks; masks that are attached later count as well.
         optimizer: the optimizer of the module's parameters.
 
     Returns:
-        A handle whose `remove()` unregisters the hook.
+        A handle whose `remove()` unregisters the hook of the optimizer.
     """
     layers = prunable_modules(module).values()
 
@@ -108,6 +123,7 @@ def keep(module: nn.Module, optimizer: Optimizer) -> RemovableHandle:
                 _zero_removed(layer.weight.detach(), getattr(layer, BUFFER))
 
     enforce(module)
+    enforce_on_load(module)
     return optimizer.register_step_post_hook(after_step)
 
 

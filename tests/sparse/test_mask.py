@@ -1,5 +1,8 @@
 """Drawing against the binomial distribution. Bounds fail by chance once in 10^6, split over what a test compares."""
 
+import copy
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +99,71 @@ def test_enforce_sets_removed_weights_to_positive_zero():
     removed = module.weight.detach()[~module.weight_mask]
     assert removed.eq(0).all() and not removed.signbit().any()
     assert module.weight.detach()[module.weight_mask].eq(-1).all()
+
+
+def removed_weights(module: nn.Module) -> torch.Tensor:
+    return torch.cat([weight.detach()[~mask] for weight, mask in M.masked_weights(module)])
+
+
+def pickled(module: nn.Module) -> nn.Module:
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def masked(*layers: nn.Module) -> nn.Sequential:
+    """Return a network with masks of density 1/2, which hold after loading."""
+    network = nn.Sequential(*layers)
+    random = torch.Generator().manual_seed(0)
+    M.attach(network, {n: torch.rand(x.shape, generator=random) < 0.5 for n, x in shapes(network).items()})
+    M.enforce(network)
+    M.enforce_on_load(network)
+    return network
+
+
+def shapes(network: nn.Module) -> dict[str, Layer]:
+    return {layer.name: layer for layer in prunable_layers(network)}
+
+
+@pytest.mark.parametrize("copied", [lambda network: network, copy.deepcopy, pickled, lambda network: network.double()])
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda network, dense: network.load_state_dict(dense, strict=False),
+        lambda network, dense: network.load_state_dict(dense, strict=False, assign=True),
+        lambda network, dense: network[2].load_state_dict({"weight": dense["2.weight"]}, strict=False),
+        lambda network, dense: nn.ModuleDict({"a": network}).load_state_dict(
+            {f"a.{name}": tensor for name, tensor in dense.items()}, strict=False
+        ),
+        lambda network, dense: torch.compile(network).load_state_dict(
+            {f"_orig_mod.{name}": tensor for name, tensor in dense.items()}, strict=False
+        ),
+    ],
+)
+def test_loaded_dense_weights_stay_removed(load, copied):
+    network = copied(masked(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)))
+    dense = {name: torch.full_like(p, -2.0) for name, p in network.named_parameters()}
+    load(network, dense)
+    assert removed_weights(network).eq(0).all()
+    assert network[2].weight[network[2].weight_mask].eq(-2).all(), "kept weights are loaded"
+
+
+def test_a_failed_strict_load_and_loaded_masks_leave_no_removed_weight():
+    network, other = masked(nn.Linear(6, 6)), nn.Sequential(nn.Linear(6, 6))
+    with pytest.raises(RuntimeError, match="weight_mask"):
+        network.load_state_dict(other.state_dict())
+    assert removed_weights(network).eq(0).all()
+    buffer = network[0].weight_mask
+    network.load_state_dict(other.state_dict() | {"0.weight_mask": torch.eye(6).bool()})
+    assert network[0].weight_mask is buffer and buffer.equal(torch.eye(6).bool())
+    assert removed_weights(network).eq(0).all()
+
+
+def test_the_load_hook_is_registered_once():
+    network = masked(nn.Linear(6, 6))
+    M.keep(network, torch.optim.SGD(network.parameters(), 0.1))
+    assert len(network[0]._load_state_dict_post_hooks) == 1
 
 
 def test_shuffling_preserves_the_count():
