@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from ersparse.lightning.callbacks import FixedMask
     from ersparse.runs.run import run
     from ersparse.sparse.mask import keep as keep_masks
+    from ersparse.sparse.mask import remove_masks
 
-__all__ = ["FixedMask", "UserError", "keep_masks", "load", "load_images", "load_sparse", "run", "sparsify"]
+__all__ = [
+    "FixedMask",
+    "UserError",
+    "keep_masks",
+    "load",
+    "load_images",
+    "load_sparse",
+    "remove_masks",
+    "run",
+    "sparsify",
+]
 
 _TARGETS = {
     "FixedMask": "ersparse.lightning.callbacks:FixedMask",
@@ -23,6 +34,7 @@ _TARGETS = {
     "load": "ersparse.api:load",
     "load_images": "ersparse.api:load_images",
     "load_sparse": "ersparse.export.predictor:load_sparse",
+    "remove_masks": "ersparse.sparse.mask:remove_masks",
     "run": "ersparse.runs.run:run",
     "sparsify": "ersparse.api:sparsify",
 }

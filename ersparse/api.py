@@ -183,8 +183,8 @@ def _layers(module: nn.Module) -> list[Layer]:
     for name, holder in holders.items():
         if not isinstance(holder.weight, nn.Parameter):  # torch.nn.utils.prune names its masks likewise
             raise UserError(f"{where}: {name} is computed from other tensors, must be a parameter")
-        if hasattr(holder, mask.BUFFER):
-            raise UserError(f"{where}: is sparse already ({name} has a mask)")
+        if mask.is_masked(holder):
+            raise UserError(f"{where}: is sparse already ({name} has a mask); call remove_masks first")
         if isinstance(holder.weight, nn.UninitializedParameter):
             raise UserError(f"{where}: {name} has no shape yet; pass a batch through the module first")
     return prunable_layers(module)

@@ -1,5 +1,6 @@
 """The library functions: sparsify any module, and load finished runs."""
 
+import copy
 import warnings
 from functools import partial
 
@@ -221,6 +222,64 @@ def test_fixed_mask_finds_masks_in_any_submodule():
             enable_checkpointing=False, enable_progress_bar=False,
         ).fit(module, DataLoader(torch.randn(8, 6), 4))  # fmt: skip
     assert module.head.weight[~masks["weight"]].eq(0).all()
+
+
+REMOVABLE = {
+    "sequential": lambda: nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)),
+    "grouped": Small,
+    "a layer alone": lambda: nn.Linear(6, 6),
+    "batch normalisation": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)),
+}
+
+
+@pytest.mark.parametrize("name", REMOVABLE)
+@pytest.mark.parametrize("copied", [lambda network: network, copy.deepcopy])
+def test_remove_masks_leaves_a_plain_network_with_its_zeros(name, copied):
+    plain = REMOVABLE[name]()
+    masks, _ = ersparse.sparsify(network := copy.deepcopy(plain), "uniform", 0.5)
+    masks = {name: mask.clone() for name, mask in masks.items()}
+    network = copied(network)
+    ersparse.remove_masks(network)
+    plain.load_state_dict(network.state_dict())
+    assert not any(True for tensor in network.buffers() if tensor.dtype == torch.bool)
+    for name, mask in masks.items():
+        assert (plain.get_parameter(name) != 0).equal(mask)
+    network.load_state_dict({name: torch.ones_like(tensor) for name, tensor in network.state_dict().items()})
+    assert all(p.eq(1).all() for p in network.parameters()), "no hook is left"
+    with pytest.raises(UserError, match="has no masks$"):
+        ersparse.remove_masks(network)
+
+
+def test_sparsify_again_prunes_further_or_draws_anew():
+    network = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 10))
+    with torch.no_grad():
+        network[0].weight.fill_(1.0)
+    ersparse.sparsify(network, "uniform", 0.5, flow="none", seed=1)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    ersparse.keep_masks(network, optimizer)
+    for level, seed in ((0.8, 1), (0.7, 2)):
+        before = network[0].weight != 0
+        ersparse.remove_masks(network)
+        masks, record = ersparse.sparsify(network, "uniform", level, flow="none", seed=seed)
+        assert record["sparsity"]["nominal"] == pytest.approx(level)
+        assert (network[0].weight != 0).equal(before & masks["0.weight"])
+        if seed == 1:
+            assert not (masks["0.weight"] & ~before).any(), "at a higher level, the same seed keeps a part"
+        network(torch.randn(8, 30)).square().sum().backward()
+        optimizer.step()
+        assert network[0].weight[~masks["0.weight"]].eq(0).all(), "the hook holds the new masks"
+
+
+def test_weights_train_freely_once_their_masks_are_removed():
+    network = nn.Linear(6, 6)
+    masks, _ = ersparse.sparsify(network, "uniform", 0.5)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    ersparse.keep_masks(network, optimizer)
+    removed = ~masks["weight"].clone()
+    ersparse.remove_masks(network)
+    network(torch.randn(8, 6)).square().sum().backward()
+    optimizer.step()
+    assert network.weight[removed].ne(0).all()
 
 
 class Product(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ersparse.errors import UserError
 from ersparse.sparse.layers import Layer, prunable_modules
 
 Masks = dict[str, Tensor]
@@ -59,14 +60,20 @@ def attach(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
             holder.register_buffer(BUFFER, torch.empty_like(holder.weight, dtype=torch.bool).copy_(mask))
 
 
+def is_masked(layer: nn.Module) -> bool:
+    """Return whether `layer` has a boolean mask; the masks of `torch.nn.utils.prune`, of the same name, are floats."""
+    mask = layer._buffers.get(BUFFER)
+    return mask is not None and mask.dtype == torch.bool
+
+
 def masks_of(module: nn.Module) -> Masks:
     """Return the mask buffers of `module` by parameter name; empty if it has none."""
-    return {name: getattr(m, BUFFER) for name, m in prunable_modules(module).items() if hasattr(m, BUFFER)}
+    return {name: getattr(m, BUFFER) for name, m in prunable_modules(module).items() if is_masked(m)}
 
 
 def masked_weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Return the (weight, mask) pairs of `module`."""
-    return [(m.weight, getattr(m, BUFFER)) for m in prunable_modules(module).values() if hasattr(m, BUFFER)]
+    return [(m.weight, getattr(m, BUFFER)) for m in prunable_modules(module).values() if is_masked(m)]
 
 
 @torch.no_grad()
@@ -83,8 +90,35 @@ def enforce_on_load(module: nn.Module) -> None:
     function of this module, so copies and pickles of the layer have it as well. Calling this twice changes nothing.
     """
     for layer in prunable_modules(module).values():
-        if hasattr(layer, BUFFER) and _enforce_loaded not in layer._load_state_dict_post_hooks.values():
+        if is_masked(layer) and _enforce_loaded not in layer._load_state_dict_post_hooks.values():
             layer.register_load_state_dict_post_hook(_enforce_loaded)
+
+
+def remove_masks(module: nn.Module) -> None:
+    """Take the masks off `module`: removed weights stay zero, as ordinary weights that training may change.
+
+    The state dict is then that of the dense network, and `sparsify` can be called again. Optimizer hooks of
+    `keep_masks` have no further effect. `torch.nn.utils.prune.remove` does the same for PyTorch's own pruning.
+
+    Args:
+        module: a module with masks, such as `sparsify` or `load` returns.
+
+    Raises:
+        UserError: the module has no masks; it is unchanged.
+
+    Example:
+        >>> ersparse.remove_masks(network)
+        >>> dense_network.load_state_dict(network.state_dict())
+    """
+    layers = [layer for layer in prunable_modules(module).values() if is_masked(layer)]
+    if not layers:
+        raise UserError(f"module={type(module).__name__}: has no masks")
+    enforce(module)
+    for layer in layers:
+        delattr(layer, BUFFER)
+        hooks = layer._load_state_dict_post_hooks
+        for key in [key for key, hook in hooks.items() if hook is _enforce_loaded]:
+            del hooks[key]
 
 
 def _enforce_loaded(layer: nn.Module, incompatible_keys: Any) -> None:
@@ -119,7 +153,7 @@ def keep(module: nn.Module, optimizer: Optimizer) -> RemovableHandle:
     @torch.no_grad()
     def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for layer in layers:
-            if hasattr(layer, BUFFER):
+            if is_masked(layer):
                 _zero_removed(layer.weight.detach(), getattr(layer, BUFFER))
 
     enforce(module)
