@@ -181,7 +181,9 @@ def _layers(module: nn.Module) -> list[Layer]:
     if not holders:
         raise UserError(f"{where}: has no prunable weights, that is, no convolution or linear layer")
     for name, holder in holders.items():
-        if not isinstance(holder.weight, nn.Parameter):  # torch.nn.utils.prune names its masks likewise
+        if (
+            "weight" not in holder._parameters
+        ):  # by torch.nn.utils.prune, which names its masks likewise, or weight_norm
             raise UserError(f"{where}: {name} is computed from other tensors, must be a parameter")
         if mask.is_masked(holder):
             raise UserError(f"{where}: is sparse already ({name} has a mask); call remove_masks first")

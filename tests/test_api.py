@@ -11,7 +11,7 @@ import torchvision
 from conftest import TINY, read
 from damage import flip_a_bit
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim import swa_utils
 from torch.utils.data import DataLoader
 
@@ -333,6 +333,10 @@ def masked():
     return network
 
 
+def identically_parametrised():
+    return nn.Sequential(parametrize.register_parametrization(nn.Linear(4, 4), "weight", nn.Identity()))
+
+
 def pruned():
     return prune.random_unstructured(nn.Linear(4, 4), "weight", 0.5)
 
@@ -343,6 +347,9 @@ def pruned():
         (nn.BatchNorm2d, {"num_features": 3}, "module=BatchNorm2d: has no prunable weights"),
         (masked, {}, "module=Linear: is sparse already (weight has a mask)"),
         (pruned, {}, "module=Linear: weight is computed from other tensors"),
+        (identically_parametrised, {}, "module=Sequential: 0.weight is computed from other tensors"),
+        (lambda: parametrizations.weight_norm(nn.Linear(4, 4)), {}, "weight is computed from other tensors"),
+        (lambda: nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4))), {}, "0.weight is computed from other tensors"),
         (lambda: nn.LazyLinear(3), {}, "weight has no shape yet"),
         (Small, {"level": 1.2}, "level=1.2: must lie in [0, 1)"),
         (Small, {"level": float("nan")}, "level=nan: must lie in [0, 1)"),

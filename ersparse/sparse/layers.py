@@ -56,8 +56,11 @@ def prunable_modules(module: nn.Module) -> dict[str, Prunable]:
     found: dict[str, Prunable] = {}
     seen: set[int] = set()
     for name, child in module.named_modules():
-        if isinstance(child, Prunable) and id(child.weight) not in seen:
-            seen.add(id(child.weight))
+        if not isinstance(child, Prunable):
+            continue
+        weight = child._parameters.get("weight", child)  # one that is computed is a new tensor each time, not shared
+        if id(weight) not in seen:
+            seen.add(id(weight))
             found[f"{name}.weight" if name else "weight"] = child
     return found
 

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.hooks import RemovableHandle
 
 from ersparse.errors import UserError
-from ersparse.sparse.layers import Layer, prunable_modules
+from ersparse.sparse.layers import Layer, Prunable, prunable_modules
 
 Masks = dict[str, Tensor]
 BUFFER = "weight_mask"
@@ -75,13 +75,38 @@ def masks_of(module: nn.Module) -> Masks:
 
 
 def masked_weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Return the (weight, mask) pairs of `module`."""
-    return [(m.weight, getattr(m, BUFFER)) for m in prunable_modules(module).values() if is_masked(m)]
+    """Return the (weight, mask) pairs of `module`.
+
+    Raises:
+        UserError: a masked weight is computed from other tensors.
+    """
+    layers = {name: layer for name, layer in prunable_modules(module).items() if is_masked(layer)}
+    return [(_stored_weight(name, layer), getattr(layer, BUFFER)) for name, layer in layers.items()]
+
+
+def _stored_weight(name: str, layer: Prunable) -> Tensor:
+    """Return the weight of a masked layer.
+
+    Raises:
+        UserError: a parametrization or weight_norm or spectral_norm was registered after the mask. The parameters that
+            are trained are then others, so that no mask on `weight` has an effect.
+    """
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        raise UserError(
+            f"{name}: is computed from other tensors since its mask was attached (by weight_norm, spectral_norm or "
+            "another parametrization), so the mask has no effect; must be a parameter"
+        )
+    return weight
 
 
 @torch.no_grad()
 def enforce(module: nn.Module) -> None:
-    """Set every removed weight to exactly +0.0, including weights that are negative or NaN."""
+    """Set every removed weight to exactly +0.0, including weights that are negative or NaN.
+
+    Raises:
+        UserError: a masked weight is computed from other tensors.
+    """
     for weight, mask in masked_weights(module):
         _zero_removed(weight.detach(), mask)
 
@@ -150,14 +175,18 @@ def keep(module: nn.Module, optimizer: Optimizer) -> RemovableHandle:
 
     Returns:
         A handle whose `remove()` unregisters the hook of the optimizer.
+
+    Raises:
+        UserError: a masked weight is computed from other tensors, because weight_norm, spectral_norm or another
+            parametrization was registered after the mask. If it is registered later, the next step raises.
     """
-    layers = prunable_modules(module).values()
+    layers = prunable_modules(module)
 
     @torch.no_grad()
     def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for layer in layers:
+        for name, layer in layers.items():
             if is_masked(layer):
-                _zero_removed(layer.weight.detach(), getattr(layer, BUFFER))
+                _zero_removed(_stored_weight(name, layer).detach(), getattr(layer, BUFFER))
 
     enforce(module)
     enforce_on_load(module)

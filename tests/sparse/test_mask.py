@@ -8,13 +8,14 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim import swa_utils
 
 from ersparse import models
+from ersparse.errors import UserError
 from ersparse.sparse import mask as M
 from ersparse.sparse.density import erk, pyramidal
-from ersparse.sparse.layers import Layer, prunable_layers
+from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
 from ersparse.sparse.rng import generator
 from ersparse.sparse.source import ERSource
 
@@ -166,6 +167,63 @@ def test_the_load_hook_is_registered_once():
     network = masked(nn.Linear(6, 6))
     M.keep(network, torch.optim.SGD(network.parameters(), 0.1))
     assert len(network[0]._load_state_dict_post_hooks) == 1
+
+
+class Centred(nn.Module):
+    def forward(self, weight):
+        return weight - weight.mean()
+
+
+class Unchanged(nn.Module):
+    def forward(self, weight):
+        return weight
+
+
+REPARAMETRISED = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "spectral_norm by hooks": nn.utils.spectral_norm,
+    "own": lambda layer: parametrize.register_parametrization(layer, "weight", Centred()),
+    "own that changes nothing": lambda layer: parametrize.register_parametrization(layer, "weight", Unchanged()),
+}
+
+
+@pytest.mark.parametrize("way", REPARAMETRISED)
+@pytest.mark.parametrize("layers", [lambda: nn.Linear(8, 8), lambda: nn.Conv2d(8, 8, 1)])
+def test_a_weight_that_is_reparametrised_after_its_mask_is_refused(way, layers):
+    network = masked(layers(), nn.ReLU(), layers())
+    dense = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    M.keep(network, optimizer)
+    REPARAMETRISED[way](network[2])
+    for action in (
+        lambda: M.keep(network, optimizer),
+        lambda: M.enforce(network),
+        lambda: optimizer.step(),
+        lambda: network.load_state_dict(dense, strict=False),
+    ):
+        with pytest.raises(UserError, match=r"^(2\.)?weight: is computed from other tensors since its mask") as error:
+            action()
+        assert "\n" not in str(error.value)
+
+
+def test_parametrizations_of_biases_and_other_layers_are_allowed():
+    network = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    M.attach(network, {"0.weight": torch.eye(8).bool()})
+    parametrize.register_parametrization(network[0], "bias", Centred())
+    parametrizations.weight_norm(network[2])
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    M.keep(network, optimizer)
+    network(torch.randn(4, 8)).square().sum().backward()
+    optimizer.step()
+    assert network[0].weight.detach()[~torch.eye(8).bool()].eq(0).all()
+
+
+def test_every_computed_weight_is_found():
+    """Each access to a computed weight may create a tensor at the same address."""
+    network = nn.Sequential(*[parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(5)])
+    assert list(prunable_modules(network)) == [f"{i}.weight" for i in range(5)]
 
 
 AVERAGES = {
