@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ersparse.sparse.channel_rules import ADDS, CATS, Channels, args_of, matches, rule_of
+from ersparse.sparse.channel_rules import ADDS, CATS, Channels, args_of, computes_as_base, matches, rule_of
 from ersparse.sparse.layers import Prunable, prunable_modules
 from ersparse.sparse.reachability import ChannelOp
 
@@ -29,18 +29,29 @@ def trace(network: nn.Module) -> list[ChannelOp]:
     Raises:
         GraphError: an operation is not supported; the message names it.
     """
-    if isinstance(network, Prunable):  # torch.fx would trace the operations inside it
+    if isinstance(network, Prunable) and computes_as_base(network):  # torch.fx would trace the operations inside it
         return [ChannelOp("input", ()), ChannelOp("layer", (0,), "weight"), ChannelOp("output", (1,))]
     parameters = inspect.signature(network.forward).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     try:
-        graph = fx.symbolic_trace(network, concrete_args=defaults or None).graph
+        graph = LayerTracer().trace(network, concrete_args=defaults or None)
     except Exception as error:  # the module's own code runs on proxies, and may raise anything
         raise GraphError(f"the network cannot be traced ({error}); flow=none needs no channel graph") from None
     tracer = ChannelTracer(network)
     for node in graph.nodes:
         tracer.visit(node)
     return tracer.ops
+
+
+class LayerTracer(fx.Tracer):
+    """Tracer that takes subclasses of PyTorch's layers as one operation where they compute as their base does."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether `m` is one operation of the graph; the tracer looks inside all other modules."""
+        if "forward" in vars(m):  # replaced in this instance
+            return False
+        is_leaf = super().is_leaf_module(m, module_qualified_name)
+        return is_leaf or (not any(True for _ in m.children()) and computes_as_base(m))
 
 
 class ChannelTracer:

@@ -31,6 +31,11 @@ RESHAPES = ("view", "reshape", torch.reshape)
 MEANS = (torch.mean, "mean")
 ADDS = (operator.add, operator.iadd, torch.add)
 SCALES = (operator.mul, operator.truediv, *ADDS)
+UNUSED_BY_FORWARD = {
+    "__init__", "__new__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__constants__",
+    "__parameters__", "__orig_bases__", "__abstractmethods__", "__init_subclass__", "__repr__", "extra_repr",
+    "reset_parameters", "_get_name", "__static_attributes__", "__firstlineno__",
+}  # fmt: skip
 CATS = (torch.cat, torch.concat, torch.concatenate)
 
 
@@ -88,6 +93,22 @@ def matches(operation: Any, members: tuple[Any, ...]) -> bool:
     if isinstance(operation, nn.Module):
         return isinstance(operation, tuple(member for member in members if inspect.isclass(member)))
     return any(operation == member for member in members)
+
+
+def computes_as_base(module: nn.Module) -> bool:
+    """Return whether a module computes what its base class in `torch.nn` does, although it may be a subclass.
+
+    It does if neither the instance nor a subclass replaces an attribute of the base, except those that build, reset or
+    describe a module. Own attributes beside them have no effect on the base's `forward`.
+    """
+    classes = type(module).__mro__
+    base = next(kind for kind in classes if kind.__module__.startswith("torch.nn."))
+    if base is nn.Module or "forward" in vars(module):
+        return False
+    replaceable = set(dir(base)) | {"weight", "bias", "__getattribute__"}
+    subclasses = classes[: classes.index(base)]
+    replaced = {name for kind in subclasses for name in vars(kind) if name in replaceable}
+    return replaced <= UNUSED_BY_FORWARD
 
 
 def _after_flatten(node: fx.Node, operation: Any, before: Channels) -> Channels | None:

@@ -119,7 +119,7 @@ def enforce_on_load(module: nn.Module) -> None:
     """
     for layer in prunable_modules(module).values():
         if is_masked(layer) and _enforce_loaded not in layer._load_state_dict_post_hooks.values():
-            layer.register_load_state_dict_post_hook(_enforce_loaded)
+            layer.register_load_state_dict_post_hook(_enforce_loaded)  # type: ignore[no-untyped-call]
 
 
 def remove_masks(module: nn.Module) -> None:
@@ -246,4 +246,4 @@ def _without_masks(module: nn.Module) -> Iterator[None]:
             layer._buffers = found
 
 
-AveragedModel.update_parameters = _with_masks_copied(AveragedModel.update_parameters)  # type: ignore[method-assign]
+AveragedModel.update_parameters = _with_masks_copied(AveragedModel.update_parameters)  # type: ignore[method-assign, assignment]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -179,6 +180,102 @@ def test_paths_of_supported_operations_match_nonzero_gradients(name, seed):
     live = G.on_paths(masks, layers, trace(network))
     for layer, module in zip(layers, prunable_modules(network).values(), strict=True):
         assert live[layer.name].equal((module.weight.grad != 0) & masks[layer.name]), layer.name
+
+
+class OwnConv(nn.Conv2d):
+    """A name of one's own, with arguments and methods of one's own."""
+
+    def __init__(self, n_in, n_out, note="mine"):
+        super().__init__(n_in, n_out, 1, bias=False)
+        self.note = note
+
+    def extra_repr(self):
+        return self.note
+
+    @staticmethod
+    def stride_of(stride):
+        return stride
+
+
+class OwnOwnConv(OwnConv):
+    pass
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+class Scaled(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight * 2, bias)
+
+
+class Computed(nn.Conv2d):
+    def __getattr__(self, name):
+        found = super().__getattr__(name)
+        return found * 2 if name == "weight" else found
+
+
+class Gate(nn.ReLU):
+    def forward(self, x):
+        return x * x.mean(1, keepdim=True)
+
+
+def own(kind, *arguments, **options):
+    """Return an instance of a new subclass of `kind` without a body."""
+    return type(f"Own{kind.__name__}", (kind,), {})(*arguments, **options)
+
+
+SUBCLASSED = {
+    "convolution": lambda: nn.Sequential(OwnConv(3, 8), nn.ReLU(), conv(8, 4)),
+    "subclass of a subclass": lambda: nn.Sequential(OwnOwnConv(3, 8), nn.ReLU(), OwnOwnConv(8, 4)),
+    "grouped": lambda: nn.Sequential(conv(3, 8), own(nn.Conv2d, 8, 8, 1, groups=4, bias=False)),
+    "linear": lambda: nn.Sequential(nn.Flatten(), own(nn.Linear, 48, 8, bias=False), own(nn.Linear, 8, 4, bias=False)),
+    "activation and pooling": lambda: nn.Sequential(conv(3, 8), own(nn.ReLU), own(nn.AvgPool2d, 2), conv(8, 4)),
+    "a container": lambda: own(nn.Sequential, OwnConv(3, 8), own(nn.Sequential, own(nn.Identity), conv(8, 4))),
+    "the network itself": lambda: OwnConv(3, 8),
+}
+
+
+@pytest.mark.parametrize("name", SUBCLASSED)
+def test_subclasses_without_a_forward_are_followed_as_their_base(name):
+    network = SUBCLASSED[name]().double()
+    layers, random = prunable_layers(network), torch.Generator().manual_seed(1)
+    masks = {layer.name: torch.rand(layer.shape, generator=random) < 0.3 for layer in layers}
+    attach(network, masks)
+    with torch.no_grad():
+        for module in prunable_modules(network).values():
+            module.weight.fill_(0.5)
+    enforce(network)
+    out = network(torch.rand(2, 3, 4, 4, generator=random).double() + 0.1)
+    (out * (torch.rand(out.shape, generator=random) + 0.1)).sum().backward()
+    live = G.on_paths(masks, layers, trace(network))
+    for layer, module in zip(layers, prunable_modules(network).values(), strict=True):
+        assert live[layer.name].equal((module.weight.grad != 0) & masks[layer.name]), layer.name
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18", "resnet18"])
+def test_networks_of_torchvision_with_subclassed_convolutions_are_followed(name):
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None)
+    followed = {step.layer for step in trace(network) if step.kind == "layer"}
+    assert followed == {layer.name for layer in prunable_layers(network)}
+
+
+@pytest.mark.parametrize("layer", [Standardised(3, 8, 1), Scaled(3, 8, 1), Computed(3, 8, 1)])
+@pytest.mark.parametrize("alone", [True, False])
+def test_subclasses_that_compute_something_else_are_refused(layer, alone):
+    with pytest.raises(GraphError):
+        trace(layer if alone else nn.Sequential(layer, nn.ReLU(), conv(8, 4)))
+
+
+def test_replaced_activations_and_forwards_of_instances_are_refused():
+    patched = conv(3, 8)
+    patched.forward = lambda x: F.conv2d(x, patched.weight * 2)
+    for network in (nn.Sequential(conv(3, 8), Gate(), conv(8, 4)), nn.Sequential(patched, conv(8, 4)), patched):
+        with pytest.raises(GraphError):
+            trace(network)
 
 
 class Optional(nn.Module):
