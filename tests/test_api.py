@@ -12,7 +12,6 @@ from conftest import TINY, read
 from damage import flip_a_bit
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
-from torch.optim import swa_utils
 from torch.utils.data import DataLoader
 
 import ersparse
@@ -281,41 +280,6 @@ def test_weights_train_freely_once_their_masks_are_removed():
     network(torch.randn(8, 6)).square().sum().backward()
     optimizer.step()
     assert network.weight[removed].ne(0).all()
-
-
-@pytest.mark.parametrize(
-    "averaging",
-    [
-        lambda: pl.callbacks.WeightAveraging(),
-        lambda: pl.callbacks.WeightAveraging(use_buffers=False),
-        lambda: pl.callbacks.WeightAveraging(avg_fn=swa_utils.get_ema_avg_fn(0.5)),
-        lambda: pl.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=1),
-    ],
-)
-def test_weight_averaging_of_lightning_keeps_the_masks(averaging, tmp_path):
-    class Theirs(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
-
-        def training_step(self, batch, index):
-            return self.body(batch).square().mean()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.1)
-
-    module = Theirs()
-    masks, _ = ersparse.sparsify(module.body, "uniform", 0.5)
-    before = {name: mask.clone() for name, mask in masks.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = pl.Trainer(
-            max_epochs=3, accelerator="cpu", enable_model_summary=False, logger=False, enable_progress_bar=False,
-            callbacks=[ersparse.FixedMask(), averaging()], default_root_dir=tmp_path,
-        )  # fmt: skip
-        trainer.fit(module, DataLoader(torch.randn(16, 8), 4))
-    for name, mask in before.items():
-        assert masks[name].equal(mask) and (module.body.get_parameter(name) != 0).equal(mask)
 
 
 class Product(nn.Module):

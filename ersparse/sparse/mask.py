@@ -7,16 +7,13 @@ The buffer is updated in place and never rebound, so checkpoints, `.to()`, DDP a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.hooks import RemovableHandle
 
 from ersparse.errors import UserError
@@ -207,43 +204,3 @@ def digest(masks: Mapping[str, Tensor]) -> str:
         state.update(f"{name}{mask.shape}".encode())
         state.update(np.packbits(mask).tobytes())
     return state.hexdigest()
-
-
-Update = Callable[[AveragedModel, nn.Module], None]
-
-
-def _with_masks_copied(update: Update) -> Update:
-    """Return `AveragedModel.update_parameters` for networks with masks, which averages everything but the masks.
-
-    PyTorch averages all buffers with `use_buffers=True`, but has no difference of boolean tensors. The averaged network
-    takes the current masks instead, and its removed weights are zero, also when rewiring has changed the masks since.
-    """
-
-    @wraps(update)
-    def update_parameters(average: AveragedModel, model: nn.Module) -> None:
-        masks, current = masks_of(average.module), masks_of(model)
-        if not masks:
-            return update(average, model)
-        with _without_masks(average.module), _without_masks(model):
-            update(average, model)
-        for mask, of_model in zip(masks.values(), current.values(), strict=False):
-            mask.copy_(of_model)
-        enforce(average.module)
-
-    return update_parameters
-
-
-@contextmanager
-def _without_masks(module: nn.Module) -> Iterator[None]:
-    """Hide the masks of `module` from its buffers."""
-    buffers = {layer: layer._buffers for layer in module.modules() if is_masked(layer)}
-    for layer, found in buffers.items():
-        layer._buffers = {name: buffer for name, buffer in found.items() if name != BUFFER}
-    try:
-        yield
-    finally:
-        for layer, found in buffers.items():
-            layer._buffers = found
-
-
-AveragedModel.update_parameters = _with_masks_copied(AveragedModel.update_parameters)  # type: ignore[method-assign, assignment]

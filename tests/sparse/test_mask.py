@@ -8,8 +8,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize, prune
-from torch.optim import swa_utils
+from torch.nn.utils import parametrizations, parametrize
 
 from ersparse import models
 from ersparse.errors import UserError
@@ -224,70 +223,6 @@ def test_every_computed_weight_is_found():
     """Each access to a computed weight may create a tensor at the same address."""
     network = nn.Sequential(*[parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(5)])
     assert list(prunable_modules(network)) == [f"{i}.weight" for i in range(5)]
-
-
-AVERAGES = {
-    "swa": {},
-    "swa by tensor": {"avg_fn": swa_utils.get_swa_avg_fn()},
-    "ema": {"multi_avg_fn": swa_utils.get_ema_multi_avg_fn(0.9)},
-    "ema by tensor": {"avg_fn": swa_utils.get_ema_avg_fn(0.9)},
-    "difference": {"avg_fn": lambda average, current, n: average + (current - average) * 0.1},
-}
-
-
-@pytest.mark.parametrize("average", AVERAGES)
-@pytest.mark.parametrize("buffers", [True, False])
-@pytest.mark.parametrize("copied", [lambda average: average, copy.deepcopy, pickled])
-def test_averaging_takes_the_current_masks(average, buffers, copied):
-    """Weights and statistics are averaged as without masks, at kept weights that all steps share."""
-    network = masked(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
-    options = AVERAGES[average] | {"use_buffers": buffers}
-    if copied is pickled and average != "swa":
-        copied = copy.deepcopy  # local functions cannot be pickled
-    averaged = copied(swa_utils.AveragedModel(network, **options))
-    plain = copy.deepcopy(network)
-    M.remove_masks(plain)
-    reference = swa_utils.AveragedModel(plain, **options)
-    names = list(network.state_dict())
-    for step in range(3):
-        with torch.no_grad():
-            network[0].weight_mask[step, :] = False  # as rewiring does
-            for parameter in network.parameters():
-                parameter.add_(1)
-        M.enforce(network)
-        network(torch.randn(16, 8))
-        plain.load_state_dict({name: tensor for name, tensor in network.state_dict().items() if "mask" not in name})
-        averaged.update_parameters(network)
-        reference.update_parameters(plain)
-    assert list(network.state_dict()) == names == list(averaged.module.state_dict())
-    assert M.digest(M.masks_of(averaged.module)) == M.digest(M.masks_of(network))
-    assert M.masks_of(averaged.module)["0.weight"] is not network[0].weight_mask
-    assert removed_weights(averaged.module).eq(0).all()
-    M.attach(reference.module, M.masks_of(network))
-    M.enforce(reference.module)
-    for name, tensor in reference.module.state_dict().items():
-        assert averaged.module.state_dict()[name].equal(tensor), name
-
-
-def test_averaging_leaves_networks_without_masks_and_failures_alone():
-    """The masks of torch.nn.utils.prune are floats of the same name, which are averaged."""
-    pruned = prune.random_unstructured(nn.Linear(4, 4), "weight", 0.5)
-    pruned.weight = pruned.weight.detach()  # the state after a step under no_grad, which alone can be copied
-    averaged = swa_utils.AveragedModel(pruned, use_buffers=True)
-    averaged.update_parameters(pruned)
-    pruned.weight_mask.fill_(0.0)
-    averaged.update_parameters(pruned)
-    assert averaged.module.weight_mask.unique().tolist() == [0.0, 0.5]
-
-    def failing(average, current, n):
-        raise RuntimeError("not today")
-
-    network = masked(nn.Linear(4, 4))
-    averaged = swa_utils.AveragedModel(network, avg_fn=failing)
-    averaged.update_parameters(network)
-    with pytest.raises(RuntimeError, match="not today"):
-        averaged.update_parameters(network)
-    assert "0.weight_mask" in network.state_dict() and "0.weight_mask" in averaged.module.state_dict()
 
 
 def test_shuffling_preserves_the_count():
