@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import TINY, read
 from hydra import compose, initialize_config_dir
-from PIL import Image
+from image_data import write_image_folder, write_mnist
 
 from ersparse.config.options import CONF, options_of
 from ersparse.data import digits
@@ -17,15 +17,8 @@ from ersparse.data.arrays import Arrays
 
 GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
 OPTIONS = [(group, option) for group in sorted(GROUPS) for option in options_of(group)]
+FILES_OF = {"image_folder": write_image_folder, "torchvision": write_mnist}
 ELSEWHERE = [("trainer", "ddp"), *(each for each in OPTIONS if "theory_" in each[1])]  # below, and in theory/test_runs
-
-
-def write_image_folder(root):
-    """Write 20 training and 20 test images in two classes."""
-    for number in range(40):
-        folder = root / ("train", "test")[number % 2] / ("a", "b")[number % 4 // 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 9), (number, 0, 0)).save(folder / f"{number}.png")
 
 
 @pytest.fixture
@@ -34,8 +27,8 @@ def tiny_data(tmp_path):
     for option in options_of("dataset"):
         config = yaml.safe_load((CONF / "dataset" / f"{option}.yaml").read_text())
         side, count = config["image_size"], 40
-        if option == "image_folder":
-            write_image_folder(tmp_path)
+        if option in FILES_OF:
+            FILES_OF[option](tmp_path)
             continue
         images = np.zeros((count, side, side, config["channels"]), np.uint8)
         labels = np.arange(count) % config["num_classes"]

@@ -99,11 +99,11 @@ class ImageCache:
         """
         from ersparse.data.npz_cache import read_source
 
-        source = read_source(self.path)
-        if source is None:
-            raise UserError(f"{self.path}: damaged or not an npz file; remove it to have it made anew")
-        found = json.loads(source)
-        return Statistics(**found | {"images": tuple(found["images"])})
+        try:
+            found = json.loads(read_source(self.path) or "")
+            return Statistics(**found | {"images": tuple(found["images"])})
+        except (KeyError, TypeError, ValueError):  # as json.loads raises, too
+            raise UserError(f"{self.path}: damaged or not an npz file; remove it to have it made anew") from None
 
 
 def check_memory(count: int, side: int, channels: int) -> None:

@@ -40,14 +40,10 @@ def is_gray(path: Path) -> bool:
 
 
 def decode(path: Path, side: int, channels: int) -> np.ndarray:
-    """Decode an image to uint8 [side, side, channels].
-
-    The image is rotated as its EXIF data says, converted to gray values or RGB without transparency, resized so that
-    its shorter side has `side` pixels (bilinear, antialiased), and cropped to its centre, as torchvision's `Resize` and
-    `CenterCrop` do. Of an animation the first frame is taken.
+    """Decode an image to uint8 [side, side, channels], rotated as its EXIF data says. See `square`.
 
     Args:
-        path: of the file.
+        path: of the file; of an animation the first frame is taken.
         side: height and width of the result in pixels.
         channels: 1 for gray values, 3 for RGB.
 
@@ -56,13 +52,25 @@ def decode(path: Path, side: int, channels: int) -> np.ndarray:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of corrupt EXIF data, or of a large image
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if _is_gray(image.mode) and image.mode[0] in "IF":
-                image = _eight_bits(image)
-            image = image.convert("RGB" if channels == 3 else "L")
-    pixels = np.asarray(_centre(image, side))
-    return pixels.reshape(side, side, channels)
+        with Image.open(path) as image:
+            return square(ImageOps.exif_transpose(image), side, channels)
+
+
+def square(image: Image.Image, side: int, channels: int) -> np.ndarray:
+    """Return an image as uint8 [side, side, channels].
+
+    It is converted to gray values or to RGB without transparency, resized so that its shorter side has `side` pixels
+    (bilinear, antialiased), and cropped to its centre, as torchvision's `Resize` and `CenterCrop` do.
+
+    Args:
+        image: of any size and mode.
+        side: height and width of the result in pixels.
+        channels: 1 for gray values, 3 for RGB.
+    """
+    if _is_gray(image.mode) and image.mode[0] in "IF":
+        image = _eight_bits(image)
+    converted = image.convert("RGB" if channels == 3 else "L")
+    return np.asarray(_centre(converted, side)).reshape(side, side, channels)
 
 
 def decode_all(paths: Sequence[Path], bytes_in_all: int, side: int, channels: int) -> Iterator[Decoded]:
