@@ -20,6 +20,7 @@ from ersparse.errors import UserError
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")  # the first that has images by class is taken
+FORMS = f"each in a folder of its own with {', '.join(SUFFIXES)} files"
 DIGEST_LENGTH = 16  # hexadecimal digits
 
 
@@ -106,9 +107,6 @@ def list_folder(root: Path, test: float | None, split_seed: int) -> FolderListin
     if test is not None:
         train, held_out = _split(where, train, test, split_seed)
     return FolderListing(root, tuple(sorted(train)), _labelled(train), _labelled(held_out))
-
-
-FORMS = f"each in a folder of its own with {', '.join(SUFFIXES)} files"
 
 
 def _find(root: Path, names: Iterable[str]) -> tuple[str | None, Classes]:
