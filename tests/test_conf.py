@@ -9,6 +9,7 @@ import pytest
 import yaml
 from conftest import TINY, read
 from hydra import compose, initialize_config_dir
+from image_data import write_image_folder, write_mnist
 
 from ersparse.config.options import CONF, options_of
 from ersparse.data import digits
@@ -16,6 +17,7 @@ from ersparse.data.arrays import Arrays
 
 GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
 OPTIONS = [(group, option) for group in sorted(GROUPS) for option in options_of(group)]
+FILES_OF = {"image_folder": write_image_folder, "torchvision": write_mnist}
 ELSEWHERE = [("trainer", "ddp"), *(each for each in OPTIONS if "theory_" in each[1])]  # below, and in theory/test_runs
 
 
@@ -25,6 +27,9 @@ def tiny_data(tmp_path):
     for option in options_of("dataset"):
         config = yaml.safe_load((CONF / "dataset" / f"{option}.yaml").read_text())
         side, count = config["image_size"], 40
+        if option in FILES_OF:
+            FILES_OF[option](tmp_path)
+            continue
         images = np.zeros((count, side, side, config["channels"]), np.uint8)
         labels = np.arange(count) % config["num_classes"]
         np.savez(tmp_path / f"{option}.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)

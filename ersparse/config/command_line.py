@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,7 +17,7 @@ GROUPS_WITH_DEFAULT = {"optimizer": "sgd", "schedule": "multistep"}
 
 def command(settings: Settings) -> str:
     """Return `python launch.py ...`, which composes settings that decide the same run in the same folder."""
-    return " ".join(["python launch.py", *overrides(settings)])
+    return shlex.join(["python", "launch.py", *overrides(settings)])
 
 
 def overrides(settings: Settings) -> list[str]:
@@ -62,5 +63,7 @@ def _plain(value: Any) -> Any:
 
 def _written(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return "'[" + ",".join(map(_written, value)) + "]'"
+        return "[" + ",".join(map(_written, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, model_validator
 from pydantic_core import PydanticCustomError
 
+from ersparse.config.from_data import read_from_data
 from ersparse.config.groups import FunctionSettings, SettingsGroup
 from ersparse.config.options import options_of
 from ersparse.config.types import Count, Fraction, In, NonNegative, NotIdentity, Positive, Seed, Since
@@ -41,6 +42,12 @@ class DatasetSettings(FunctionSettings):
     crop_padding: Annotated[int, In("[0, inf)")]
     padding_mode: Literal["zero", "reflect"]
     flip: bool
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def nulls_from_data(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Read the keys that are null from the images, if the data set describes them."""
+        return read_from_data(values, handler)
 
     @model_validator(mode="after")
     def per_channel(self) -> DatasetSettings:

@@ -67,7 +67,7 @@ def read_npz(path: Path) -> Arrays:
 def read_source(path: Path) -> str | None:
     """Return the entry `source` of an npz file, which names what it was made from; None if there is none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # closed if it is damaged, too
             return str(file["source"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
         return None

@@ -1,10 +1,15 @@
-"""Tiny ImageNet: 64x64 images in 200 classes, decoded once from the official zip file or its folder."""
+"""Tiny ImageNet: 64x64 images in 200 classes, decoded once from a zip file or a folder.
+
+Beside the official layout, those that preparation scripts and repackaged archives leave are read: symbolic links,
+validation images sorted into class folders, a folder within the folder, and files that macOS adds.
+"""
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,16 +26,19 @@ from ersparse.errors import UserError
 FOLDER = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 SIDE = 64
+CLASSES = "wnids.txt"  # the folder that holds it is the top of the data set
+ANNOTATIONS = "val/val_annotations.txt"
+SUFFIXES = (".jpeg", ".jpg")
 LabelledFiles = list[tuple[str, int]]  # name of an image file, and its label
 
 
 @dataclass(frozen=True)
 class Archive:
-    """The files of the zip file or of the folder, by their names below tiny-imagenet-200.
+    """The files of the zip file or of the folder, by their names below the folder that holds wnids.txt.
 
     Attributes:
         path: of the zip file or folder.
-        names: of all files.
+        names: of all files, without hidden files and those that macOS adds.
         read: returns the content of a file.
     """
 
@@ -54,11 +62,12 @@ def load(root: Path, download: bool) -> Arrays:
 
     1. <root>/tiny-imagenet-200.zip
     2. the folder <root>/tiny-imagenet-200
-    3. another zip file in <root> whose name begins with tiny-imagenet, unless the npz file exists
+    3. <root> itself, if it holds wnids.txt
+    4. another zip file in <root> whose name begins with tiny-imagenet, unless the npz file exists
 
     The npz file is created again if the zip file has changed its size since; a folder is read once. The official
     validation images are the test images, as the official test images have no labels. Labels number the classes of
-    wnids.txt in alphabetical order.
+    wnids.txt in alphabetical order. All layouts give the same arrays.
 
     Args:
         root: folder of the data set.
@@ -76,7 +85,7 @@ def load(root: Path, download: bool) -> Arrays:
             f"dataset.root={root}: no {FOLDER}.zip, {FOLDER}/ or tiny_imagenet.npz in {root.absolute()}; put {URL} "
             "there, or set ERSPARSE_DATA to where it is; method=draw needs no images"
         )
-    source = f"{original.name} {original.stat().st_size if original.is_file() else ''}".strip()
+    source = f"{original.name} {original.stat().st_size}" if original.is_file() else FOLDER
     if not path.exists() or read_source(path) not in (source, None):
         try:
             make_once(path, lambda: _decode(original) | {"source": np.array(source)})
@@ -90,13 +99,14 @@ def load(root: Path, download: bool) -> Arrays:
 
 def _find_original(root: Path, path: Path) -> Path | None:
     found = [original for original in (root / f"{FOLDER}.zip", root / FOLDER) if original.exists()]
+    found += [root] if (root / CLASSES).exists() else []
     others = [] if path.exists() else sorted(root.glob("tiny-imagenet*.zip"))
     return next(iter(found + others), None)
 
 
 def _decode(original: Path) -> dict[str, np.ndarray]:
     with _open_archive(original) as archive:
-        classes = {wnid: label for label, wnid in enumerate(sorted(archive.read_text("wnids.txt").split()))}
+        classes = {wnid: label for label, wnid in enumerate(sorted(archive.read_text(CLASSES).split()))}
         x_train, y_train = _decode_images(archive, _training_files(archive, classes), "training")
         x_test, y_test = _decode_images(archive, _validation_files(archive, classes), "validation")
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
@@ -105,37 +115,85 @@ def _decode(original: Path) -> dict[str, np.ndarray]:
 @contextmanager
 def _open_archive(original: Path) -> Iterator[Archive]:
     if original.is_dir():
-        names = [path.relative_to(original).as_posix() for path in original.rglob("*") if path.is_file()]
-        yield Archive(original, names, lambda name: (original / name).read_bytes())
+        top, names = _below_top(_files_in(original))
+        yield Archive(original, names, lambda name: (original / (top + name)).read_bytes())
         return
     try:
         with zipfile.ZipFile(original) as file:
-            prefix = f"{FOLDER}/"
-            names = [name.removeprefix(prefix) for name in file.namelist() if name.startswith(prefix)]
-            yield Archive(original, names, lambda name: file.read(prefix + name))
+            top, names = _below_top(file.namelist())
+            yield Archive(original, names, lambda name: file.read(top + name))
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{original}: damaged or truncated ({error}); the official one is {URL}") from None
 
 
+def _files_in(folder: Path) -> list[str]:
+    """Return the names of all files below a folder, following links; a link to a folder above itself is left out."""
+    found = []
+    for current, folders, files in os.walk(folder, followlinks=True):
+        here = Path(os.path.realpath(current))
+        above = {here, *here.parents}
+        folders[:] = [name for name in folders if Path(os.path.realpath(os.path.join(current, name))) not in above]
+        found += [Path(current, name) for name in files]
+    return [path.relative_to(folder).as_posix() for path in found if path.is_file()]
+
+
+def _below_top(names: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the folder nearest to the root that holds wnids.txt, with a slash, and the names of the files below it."""
+    visible = [name for name in names if not any(map(_is_hidden, PurePosixPath(name).parts))]
+    tops = [name.removesuffix(CLASSES) for name in visible if PurePosixPath(name).name == CLASSES]
+    top = min(tops, key=lambda name: (name.count("/"), name), default="")
+    return top, [name.removeprefix(top) for name in visible if name.startswith(top)]
+
+
+def _is_hidden(part: str) -> bool:
+    """Return whether a part of a name is hidden, such as the AppleDouble file `._name`, or the folder `__MACOSX`."""
+    return part.startswith(".") or part == "__MACOSX"
+
+
+def _images_by_class(archive: Archive, part: str, classes: dict[str, int]) -> list[tuple[str, str]]:
+    """Return names and classes of <part>/<wnid>/**/*.JPEG."""
+    images = [(name, PurePosixPath(name).parts) for name in archive.names if name.lower().endswith(SUFFIXES)]
+    return [(name, parts[1]) for name, parts in images if parts[0] == part and parts[1] in classes]
+
+
+def _check_classes(archive: Archive, found: list[tuple[str, str]], classes: dict[str, int], part: str) -> None:
+    if missing := sorted(set(classes) - {wnid for _, wnid in found}):
+        raise UserError(f"{archive.path}: is incomplete, has no {part} images of class {missing[0]}")
+
+
 def _training_files(archive: Archive, classes: dict[str, int]) -> LabelledFiles:
     """Return train/<wnid>/images/*.JPEG; each class must have some."""
-    images = [(name, PurePosixPath(name).parts) for name in sorted(archive.names) if name.endswith(".JPEG")]
-    found = [(name, parts[1]) for name, parts in images if parts[0] == "train" and parts[1] in classes]
-    if missing := sorted(set(classes) - {wnid for _, wnid in found}):
-        raise UserError(f"{archive.path}: is incomplete, has no training images of class {missing[0]}")
-    return [(name, classes[wnid]) for name, wnid in found]
+    found = _images_by_class(archive, "train", classes)
+    _check_classes(archive, found, classes, "training")
+    return [(name, classes[wnid]) for name, wnid in sorted(found)]
 
 
 def _validation_files(archive: Archive, classes: dict[str, int]) -> LabelledFiles:
-    """Return val/images/*.JPEG with the classes in val/val_annotations.txt; all files listed there must exist."""
+    """Return the validation images in the order of their numbers, which is that of val/val_annotations.txt.
+
+    The classes are those of val/val_annotations.txt if it exists, else of the folders val/<wnid>.
+    """
+    by_class = _images_by_class(archive, "val", classes)
+    if ANNOTATIONS not in archive.names and by_class:
+        _check_classes(archive, by_class, classes, "validation")
+        found = sorted(by_class, key=lambda image: (len(PurePosixPath(image[0]).name), PurePosixPath(image[0]).name))
+    else:
+        found = _annotated_files(archive, classes)
+    return [(name, classes[wnid]) for name, wnid in found]
+
+
+def _annotated_files(archive: Archive, classes: dict[str, int]) -> list[tuple[str, str]]:
+    """Return names and classes of the files listed in val/val_annotations.txt; all of them must exist."""
     names = set(archive.names)
-    rows = [line.split("\t") for line in archive.read_text("val/val_annotations.txt").splitlines()]
-    annotations = [(f"val/images/{row[0]}", row[1]) for row in rows if len(row) > 1]
-    for name, wnid in annotations:
-        if name not in names or wnid not in classes:
-            missing = name if name not in names else f"class {wnid}"
-            raise UserError(f"{archive.path}: is incomplete, has no {missing}")
-    return [(name, classes[wnid]) for name, wnid in annotations]
+    rows = [line.split("\t") for line in archive.read_text(ANNOTATIONS).splitlines()]
+    found = []
+    for image, wnid in (row[:2] for row in rows if len(row) > 1):
+        places = [f"val/{folder}{image}" for folder in ("images/", f"{wnid}/", f"{wnid}/images/", "")]
+        name = next((place for place in places if place in names), None)
+        if name is None or wnid not in classes:
+            raise UserError(f"{archive.path}: is incomplete, has no {places[0] if name is None else f'class {wnid}'}")
+        found.append((name, wnid))
+    return found
 
 
 def _decode_images(archive: Archive, files: LabelledFiles, part: str) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from ersparse.errors import UserError
 from ersparse.lightning.auto_settings import resolve
 from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
+from ersparse.runs.changed_data import check_unchanged_data
 from ersparse.runs.dry_run import dry_run
 from ersparse.runs.lifecycle import disk_errors, execute
 from ersparse.runs.network import initial_network
@@ -70,6 +71,8 @@ def run_plan(plan: Plan) -> Path:
     if not settings.fresh and done and _is_done(done, plan):
         screen.make_console().print(f"already done: {screen.outcome(done, plan.folder)}", markup=False)
         return plan.folder
+    if done is None:
+        check_unchanged_data(plan)
     arrays = load_arrays(settings.dataset) if plan.method.trains else None
     if arrays:
         _check_batches(settings, trainer, arrays)

@@ -102,7 +102,7 @@ def test_failed_download_leaves_no_files(tmp_path, monkeypatch):
     from torchvision import datasets
 
     class Unreachable:
-        base_folder = "cifar-10-batches-py"
+        base_folder, filename = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 
         def __init__(self, root, train, download):
             raise OSError("no route to host")
@@ -118,7 +118,7 @@ def test_download_is_cached_as_one_npz_file(tmp_path, monkeypatch):
     from torchvision import datasets
 
     class Fetched:
-        calls, base_folder = 0, "cifar-10-batches-py"
+        calls, base_folder, filename = 0, "cifar-10-batches-py", "cifar-10-python.tar.gz"
 
         def __init__(self, root, train, download):
             assert download

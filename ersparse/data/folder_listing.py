@@ -1,0 +1,221 @@
+"""The images of a folder by class and split, with a digest of their names and sizes. Imports no torch.
+
+Links are followed. Hidden files, those that macOS adds, other files than images, and folders without images do not
+count. The images of a class may lie in folders below that of the class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from ersparse.data.image_files import SUFFIXES
+from ersparse.errors import UserError
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")  # the first that has images by class is taken
+FORMS = f"each in a folder of its own with {', '.join(SUFFIXES)} files"
+DIGEST_LENGTH = 16  # hexadecimal digits
+
+
+class ImageFile(NamedTuple):
+    """An image file.
+
+    Attributes:
+        name: path below the root, with slashes.
+        label: number of its class.
+        size: in bytes; 0 for a broken link.
+        modified: time of the last modification in nanoseconds.
+    """
+
+    name: str
+    label: int
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """The images of a folder, sorted by name in each split.
+
+    Attributes:
+        root: the folder.
+        classes: names of the classes, sorted; labels number them.
+        train: training images.
+        test: test images.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    train: tuple[ImageFile, ...]
+    test: tuple[ImageFile, ...]
+
+    @property
+    def files(self) -> tuple[ImageFile, ...]:
+        """Training and test images."""
+        return self.train + self.test
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of names and sizes; a copy of the folder has the same."""
+        return _digest((file.name, file.size) for file in sorted(self.files, key=lambda file: file.name))
+
+    @cached_property
+    def version(self) -> str:
+        """A digest of the split, and of names, sizes and times of modification."""
+        parts = (("train", self.train), ("test", self.test))
+        return _digest((part, *row) for part, files in parts for row in files)
+
+
+Classes = Mapping[str, list[ImageFile]]  # the images of each class by its name; the labels are not set
+
+
+def list_folder(root: Path, test: float | None, split_seed: int) -> FolderListing:
+    """List the images of a folder that has one of these forms.
+
+    - train/<class>/**/<image> and test/<class>/**/<image>, or val/ in place of test/
+    - train/<class>/**/<image>, of which the fraction `test` is held out for testing
+    - <class>/**/<image>, of which the fraction `test` is held out for testing
+
+    Args:
+        root: the folder.
+        test: fraction of each class, in (0, 1); None where there is a folder with test images.
+        split_seed: of the choice of test images.
+
+    Raises:
+        UserError: the folder does not have one of these forms, or too few images or classes.
+    """
+    where = f"dataset.root={root}"
+    if not root.is_dir():
+        raise UserError(f"{where}: is not a folder; must hold train/ and test/ or val/, or a folder per class")
+    train_name, train = _find(root, TRAIN_NAMES)
+    test_name, held_out = _find(root, TEST_NAMES) if train_name else (None, {})
+    if train_name is None:
+        train = _by_class(root, root)
+        _check_tree(where, train)
+    _check_fraction(where, test, train_name, test_name)
+    if len(train) < 2:
+        raise UserError(f"{where}: has images of {len(train)} classes{_named(train)}; must have at least two, {FORMS}")
+    if test_name and train_name:
+        _check_same_classes(where, train_name, train, test_name, held_out)
+    if test is not None:
+        train, held_out = _split(where, train, test, split_seed)
+    return FolderListing(root, tuple(sorted(train)), _labelled(train), _labelled(held_out))
+
+
+def _find(root: Path, names: Iterable[str]) -> tuple[str | None, Classes]:
+    """Return the first folder in `root` with one of these names, in any case, that has folders with images."""
+    present = {entry.name.lower(): entry.name for entry in _entries(root) if entry.is_dir()}
+    for name in names:
+        if name in present and (found := _by_class(root, root / present[name])):
+            return present[name], found
+    return None, {}
+
+
+def _check_tree(where: str, classes: Classes) -> None:
+    if classes and {name.lower() for name in classes} <= {*TRAIN_NAMES, *TEST_NAMES}:
+        raise UserError(f"{where}: {min(classes)}/ has images but no folders; must have a folder per class")
+
+
+def _check_fraction(where: str, test: float | None, train_name: str | None, test_name: str | None) -> None:
+    if test is None and test_name is None:
+        missing = "no train/ with a folder per class" if train_name is None else "no test/ or val/ with such folders"
+        raise UserError(f"{where}: has {missing}; dataset.test must then lie in (0, 1), the fraction for testing")
+    if test is not None and test_name is not None:
+        raise UserError(f"dataset.test={test}: must be null where {where} has test images, in {test_name}/")
+
+
+def _check_same_classes(where: str, train_name: str, train: Classes, test_name: str, test: Classes) -> None:
+    for one, first, other, second in ((train_name, train, test_name, test), (test_name, test, train_name, train)):
+        if more := sorted(set(first) - set(second)):
+            raise UserError(
+                f"{where}: {other}/ has no images of class {more[0]}, which {one}/ has ({len(more)} such classes); "
+                "must have the same classes"
+            )
+
+
+def _named(classes: Classes) -> str:
+    return "".join(f" ({name})" for name in classes)
+
+
+def _split(where: str, classes: Classes, fraction: float, seed: int) -> tuple[Classes, Classes]:
+    """Hold out a fraction of each class, at least one image: those with the smallest hash of seed and name."""
+    train, test = {}, {}
+    for name, files in classes.items():
+        count = max(1, round(fraction * len(files)))
+        if count >= len(files):
+            raise UserError(
+                f"dataset.test={fraction}: leaves no training image of class {name}, which has {len(files)} images in "
+                f"{where}; must leave at least one"
+            )
+        chosen = set(sorted((file.name for file in files), key=lambda name: _digest([(seed, name)]))[:count])
+        train[name] = [file for file in files if file.name not in chosen]
+        test[name] = [file for file in files if file.name in chosen]
+    return train, test
+
+
+def _labelled(classes: Classes) -> tuple[ImageFile, ...]:
+    """Return the images sorted by class and name, with their labels."""
+    return tuple(
+        file._replace(label=label)
+        for label, name in enumerate(sorted(classes))
+        for file in sorted(classes[name], key=lambda file: file.name)
+    )
+
+
+def _by_class(root: Path, folder: Path) -> dict[str, list[ImageFile]]:
+    """Return the images in each folder of `folder` that has some."""
+    folders = (entry for entry in _entries(folder) if entry.is_dir())
+    found = {entry.name: list(_images(f"{root}/", entry.path, frozenset())) for entry in folders}
+    return {name: files for name, files in found.items() if files}
+
+
+def _images(root: str, folder: str, above: frozenset[str]) -> Iterator[ImageFile]:
+    """Yield the images below a folder; a link to a folder that it lies in is left out."""
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    above = above.union([here], map(str, Path(here).parents))
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _images(root, entry.path, above)
+        elif entry.name.lower().endswith(SUFFIXES) and (file := _image_file(root, entry)):
+            yield file
+
+
+def _image_file(root: str, entry: os.DirEntry[str]) -> ImageFile | None:
+    """Return a regular file, or a broken link, which is reported as damaged when it is decoded."""
+    name = entry.path.removeprefix(root)
+    try:
+        status = entry.stat()
+    except OSError:
+        return ImageFile(name, -1, 0, 0)
+    return ImageFile(name, -1, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, sorted by name, without hidden files and those that macOS adds.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    except OSError as error:
+        raise UserError(f"dataset.root: {folder} cannot be read ({error.strerror})") from None
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _digest(rows: Iterable[tuple[object, ...]]) -> str:
+    """Return a SHA-256 of rows of values, shortened."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(b"\0".join(os.fsencode(str(value)) for value in row) + b"\n")
+    return found.hexdigest()[:DIGEST_LENGTH]
