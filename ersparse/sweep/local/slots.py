@@ -6,11 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-RANK_PREFIXES = ("PL_", "MASTER_", "TORCHELASTIC_", "SLURM_")  # of variables that other launchers of ranks set
-RANK_VARIABLES = {
-    "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ERSPARSE_RANK",
-    "WANDB_RUN_ID", "WANDB_SERVICE",
-}  # fmt: skip
+from ersparse.distributed.other_launchers import without_rank_variables
+
 GIB_PER_JOB = 2.0
 
 
@@ -87,15 +84,6 @@ def job_environment(environment: Mapping[str, str], slots: Sequence[Slot], devic
     if slots[0].gpu is not None:
         own["CUDA_VISIBLE_DEVICES"] = ",".join(str(slot.gpu) for slot in slots)
     return own | {"OMP_NUM_THREADS": str(threads)}
-
-
-def without_rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without the variables by which a process would be taken for a rank of another launcher."""
-    return {
-        key: value
-        for key, value in environment.items()
-        if key not in RANK_VARIABLES and not key.startswith(RANK_PREFIXES)
-    }
 
 
 def cores_of(slots: Sequence[Slot]) -> set[int]:
