@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -12,6 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from ersparse.distributed.signals import interruptible
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,12 +84,8 @@ class LocalLauncher(JobLauncher):
         from ersparse.sweep.progress_table import ProgressTable
 
         pool = Pool(jobs, self.slots_for(jobs), self.time_limit, self.arguments)
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop at a checkpoint, as on Ctrl-C
-        try:
-            with ProgressTable(pool) as table:
-                return pool.run(table.update)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+        with interruptible(), ProgressTable(pool) as table:  # stop at a checkpoint, as on Ctrl-C
+            return pool.run(table.update)
 
     def dry_run(self, jobs: Sequence[Job]) -> None:
         from ersparse.sweep.dry_run import print_jobs
