@@ -12,7 +12,7 @@ from ersparse.storage import run_json
 from ersparse.sweep.job import Job
 
 SWEEP = "ERSPARSE_SWEEP"  # environment variable with the sweep's name, by which `ersparse.runs.loggers` groups runs
-IN_USE = "in use by another process"  # part of a run's last line of output if its folder is locked
+IN_USE = "wait for it, or stop it"  # end of a run's last line of output if its folder is locked, here or elsewhere
 
 
 class JobProcess(Protocol):
@@ -90,6 +90,13 @@ class JobStates:
     def select(self, *names: str) -> list[JobState]:
         """Return the jobs whose state is one of `names`."""
         return [job_state for job_state in self.states if job_state.state in names]
+
+    def correct_failed(self) -> None:
+        """Mark failed jobs as done if their runs are: another sweep over the same root has finished them meanwhile."""
+        for job_state in self.select("failed"):
+            record = run_json.read(job_state.job.folder)
+            if record and record.get("state") == "done" and not job_state.job.fresh:
+                job_state.state, job_state.reason = "done", ""
 
     def skip_done(self) -> None:
         """Mark the jobs of which the runs are done."""

@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
+from conftest import ROOT
 from rich.console import Console
 
 from ersparse.storage.run_folder import RunFolder
@@ -47,6 +48,25 @@ if kind == "slow":
     except KeyboardInterrupt:
         write(state="preempted")
         sys.exit(130)
+if kind == "shared":
+    from pathlib import Path
+    from ersparse.storage.locks import HeartbeatLock, LockHeld
+    print("a message of an earlier stage", flush=True)
+    os.makedirs(folder, exist_ok=True)
+    lock = HeartbeatLock(Path(folder) / ".lock")
+    try:
+        lock.acquire()
+    except LockHeld:
+        sys.exit(print("folder: in use on node7; wait for it, or stop it") or 2)
+    print("training", flush=True)
+    time.sleep(0.2)
+    write(state="done")
+    print("a message of a later stage", flush=True)
+    lock.release()
+    sys.exit(0)
+if kind == "killed when done":
+    write(state="done")
+    os.kill(os.getpid(), signal.SIGKILL)
 write(state="done", said=say(), cores=sorted(os.sched_getaffinity(0)))
 """
 
@@ -214,6 +234,55 @@ def test_a_run_that_another_process_finishes_is_not_repeated(job, monkeypatch):
         held.close()
 
     assert Pool([made], cpu(1), None).run(finish) == 0
+
+
+def test_two_sweeps_over_one_root_call_no_finished_job_failed(job, monkeypatch, tmp_path):
+    """Each job is done once, and the other sweep waits for it, whichever host it is on."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(pools, "HELD_POLL_INTERVAL", 0.1)
+    monkeypatch.setattr(pools.run_json, "in_use", lambda folder: False)  # both start a job before either has its lock
+    jobs = [job(name, "shared") for name in "abc"]
+    first, second = Pool(jobs, cpu(2), None), Pool(jobs, cpu(2), None)
+    other, statuses = threading.Thread(target=lambda: statuses.append(second.run(lambda: None))), []
+    other.start()
+    statuses.append(first.run(lambda: None))
+    other.join()
+    assert statuses == [0, 0], [(state.job.name, state.reason) for state in first.states + second.states]
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["runs"], "no log is left"
+
+
+def test_a_job_that_is_killed_after_its_run_is_done_is_done(job):
+    pool, status = run([job("a", "killed when done")])
+    assert status == 0 and [job_state.state for job_state in pool.states] == ["done"]
+
+
+def test_a_failed_job_that_another_sweep_repeats_successfully_is_done(job):
+    jobs = [job("a", "fail"), job("b", "slow")]
+
+    def repeat():
+        if pool.states[0].state == "failed":
+            jobs[0].folder.mkdir(parents=True, exist_ok=True)
+            (jobs[0].folder / "run.json").write_text('{"state": "done"}')
+
+    pool = Pool(jobs, cpu(2), time_limit=0.5)
+    assert pool.run(repeat) == 1
+    assert [job_state.state for job_state in pool.states] == ["done", "failed"]
+
+
+def test_a_job_of_another_sweep_on_another_host_is_waited_for(job, monkeypatch):
+    """Its heartbeat tells, where file locks do not span hosts."""
+    monkeypatch.setattr(pools, "HELD_POLL_INTERVAL", 0.1)
+    made = job("a", "fail")
+    made.folder.mkdir(parents=True)
+    (made.folder / ".lock").write_text("1\nelsewhere\nanother boot\n0123\n")
+    pool, seen = Pool([made], cpu(1), None), []
+
+    def finish():
+        seen.append(pool.states[0].state)
+        (made.folder / "run.json").write_text('{"state": "done"}')
+        (made.folder / ".lock").write_text("")
+
+    assert pool.run(finish) == 0 and seen[0] == "held"
 
 
 # ---- Slots ---------------------------------------------------------------------------------------------------------
