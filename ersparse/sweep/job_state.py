@@ -64,8 +64,7 @@ class JobState:
 
     def skip_if_done(self) -> None:
         """Mark the job as done if its run is done and it does not start over."""
-        record = run_json.read(self.job.folder)
-        if record and record.get("state") == "done" and not self.job.fresh:
+        if is_done(self.job):
             self.state, self.done_before = "done", True
 
 
@@ -94,14 +93,19 @@ class JobStates:
     def correct_failed(self) -> None:
         """Mark failed jobs as done if their runs are: another sweep over the same root has finished them meanwhile."""
         for job_state in self.select("failed"):
-            record = run_json.read(job_state.job.folder)
-            if record and record.get("state") == "done" and not job_state.job.fresh:
+            if is_done(job_state.job):
                 job_state.state, job_state.reason = "done", ""
 
     def skip_done(self) -> None:
         """Mark the jobs of which the runs are done."""
         for job_state in self.states:
             job_state.skip_if_done()
+
+
+def is_done(job: Job) -> bool:
+    """Return whether the run of a job is done, and the job does not start it over."""
+    record = run_json.read(job.folder)
+    return record is not None and record.get("state") == "done" and not job.fresh
 
 
 def failure_reason(status: int, record: dict[str, Any] | None, log: Path) -> str:

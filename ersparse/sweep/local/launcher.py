@@ -95,14 +95,19 @@ class LocalLauncher(JobLauncher):
     def slots_for(self, jobs: Sequence[Job]) -> list[Slot]:
         """Return the slots of this machine: of its GPUs if one of the jobs trains on a GPU, else of its cores.
 
+        There are no more slots than the jobs that are not done can use, so that no core is left without a job.
+
         Raises:
             UserError: there are fewer slots than a job has devices.
         """
+        from ersparse.sweep.job_state import is_done
         from ersparse.sweep.local import slots
 
+        jobs = [job for job in jobs if not is_done(job)]
         cores, memory = slots.machine_resources()
         gpus = slots.visible_gpus(os.environ) if any(job.gpu for job in jobs) else []
-        found = slots.make_slots(self.slots, self.jobs_per_gpu, gpus, cores, memory)
+        needed = max(1, sum(job.devices for job in jobs))
+        found = slots.make_slots(self.slots, self.jobs_per_gpu, gpus, cores, memory, needed)
         devices = max((job.devices for job in jobs), default=1)
         if slots.allocate(devices, found, found) is None:
             raise UserError(f"hydra.launcher.slots={self.slots}: must be at least trainer.devices={devices}")

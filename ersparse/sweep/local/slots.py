@@ -25,11 +25,17 @@ class Slot:
 
 
 def make_slots(
-    count: int | None, jobs_per_gpu: int, gpus: Sequence[str], cores: Sequence[int], memory: float
+    count: int | None,
+    jobs_per_gpu: int,
+    gpus: Sequence[str],
+    cores: Sequence[int],
+    memory: float,
+    needed: int | None = None,
 ) -> list[Slot]:
     """Divide a machine into slots.
 
-    Jobs are spread over the GPUs before they share one. Each slot has adjacent cores.
+    Jobs are spread over the GPUs before they share one. Each slot has adjacent cores, and as many as any other: results
+    may depend on the number of threads, and must not depend on the slot that a job happens to get.
 
     Args:
         count: number of slots; None is `jobs_per_gpu` for each GPU, or, without GPUs, one for each core that has
@@ -38,11 +44,12 @@ def make_slots(
         gpus: names of the GPUs.
         cores: IDs of the cores.
         memory: in GiB.
+        needed: number of slots that all jobs together can use; None is no limit. Fewer slots have more cores each.
     """
     places: list[str | None] = [gpu for _ in range(jobs_per_gpu) for gpu in gpus]
     if not gpus:
         places = [None] * (count or max(1, min(len(cores), int(memory / GIB_PER_JOB))))
-    places = places[:count]
+    places = places[:count][:needed]
     share = max(1, len(cores) // len(places))
     return [
         Slot(tuple(cores[(number * share + n) % len(cores)] for n in range(share)), gpu)

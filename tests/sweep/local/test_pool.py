@@ -17,6 +17,8 @@ from ersparse.sweep.durations import format_duration
 from ersparse.sweep.job import Job
 from ersparse.sweep.local import pool as pools
 from ersparse.sweep.local import process
+from ersparse.sweep.local import slots as slot_module
+from ersparse.sweep.local.launcher import LocalLauncher
 from ersparse.sweep.local.pool import Pool
 from ersparse.sweep.local.slots import Slot, allocate, job_environment, make_slots
 from ersparse.sweep.progress_table import ProgressTable
@@ -297,6 +299,37 @@ def test_slots_share_gpus_and_cores():
         Slot((0, 1), "0"), Slot((2, 3), "5"), Slot((4, 5), "0"), Slot((6, 7), "5"),
     ]  # fmt: skip
     assert make_slots(1, 2, ["0", "5"], range(2), 64) == [Slot((0, 1), "0")]
+
+
+def test_fewer_jobs_than_slots_share_all_cores(monkeypatch):
+    assert make_slots(None, 1, [], range(4), 64, needed=1) == [Slot((0, 1, 2, 3))]
+    assert make_slots(None, 1, [], range(4), 64, needed=2) == [Slot((0, 1)), Slot((2, 3))]
+    assert make_slots(4, 1, [], range(2), 64, needed=1) == [Slot((0, 1))], "also of a number that was asked for"
+    assert len(make_slots(None, 1, [], range(4), 64, needed=9)) == 4
+    assert make_slots(None, 2, ["0", "5"], range(8), 64, needed=2) == [Slot((0, 1, 2, 3), "0"), Slot((4, 5, 6, 7), "5")]
+    seven = make_slots(None, 1, [], range(7), 64, needed=2)
+    assert [len(slot.cores) for slot in seven] == [3, 3], "results may depend on the number of threads"
+
+
+@pytest.mark.parametrize("names, devices, done, expected", [
+    ("a", 1, "", [4]), ("ab", 1, "", [2, 2]), ("ab", 1, "a", [4]), ("a", 2, "", [2, 2]), ("ab", 2, "", [1] * 4),
+    ("abcdef", 1, "", [1] * 4), ("ab", 1, "ab", [4]),
+])  # fmt: skip
+def test_slots_are_counted_by_the_jobs_that_are_left(job, monkeypatch, names, devices, done, expected):
+    monkeypatch.setattr(slot_module, "machine_resources", lambda: ([*range(4)], 64.0))
+    jobs = [job(name, devices=devices) for name in names]
+    for each in jobs:
+        if each.folder.parent.name in done:
+            each.folder.mkdir(parents=True)
+            (each.folder / "run.json").write_text('{"state": "done"}')
+    assert [len(slot.cores) for slot in LocalLauncher().slots_for(jobs)] == expected
+
+
+def test_a_single_job_computes_on_all_cores(job, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made, cores = job("a"), sorted(os.sched_getaffinity(0))
+    run([made], LocalLauncher().slots_for([made]))
+    assert record(made)["cores"] == cores and record(made)["said"]["OMP_NUM_THREADS"] == str(len(cores))
 
 
 def test_allocation_of_slots_to_ranks():
