@@ -180,3 +180,32 @@ def test_a_run_updates_its_heartbeat(tmp_path, monkeypatch):
     last = heartbeat()
     time.sleep(0.2)
     assert heartbeat() == last
+
+
+WITHOUT_FLOCK = """
+import errno, fcntl
+def flock(*_): raise OSError(errno.ENOSYS, "Function not implemented")
+fcntl.flock = flock
+from ersparse.storage import locks
+locks.HEARTBEAT_INTERVAL, locks.SETTLE_TIME = 0.3, 0.2
+"""
+
+
+@pytest.mark.slow
+def test_a_run_without_flock_that_is_killed_resumes_to_the_same_results(process, tmp_path, undisturbed):
+    """SIGKILL at random times; ERSPARSE_KILLS=10 for more."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT_FLOCK)
+    around = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(ROOT)])}
+    for _ in range(int(os.environ.get("ERSPARSE_KILLS", "2"))):
+        run = process(*EPOCHS, env=around)
+        while not list(tmp_path.rglob("run.json")) and run.poll() is None:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 3))
+        run.kill()
+        run.communicate()
+    run = process(*EPOCHS, env=around)
+    printed, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, printed
+    (record,) = tmp_path.rglob("run.json")
+    assert outcome(record.parent) == undisturbed
