@@ -8,7 +8,7 @@ a shell. Imports no torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ HIDDEN_PREFIXES = ("PL_", "MASTER_", "TORCHELASTIC_", "JSM_NAMESPACE_")
 HIDDEN = {
     "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID",
 }  # fmt: skip
+SLURM_CLIENT = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER"}  # which cluster the commands of SLURM talk to
 LAUNCHERS = {  # variables with the number of copies that a launcher has started, and with the number of this copy
     "torchrun": ("WORLD_SIZE", "RANK"),
     "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),  # SLURM_NTASKS is set in every allocation, with or without srun
@@ -46,7 +47,23 @@ def hidden_rank_variables() -> Iterator[None]:
     Ranks that are started in the block do not inherit these variables. The others stay: the user's own code may read
     the job ID or the temporary folder of an allocation.
     """
-    hidden = {key: os.environ.pop(key) for key in list(os.environ) if key in HIDDEN or key.startswith(HIDDEN_PREFIXES)}
+    with _hidden(lambda key: key in HIDDEN or key.startswith(HIDDEN_PREFIXES)):
+        yield
+
+
+@contextmanager
+def outside_allocation() -> Iterator[None]:
+    """Remove the variables of a SLURM allocation from `os.environ` during the `with` block.
+
+    A job that is submitted inside an allocation inherits them, and srun takes them for its own options.
+    """
+    with _hidden(lambda key: key.startswith("SLURM_") and key not in SLURM_CLIENT):
+        yield
+
+
+@contextmanager
+def _hidden(is_hidden: Callable[[str], bool]) -> Iterator[None]:
+    hidden = {key: os.environ.pop(key) for key in list(os.environ) if is_hidden(key)}
     try:
         yield
     finally:

@@ -76,3 +76,14 @@ def attempts(cluster, job):
     """Return the state of a job, and how often it was requeued."""
     found = [(line[2], int(line[3])) for line in cluster.queue() if line[0] == job]
     return found[0] if found else ("ENDED", -1)
+
+
+def test_a_sweep_may_be_submitted_from_inside_an_allocation(sweep, tmp_path, monkeypatch):
+    """Commands of SLURM take the variables of an allocation as their own options."""
+    inside = {"NTASKS": "2", "NPROCS": "2", "JOB_ID": "4242", "MEM_PER_CPU": "1", "MEM_PER_NODE": "1", "NNODES": "2"}
+    for key, value in (inside | {"CPUS_PER_TASK": "7", "JOB_NUM_NODES": "2", "EXPORT_ENV": "NONE"}).items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    run = sweep("-m", "seed=0", "trainer.max_epochs=1")
+    printed, _ = run.communicate(timeout=200)
+    assert run.returncode == 0, printed
+    assert [is_done(path.parent) for path in tmp_path.rglob("run.json")] == [True]
