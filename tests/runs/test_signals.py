@@ -8,9 +8,11 @@ import time
 
 import pytest
 from conftest import ROOT, TINY, in_this_process, outcome, read
+from pytorch_lightning.loggers import CSVLogger
 
 from ersparse.distributed.signals import ignore_notifications, interruptible
 from ersparse.lightning.classifier import Classifier
+from ersparse.runs.loggers.csv import CsvLogger
 from ersparse.storage import checkpoints
 from ersparse.storage.run_folder import RunFolder
 
@@ -69,6 +71,26 @@ def test_a_run_that_was_signalled_goes_on(launch, only_run, tmp_path, undisturbe
     status, printed = launch(*WORDS)
     assert status == 0, printed
     assert outcome(only_run()) == undisturbed
+
+
+def test_a_run_that_is_done_stays_done(launch, only_run, undisturbed, monkeypatch):
+    """The signal arrives while checkpoints are removed, or a logger uploads."""
+    with monkeypatch.context() as patch:
+        signal_during(patch, signal.SIGTERM, checkpoints.CheckpointFiles, "keep", 3)
+        status, printed = launch(*WORDS)
+    assert status == 130 and "interrupted after the run was done" in printed, printed
+    assert outcome(only_run()) == undisturbed
+    status, printed = launch(*WORDS)
+    assert status == 0 and "already done" in printed
+
+
+def test_a_failure_of_a_logger_after_the_run_is_done_does_not_undo_it(launch, only_run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(CsvLogger, "create", lambda *_: CSVLogger(only_run()))
+        patch.setattr(CsvLogger, "summarise", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            launch(*TINY)
+    assert read(only_run())["state"] == "done"
 
 
 def test_handlers_of_the_program_stay():
