@@ -54,7 +54,7 @@ def signal_during(monkeypatch, number, place, name, call):
 
 
 @pytest.mark.parametrize("moment, number", [
-    pytest.param(*case, marks=[pytest.mark.slow] if case[0].startswith("second") else [])
+    pytest.param(*case, marks=[] if case[0].startswith("first") else [pytest.mark.slow])
     for case in zip(MOMENTS, SIGNALS * 2, strict=True)
 ])  # fmt: skip
 def test_a_run_that_was_signalled_goes_on(launch, only_run, tmp_path, undisturbed, monkeypatch, moment, number):

@@ -45,10 +45,12 @@ def short_intervals(monkeypatch):
     monkeypatch.setattr(locks, "SETTLE_TIME", 0.1)
 
 
-@pytest.fixture(params=[errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+@pytest.fixture
 def no_flock(request, monkeypatch):
+    number = getattr(request, "param", errno.ENOSYS)
+
     def flock(*_):
-        raise OSError(request.param, os.strerror(request.param))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
 
@@ -73,6 +75,7 @@ def claim_of(host, boot="another boot"):
     return f"4242\n{host}\n{boot}\n0123\n"
 
 
+@pytest.mark.parametrize("no_flock", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK], indirect=True)
 def test_the_lock_is_free_before_and_after(tmp_path, no_flock):
     path = tmp_path / ".lock"
     assert not is_held(path)
