@@ -23,6 +23,14 @@ class RankEnvironment(ClusterEnvironment):
         self.rank, self.size, self.address, self.port = rank, size, address, port
         self.local, self.node = rank if local is None else local, node
 
+    @staticmethod
+    def single() -> RankEnvironment:
+        """Return the environment of a run on one device, which never communicates.
+
+        Without an environment, Lightning chooses one by the variables of schedulers, and SLURM's would requeue the job.
+        """
+        return RankEnvironment(0, 1, "127.0.0.1", 0)
+
     @property
     def creates_processes_externally(self) -> bool:
         return True

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ersparse.distributed.failed_rank import FailedRank
+from ersparse.distributed.signals import STOP_SIGNALS
 
 GRACE_PERIOD = 10.0  # seconds in which rank 0 can leave a collective operation by itself before its process is ended
 
@@ -80,7 +81,7 @@ def _run(
             return
         if failed := first_failed_rank(ranks):
             state, message = "failed", failed.describe(len(ranks) + 1)
-        elif _received_signals(signals) & {signal.SIGINT, signal.SIGTERM}:
+        elif _received_signals(signals) & {signal.SIGINT, *STOP_SIGNALS}:
             state, message = "preempted", "interrupted"
     if not finished.wait(GRACE_PERIOD):
         on_exit(state, message)

@@ -82,16 +82,28 @@ def is_expected(error: BaseException) -> bool:
 
 @contextmanager
 def _recorded_state(record: RunRecord, resume_hint: str) -> Iterator[None]:
-    """Record state "preempted" or "failed" if the block ends with an exception."""
+    """Record state "preempted" or "failed" if the block ends with an exception, unless the run is already done.
+
+    A logger may still upload when the run is done, and be interrupted or fail then.
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        record.save(state="preempted")
-        log.warning(f"interrupted; {resume_hint}")
+        if _is_recorded_as_done(record):
+            log.warning("interrupted after the run was done")
+        else:
+            record.save(state="preempted")
+            log.warning(f"interrupted; {resume_hint}")
         raise KeyboardInterrupt from None
     except Exception as error:
         log.debug(traceback.format_exc())
         reason = str(error) if is_expected(error) else f"{type(error).__name__}: {error}"
-        with suppress(OSError):  # on a full disk
-            record.save(state="failed", error=reason)
+        if not _is_recorded_as_done(record):
+            with suppress(OSError):  # on a full disk
+                record.save(state="failed", error=reason)
         raise
+
+
+def _is_recorded_as_done(record: RunRecord) -> bool:
+    """Return whether run.json says "done"; the record in memory may say so although it could not be written."""
+    return (record.folder.read() or {}).get("state") == "done"

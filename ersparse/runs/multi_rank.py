@@ -10,6 +10,7 @@ from typing import Any
 from ersparse.data.arrays import Arrays
 from ersparse.distributed import launcher
 from ersparse.distributed.environment import RankEnvironment
+from ersparse.distributed.other_launchers import hidden_rank_variables
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.runs.console import log
 from ersparse.runs.lifecycle import RESUME_HINT
@@ -41,7 +42,8 @@ def train_on_all_ranks(
     ranks, rendezvous = plan.settings.trainer.ranks, Rendezvous.here()
     run_rank = partial(train, plan, arrays, checkpoints, path, console, record)
     if ranks == 1:
-        return run_rank(None)
+        with hidden_rank_variables():
+            return run_rank(RankEnvironment.single())
     address = socket.gethostname() if rendezvous else "127.0.0.1"
     port = launcher.free_port("" if rendezvous else address)
     decided = {
@@ -55,7 +57,7 @@ def train_on_all_ranks(
     if rendezvous:
         rendezvous.announce(decided)
         return run_rank(environment)
-    with launcher.launch_ranks(ranks, decided, partial(_record_end, record)):
+    with hidden_rank_variables(), launcher.launch_ranks(ranks, decided, partial(_record_end, record)):
         run_rank(environment)
 
 

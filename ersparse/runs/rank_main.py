@@ -7,11 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from ersparse.distributed.signals import die_with_parent
+from ersparse.distributed.signals import die_with_parent, ignore_notifications
 
 
 def main() -> None:
     die_with_parent()  # before anything that takes time
+    ignore_notifications()
     decided = json.loads(os.environ["ERSPARSE_RANK"])
     if os.getppid() != decided["parent"]:
         sys.exit(1)

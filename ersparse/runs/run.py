@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from ersparse.config.schema import Settings, TrainerSettings
 from ersparse.data.arrays import Arrays
 from ersparse.data.batches import EVALUATION_BATCH_SIZE, smallest_batch
 from ersparse.data.load import load_arrays
+from ersparse.distributed.other_launchers import copies_of_this_process
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.distributed.signals import interruptible
 from ersparse.errors import UserError
@@ -198,10 +198,13 @@ def _check_ranks(trainer: TrainerSettings, rendezvous: Rendezvous | None) -> Non
     """Check that the ranks that a cluster started, if any, are those asked for.
 
     Raises:
-        UserError: there are more or fewer, or another launcher has set WORLD_SIZE.
+        UserError: there are more or fewer, or another launcher has started this command several times.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("WORLD_SIZE: must not be set; a run starts its own ranks, trainer.devices says how many")
+    if copies := copies_of_this_process():
+        raise UserError(
+            f"{_devices(trainer)}: {copies} has started this command several times; must be started once, since a run "
+            "starts its own ranks, trainer.devices says how many"
+        )
     if rendezvous and rendezvous.size != trainer.ranks:
         raise UserError(f"{_devices(trainer)}: the cluster started {rendezvous.size} tasks; must be as many")
     if trainer.num_nodes > 1 and rendezvous is None:

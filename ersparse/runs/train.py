@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
@@ -59,7 +60,7 @@ def train(
     resume: Path | None,
     console: Console,
     record: NetworkRecord | None,
-    ranks: RankEnvironment | None,
+    ranks: RankEnvironment,
 ) -> None:
     """Train to the end, from the checkpoint `resume` if it is given.
 
@@ -70,9 +71,10 @@ def train(
         resume: a checkpoint of the run.
         console: the console for progress.
         record: None on all ranks but rank 0, which alone writes.
-        ranks: which rank this is; None if there is only one.
+        ranks: which rank this is, and of how many.
     """
     quiet_lightning()
+    rank_zero_only.rank = ranks.rank  # type: ignore[attr-defined] # Lightning has read SLURM_PROCID, RANK and so on
     torch.set_float32_matmul_precision("high")
     data = InMemoryDataModule(arrays, plan.settings.dataset, plan.settings.seed_of("data"))
     module = make_module(plan, data.eval_names)
@@ -168,7 +170,7 @@ def make_trainer(
     callbacks: list[pl.Callback],
     checkpoints: CheckpointFiles,
     logger: Any,
-    ranks: RankEnvironment | None,
+    ranks: RankEnvironment,
 ) -> pl.Trainer:
     """Return Lightning's Trainer, whose only output is what our callbacks, loggers and checkpoints write."""
     settings = plan.settings.trainer
@@ -178,14 +180,14 @@ def make_trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=ddp if ranks else "auto",
+        strategy=ddp if ranks.size > 1 else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
         sync_batchnorm=plan.settings.model.sync_batchnorm and settings.accelerator != "cpu",
         detect_anomaly=settings.detect_anomaly,
         max_epochs=plan.epochs,
         logger=logger,
         callbacks=callbacks,
-        plugins=[VerifiedCheckpointIO(checkpoints), *([ranks] if ranks else [])],
+        plugins=[VerifiedCheckpointIO(checkpoints), ranks],
         benchmark=True,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -39,6 +39,10 @@ class CheckpointFiles:
         """Return the path to pass to `Trainer.save_checkpoint` after `epoch` epochs; `write` adds the digest."""
         return self.folder / f"epoch{epoch:05d}.ckpt"
 
+    def is_intended(self, path: Path) -> bool:
+        """Return whether `intended` has named this path."""
+        return path.parent == self.folder and re.fullmatch(r"epoch\d{5,}", path.stem) is not None
+
     def write(self, checkpoint: dict[str, Any], intended: Path) -> None:
         """Write a checkpoint atomically, verify it by reading it back, and then remove older ones.
 

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import _thread
 import hashlib
 import logging
-import os
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ersparse.errors import UserError
+from ersparse.errors import RunFailed, UserError
 from ersparse.storage import run_json
 from ersparse.storage.atomic import write_bytes, write_json, write_text
+from ersparse.storage.locks import HeartbeatLock, LockHeld
 
 LOCK = run_json.LOCK
-HEARTBEAT_INTERVAL = 5.0  # seconds between two updates of the lock's modification time
 
 log = logging.getLogger("ersparse")
 
@@ -48,6 +46,8 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.log = path / "run.log"
         self.network = path / "network.safetensors"
+        self._lock: HeartbeatLock | None = None
+        self._in_main_thread = False
 
     @contextmanager
     def acquire(self) -> Iterator[None]:
@@ -56,58 +56,36 @@ class RunFolder:
         Raises:
             UserError: another process on this or another host uses the folder, or the folder cannot be written.
         """
+        lock = HeartbeatLock(self.path / LOCK, "the run", self._interrupt)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / LOCK, timeout=0)
-            held = lock.acquire()
-        except Timeout:
-            raise UserError(f"{self.path}: in use by another process; wait for it, or stop it") from None
+            lock.acquire(self._other_host())
+        except LockHeld as held:
+            where = f"on {held.host}" if held.host else "by another process"
+            raise UserError(f"{self.path}: in use {where}; wait for it, or stop it") from None
         except OSError as error:
             raise UserError(f"paths.root: {self.path} cannot be written ({error.strerror or error})") from None
-        with held:
-            self._check_other_host()
-            with self._heartbeat():
-                yield
-
-    def _check_other_host(self) -> None:
-        """Wait for a heartbeat of the host on which the run was last running, since file locks may not span hosts.
-
-        Raises:
-            UserError: the heartbeat of the other host continues.
-        """
-        record = self.read() or {}
-        host = record.get("host")
-        if record.get("state") != "running" or host in (None, socket.gethostname()):
-            return
-        log.info(f"the run was last active on {host}; waiting {3 * HEARTBEAT_INTERVAL:g} s for its heartbeat")
-        before, until = self._last_heartbeat(), time.monotonic() + 3 * HEARTBEAT_INTERVAL
-        while time.monotonic() < until:
-            time.sleep(HEARTBEAT_INTERVAL / 10)
-            if self._last_heartbeat() != before:
-                raise UserError(f"{self.path}: in use on {host}; wait for it, or stop it")
-
-    def _last_heartbeat(self) -> int:
-        """Return the modification time of the lock, in nanoseconds."""
-        with (self.path / LOCK).open() as file:  # network file systems refresh attributes when a file is opened
-            return os.fstat(file.fileno()).st_mtime_ns
-
-    @contextmanager
-    def _heartbeat(self) -> Iterator[None]:
-        """Touch the lock periodically while the block runs."""
-        over = threading.Event()
-
-        def beat() -> None:
-            while not over.wait(HEARTBEAT_INTERVAL):
-                with suppress(OSError):
-                    os.utime(self.path / LOCK)
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
+        self._lock, self._in_main_thread = lock, threading.current_thread() is threading.main_thread()
         try:
             yield
         finally:
-            over.set()
-            thread.join()
+            self._lock = None
+            lock.release()
+
+    def _other_host(self) -> str | None:
+        """Return the host on which the run was last running, if it is another one: older versions left no claim."""
+        record = run_json.read(self.path) or {}
+        host = record.get("host")
+        return host if record.get("state") == "running" and host != socket.gethostname() else None
+
+    def _interrupt(self) -> None:
+        """End the work in this folder, which another process has taken over, as Ctrl-C does."""
+        log.error(self._taken_over())
+        if self._in_main_thread:
+            _thread.interrupt_main()
+
+    def _taken_over(self) -> str:
+        return f"{self.path}: taken over by another process, after this one gave no sign of life for a while"
 
     def clear(self) -> None:
         """Remove everything but the lock; run.json goes first, so that a partial folder never counts as finished."""
@@ -132,7 +110,13 @@ class RunFolder:
         return record
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write run.json."""
+        """Write run.json.
+
+        Raises:
+            RunFailed: another process has taken the folder over.
+        """
+        if self._lock and not self._lock.is_owned():
+            raise RunFailed(self._taken_over())
         write_json(self.path / run_json.NAME, record)
 
     def write_config(self, config: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ersparse.storage.atomic import write_json
+from ersparse.storage.locks import is_held
 from ersparse.storage.provenance import now
 
 NAME = "run.json"
@@ -65,15 +65,8 @@ def find_runs(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def in_use(folder: Path) -> bool:
-    """Return whether a process holds the lock of a run folder."""
-    try:
-        with (folder / LOCK).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # the lock is missing, or belongs to another user
-        return False
-    return False
+    """Return whether a process seems to hold the lock of a run folder; to be sure, take the lock."""
+    return is_held(folder / LOCK)
 
 
 def mark_state(folder: Path, state: str, error: str) -> None:

@@ -12,7 +12,7 @@ from ersparse.storage import run_json
 from ersparse.sweep.job import Job
 
 SWEEP = "ERSPARSE_SWEEP"  # environment variable with the sweep's name, by which `ersparse.runs.loggers` groups runs
-IN_USE = "in use by another process"  # part of a run's last line of output if its folder is locked
+IN_USE = "wait for it, or stop it"  # end of a run's last line of output if its folder is locked, here or elsewhere
 
 
 class JobProcess(Protocol):
@@ -64,8 +64,7 @@ class JobState:
 
     def skip_if_done(self) -> None:
         """Mark the job as done if its run is done and it does not start over."""
-        record = run_json.read(self.job.folder)
-        if record and record.get("state") == "done" and not self.job.fresh:
+        if is_done(self.job):
             self.state, self.done_before = "done", True
 
 
@@ -91,10 +90,22 @@ class JobStates:
         """Return the jobs whose state is one of `names`."""
         return [job_state for job_state in self.states if job_state.state in names]
 
+    def correct_failed(self) -> None:
+        """Mark failed jobs as done if their runs are: another sweep over the same root has finished them meanwhile."""
+        for job_state in self.select("failed"):
+            if is_done(job_state.job):
+                job_state.state, job_state.reason = "done", ""
+
     def skip_done(self) -> None:
         """Mark the jobs of which the runs are done."""
         for job_state in self.states:
             job_state.skip_if_done()
+
+
+def is_done(job: Job) -> bool:
+    """Return whether the run of a job is done, and the job does not start it over."""
+    record = run_json.read(job.folder)
+    return record is not None and record.get("state") == "done" and not job.fresh
 
 
 def failure_reason(status: int, record: dict[str, Any] | None, log: Path) -> str:

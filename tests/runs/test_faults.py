@@ -14,6 +14,7 @@ import damage
 import pytest
 from conftest import KILLED, ROOT, TINY, in_this_process, outcome, read, rows
 
+from ersparse.storage import locks
 from ersparse.storage import run_folder as folders
 from ersparse.storage.run_folder import RunFolder
 
@@ -149,7 +150,7 @@ def test_signals_preempt_the_run(copy, process, undisturbed, launch):
 def test_a_heartbeat_protects_a_run_on_another_host(copy, launch, monkeypatch):
     """The run on the other host counts as running as long as it touches the lock."""
     root, folder = copy
-    monkeypatch.setattr(folders, "HEARTBEAT_INTERVAL", 0.5)
+    monkeypatch.setattr(locks, "HEARTBEAT_INTERVAL", 0.5)
     RunFolder(folder).write(read(folder) | {"host": "elsewhere", "state": "running"})
     over = threading.Event()
 
@@ -169,12 +170,42 @@ def test_a_heartbeat_protects_a_run_on_another_host(copy, launch, monkeypatch):
 
 
 def test_a_run_updates_its_heartbeat(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "HEARTBEAT_INTERVAL", 0.05)
+    monkeypatch.setattr(locks, "HEARTBEAT_INTERVAL", 0.05)
+    heartbeat = lambda: (tmp_path / folders.LOCK).stat().st_mtime_ns
     folder = RunFolder(tmp_path)
     with folder.acquire():
-        first = folder._last_heartbeat()
+        first = heartbeat()
         time.sleep(0.5)
-        assert folder._last_heartbeat() > first
-    last = folder._last_heartbeat()
+        assert heartbeat() > first
+    last = heartbeat()
     time.sleep(0.2)
-    assert folder._last_heartbeat() == last
+    assert heartbeat() == last
+
+
+WITHOUT_FLOCK = """
+import errno, fcntl
+def flock(*_): raise OSError(errno.ENOSYS, "Function not implemented")
+fcntl.flock = flock
+from ersparse.storage import locks
+locks.HEARTBEAT_INTERVAL, locks.SETTLE_TIME = 0.3, 0.2
+"""
+
+
+@pytest.mark.slow
+def test_a_run_without_flock_that_is_killed_resumes_to_the_same_results(process, tmp_path, undisturbed):
+    """SIGKILL at random times; ERSPARSE_KILLS=10 for more."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT_FLOCK)
+    around = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(ROOT)])}
+    for _ in range(int(os.environ.get("ERSPARSE_KILLS", "2"))):
+        run = process(*EPOCHS, env=around)
+        while not list(tmp_path.rglob("run.json")) and run.poll() is None:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 3))
+        run.kill()
+        run.communicate()
+    run = process(*EPOCHS, env=around)
+    printed, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, printed
+    (record,) = tmp_path.rglob("run.json")
+    assert outcome(record.parent) == undisturbed

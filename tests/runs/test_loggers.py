@@ -4,6 +4,7 @@ import json
 import runpy
 import struct
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ import yaml
 from conftest import ROOT, TINY
 from wandb.proto import wandb_internal_pb2
 
+from ersparse.errors import RunFailed
 from ersparse.lightning.classifier import Classifier
 from ersparse.methods.fixed import Fixed
+from ersparse.runs.loggers.wandb import WandbLogger
 
 BLOCK = 32768
 
@@ -62,6 +65,16 @@ def offline_runs(folder):
                 rows.append({_name(item): json.loads(item.value_json) for item in record.history.item})
             summary |= {_name(item): json.loads(item.value_json) for item in record.summary.update}
         found.append((run, config, rows, summary))
+    return found
+
+
+def endings(folder):
+    """(exit status, whether it was marked as being preempted) of each offline run in a run folder, oldest first."""
+    found = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        records = [*transactions(path)]
+        statuses = [record.exit.exit_code for record in records if record.HasField("exit")]
+        found.append((*statuses, any(record.HasField("preempting") for record in records)))
     return found
 
 
@@ -128,27 +141,75 @@ def test_changing_masks_are_logged(launch, only_run):
     assert curve(rows, "mask/sparsity") == pytest.approx([record["sparsity"]["realised"]] * 2)
 
 
-def test_a_resumed_run_keeps_its_wandb_id(launch, only_run, monkeypatch):
+@pytest.mark.parametrize("error", [
+    RuntimeError("out of luck"), pytest.param(KeyboardInterrupt(), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_resumed_run_keeps_its_wandb_id(launch, only_run, monkeypatch, error):
+    """W&B knows that the first attempt failed, or was interrupted."""
     training_step, steps = Classifier.training_step, []
 
     def interrupted(self, batch, index):
         steps.append(index)
         if len(steps) > 8:  # in the second of three epochs of six steps
-            raise RuntimeError("out of luck")
+            raise error
         return training_step(self, batch, index)
 
     words = [*TINY, "trainer.max_epochs=3", "logger=wandb"]
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "training_step", interrupted)
-        with pytest.raises(RuntimeError, match="out of luck"):
-            launch(*words)
+        if isinstance(error, KeyboardInterrupt):
+            assert launch(*words)[0] == 130
+        else:
+            with pytest.raises(RuntimeError, match="out of luck"):
+                launch(*words)
     status, printed = launch(*words)
     assert status == 0, printed
     record = json.loads((only_run() / "run.json").read_text())
     first, second = read_back(only_run())
     assert first[0].run_id == second[0].run_id == record["wandb_id"]
+    interrupted_first = isinstance(error, KeyboardInterrupt)
+    assert endings(only_run()) == [(130 if interrupted_first else 1, interrupted_first), (0, False)]
     assert len(curve(first[2], "test/acc")) == 1 and len(curve(second[2], "test/acc")) == 2
     assert second[3]["state"] == "done"
+
+
+class FakeWandbRun:
+    def __init__(self):
+        self.told = []
+
+    @property
+    def experiment(self):
+        return self
+
+    def mark_preempting(self):
+        self.told.append("preempting")
+
+    def finish(self, exit_code):
+        self.told.append(exit_code)
+
+
+@pytest.mark.parametrize("error, told", [
+    (None, [0]), (ValueError("training died"), [1]), (RunFailed("layer collapse"), [1]), (MemoryError(), [1]),
+    (KeyboardInterrupt(), ["preempting", 130]), (SystemExit(1), ["preempting", 130]),
+])  # fmt: skip
+def test_wandb_is_told_how_a_run_ended(error, told):
+    logger = WandbLogger(name="wandb", _target_="ersparse.runs.loggers.wandb.WandbLogger")
+    run = FakeWandbRun()
+    with pytest.raises(type(error)) if error else nullcontext():
+        with logger.finished(run):
+            if error:
+                raise error
+    assert run.told == told
+
+
+def test_an_interrupted_run_ends_even_if_the_process_of_wandb_has_ended():
+    class Ended(FakeWandbRun):
+        def mark_preempting(self):
+            raise ConnectionResetError
+
+    logger = WandbLogger(name="wandb", _target_="ersparse.runs.loggers.wandb.WandbLogger")
+    with pytest.raises(KeyboardInterrupt), logger.finished(Ended()):
+        raise KeyboardInterrupt
 
 
 def test_tensorboard_receives_the_layers(launch, only_run):

@@ -29,6 +29,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
 class VerifiedCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints by `CheckpointFiles.write`, and reads them as Lightning does, with `weights_only=True`.
 
+    Only checkpoints of finished epochs are written. On a signal of SLURM, Lightning would also save `hpc_ckpt_1.ckpt`
+    in the middle of an epoch, and resume from it instead of from ours.
+
     Args:
         files: the checkpoints of the run.
     """
@@ -38,5 +41,6 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         self.files = files
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint, verify it, and remove older ones."""
-        self.files.write(checkpoint, Path(path))
+        """Write a checkpoint of a finished epoch, verify it, and remove older ones."""
+        if self.files.is_intended(Path(path)):
+            self.files.write(checkpoint, Path(path))

@@ -17,6 +17,7 @@ from ersparse.runs.record import NetworkRecord
 
 SWEEP = "ERSPARSE_SWEEP"  # environment variable: the name of the sweep that a job belongs to
 SHOWN = ("model", "dataset", "sparsity", "method", "optimizer", "seed", "variant", "scale")
+FAILED, INTERRUPTED = 1, 130  # exit statuses, as of `ersparse run`
 PATHS = (("dataset", "root"), ("model", "init_from"), ("sparsity", "file"))
 
 
@@ -61,12 +62,30 @@ class WandbLogger(RunLogger):
 
     @contextmanager
     def finished(self, logger: Any) -> Iterator[None]:
-        """End the W&B run with the block; otherwise the next run of this process would write into it."""
+        """End the W&B run with the block, as finished, failed or preempted.
+
+        If it were not ended, the next run of this process would write into it.
+        """
         try:
             yield
-        finally:
-            with suppress(ConnectionError):  # W&B's own process received the signal as well, and has ended
-                logger.experiment.finish()
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+            _end(logger, INTERRUPTED)
+            raise
+        except BaseException:
+            _end(logger, FAILED)
+            raise
+        _end(logger, 0)
+
+
+def _end(logger: Any, status: int) -> None:
+    """End the W&B run with an exit status, by which W&B and the agents of its sweeps know what became of it.
+
+    An interrupted run is marked first, or W&B would call it failed instead of preempted.
+    """
+    with suppress(ConnectionError):  # W&B's own process received the signal as well, and has ended
+        if status == INTERRUPTED:
+            logger.experiment.mark_preempting()
+        logger.experiment.finish(exit_code=status)
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -12,6 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from ersparse.distributed.signals import interruptible
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,12 +84,8 @@ class LocalLauncher(JobLauncher):
         from ersparse.sweep.progress_table import ProgressTable
 
         pool = Pool(jobs, self.slots_for(jobs), self.time_limit, self.arguments)
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop at a checkpoint, as on Ctrl-C
-        try:
-            with ProgressTable(pool) as table:
-                return pool.run(table.update)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+        with interruptible(), ProgressTable(pool) as table:  # stop at a checkpoint, as on Ctrl-C
+            return pool.run(table.update)
 
     def dry_run(self, jobs: Sequence[Job]) -> None:
         from ersparse.sweep.dry_run import print_jobs
@@ -99,14 +95,19 @@ class LocalLauncher(JobLauncher):
     def slots_for(self, jobs: Sequence[Job]) -> list[Slot]:
         """Return the slots of this machine: of its GPUs if one of the jobs trains on a GPU, else of its cores.
 
+        There are no more slots than the jobs that are not done can use, so that no core is left without a job.
+
         Raises:
             UserError: there are fewer slots than a job has devices.
         """
+        from ersparse.sweep.job_state import is_done
         from ersparse.sweep.local import slots
 
+        jobs = [job for job in jobs if not is_done(job)]
         cores, memory = slots.machine_resources()
         gpus = slots.visible_gpus(os.environ) if any(job.gpu for job in jobs) else []
-        found = slots.make_slots(self.slots, self.jobs_per_gpu, gpus, cores, memory)
+        needed = max(1, sum(job.devices for job in jobs))
+        found = slots.make_slots(self.slots, self.jobs_per_gpu, gpus, cores, memory, needed)
         devices = max((job.devices for job in jobs), default=1)
         if slots.allocate(devices, found, found) is None:
             raise UserError(f"hydra.launcher.slots={self.slots}: must be at least trainer.devices={devices}")

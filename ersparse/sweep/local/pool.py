@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from ersparse.storage import run_json
 from ersparse.sweep.job import Job
@@ -37,6 +40,7 @@ class Pool(JobStates):
         self.parallel = len(slots)
         self.place = f"on {self.parallel} slot{'s' * (self.parallel != 1)}"
         self.slots, self.free, self.time_limit, self.arguments = slots, list(slots), time_limit, list(arguments)
+        self.token = secrets.token_hex(4)
         self.fork_servers: dict[Slot, ForkServer] = {}  # for jobs that only draw
 
     def run(self, show: Callable[[], None]) -> int:
@@ -59,6 +63,7 @@ class Pool(JobStates):
             return INTERRUPTED
         finally:
             self._clean_up()
+        self.correct_failed()
         return 1 if self.select("failed") else 0
 
     def _clean_up(self) -> None:
@@ -87,7 +92,6 @@ class Pool(JobStates):
         if not run_json.in_use(job_state.job.folder):
             job_state.state = "waiting"
             job_state.skip_if_done()
-            job_state.job.log.unlink(missing_ok=True)  # it says that the folder is in use
 
     def _start(self, job_state: JobState, slots: list[Slot]) -> None:
         job = job_state.job
@@ -96,18 +100,23 @@ class Pool(JobStates):
             return
         for slot in slots:
             self.free.remove(slot)
-        job_state.process = self._start_process(job, slots)
+        job_state.log = self._own_log(job)
+        job_state.process = self._start_process(job, slots, job_state.log)
         job_state.state, job_state.slots = "running", slots
 
-    def _start_process(self, job: Job, slots: Sequence[Slot]) -> JobProcess:
+    def _own_log(self, job: Job) -> Path:
+        """Return the log of a running job, which differs from that of another sweep over the same root."""
+        return job.log.with_name(f"{job.log.stem}.{self.token}.log")
+
+    def _start_process(self, job: Job, slots: Sequence[Slot], log: Path) -> JobProcess:
         arguments = [*job.overrides, *self.arguments, "hydra.mode=RUN"]
         environment = job_environment(os.environ, slots, job.devices) | {SWEEP: self.name}
         if job.epochs:
-            return Process(arguments, environment, cores_of(slots), job.log)
+            return Process(arguments, environment, cores_of(slots), log)
         server = self.fork_servers.get(slots[0])
         if server is None or server.popen.poll() is not None:
             server = self.fork_servers[slots[0]] = ForkServer(environment, cores_of(slots))
-        return server.start(arguments, job.log)
+        return server.start(arguments, log)
 
     def _update_running(self, job_state: JobState) -> None:
         assert job_state.process
@@ -119,17 +128,27 @@ class Pool(JobStates):
         job_state.seconds = time.monotonic() - job_state.process.started_at
         if status == 0:
             job_state.state = "done"
-            job_state.job.log.unlink(missing_ok=True)
-        elif status == 2 and IN_USE in last_line(job_state.job.log):
+        elif status == 2 and last_line(job_state.log).endswith(IN_USE):
             job_state.state = "held"
         else:
             job_state.state = "failed"
             job_state.reason = self._reason(job_state, status)
+            self.correct_failed()
+        self._keep_log_of_failed(job_state)
+
+    def _keep_log_of_failed(self, job_state: JobState) -> None:
+        """Move the log of a failed job to its place, and remove that of any other."""
+        own, job_state.log = job_state.log, job_state.job.log
+        with suppress(FileNotFoundError):
+            own.replace(job_state.log) if job_state.state == "failed" else own.unlink()
+        if job_state.state == "done":
+            for log in (job_state.log, *job_state.log.parent.glob(f"{glob.escape(job_state.log.stem)}.*.log")):
+                log.unlink(missing_ok=True)  # of earlier attempts, and of sweeps that were killed
 
     def _reason(self, job_state: JobState, status: int) -> str:
         if job_state.interrupted_at is not None:
             return f"stopped at the time limit of {self.time_limit:g} s"
-        return failure_reason(status, run_json.read(job_state.job.folder), job_state.job.log)
+        return failure_reason(status, run_json.read(job_state.job.folder), job_state.log)
 
     def _enforce_time_limit(self, job_state: JobState, process: JobProcess) -> None:
         now = time.monotonic()
@@ -152,4 +171,4 @@ class Pool(JobStates):
         for job_state, process in running:
             process.kill()
             job_state.state = "stopped"
-            job_state.job.log.unlink(missing_ok=True)
+            job_state.log.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ class Process:
             log: file for its output.
         """
         self.started_at = time.monotonic()
-        log.parent.mkdir(parents=True, exist_ok=True)
+        _create(log)
         with log.open("wb") as output:
             command = [*COMMAND, *arguments]
             self.popen = _start_python(command, environment, cores, stdin=subprocess.DEVNULL, stdout=output)
@@ -64,8 +64,7 @@ class ForkServer:
     def start(self, arguments: Sequence[str], log: Path) -> ForkedProcess:
         """Start a job. The server runs one job at a time."""
         assert self.popen.stdin
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(b"")
+        _create(log)
         with suppress(BrokenPipeError):  # the server has ended, which `ForkedProcess.poll` reports
             self.popen.stdin.write(json.dumps([list(arguments), str(log)]).encode() + b"\n")
             self.popen.stdin.flush()
@@ -101,6 +100,17 @@ class ForkedProcess:
     def _signal(self, number: int) -> None:
         if self.poll() is None and b"\n" in self.output:
             _signal_group(int(self.output.split(b"\n")[0]), number)
+
+
+def _create(log: Path) -> None:
+    """Create an empty log. Another sweep over the same root may remove its empty folder at any moment."""
+    for attempt in range(3):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return log.touch()
+        except FileNotFoundError:
+            if attempt == 2:
+                raise
 
 
 def _start_python(

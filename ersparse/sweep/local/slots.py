@@ -6,11 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-RANK_PREFIXES = ("PL_", "MASTER_", "TORCHELASTIC_", "SLURM_")  # of variables that other launchers of ranks set
-RANK_VARIABLES = {
-    "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ERSPARSE_RANK",
-    "WANDB_RUN_ID", "WANDB_SERVICE",
-}  # fmt: skip
+from ersparse.distributed.other_launchers import without_rank_variables
+
 GIB_PER_JOB = 2.0
 
 
@@ -28,11 +25,17 @@ class Slot:
 
 
 def make_slots(
-    count: int | None, jobs_per_gpu: int, gpus: Sequence[str], cores: Sequence[int], memory: float
+    count: int | None,
+    jobs_per_gpu: int,
+    gpus: Sequence[str],
+    cores: Sequence[int],
+    memory: float,
+    needed: int | None = None,
 ) -> list[Slot]:
     """Divide a machine into slots.
 
-    Jobs are spread over the GPUs before they share one. Each slot has adjacent cores.
+    Jobs are spread over the GPUs before they share one. Each slot has adjacent cores, and as many as any other: results
+    may depend on the number of threads, and must not depend on the slot that a job happens to get.
 
     Args:
         count: number of slots; None is `jobs_per_gpu` for each GPU, or, without GPUs, one for each core that has
@@ -41,11 +44,12 @@ def make_slots(
         gpus: names of the GPUs.
         cores: IDs of the cores.
         memory: in GiB.
+        needed: number of slots that all jobs together can use; None is no limit. Fewer slots have more cores each.
     """
     places: list[str | None] = [gpu for _ in range(jobs_per_gpu) for gpu in gpus]
     if not gpus:
         places = [None] * (count or max(1, min(len(cores), int(memory / GIB_PER_JOB))))
-    places = places[:count]
+    places = places[:count][:needed]
     share = max(1, len(cores) // len(places))
     return [
         Slot(tuple(cores[(number * share + n) % len(cores)] for n in range(share)), gpu)
@@ -87,15 +91,6 @@ def job_environment(environment: Mapping[str, str], slots: Sequence[Slot], devic
     if slots[0].gpu is not None:
         own["CUDA_VISIBLE_DEVICES"] = ",".join(str(slot.gpu) for slot in slots)
     return own | {"OMP_NUM_THREADS": str(threads)}
-
-
-def without_rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without the variables by which a process would be taken for a rank of another launcher."""
-    return {
-        key: value
-        for key, value in environment.items()
-        if key not in RANK_VARIABLES and not key.startswith(RANK_PREFIXES)
-    }
 
 
 def cores_of(slots: Sequence[Slot]) -> set[int]:

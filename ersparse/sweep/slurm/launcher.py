@@ -98,7 +98,7 @@ class SlurmLauncher(JobLauncher):
 
         for job in jobs:
             if run_json.in_use(job.folder):
-                raise UserError(f"{job.folder}: in use by another process on this machine; wait for it, or stop it")
+                raise UserError(f"{job.folder}: in use by another process; wait for it, or stop it")
         self._checked_arrays(jobs, sweep)
         loaded = set()
         for job in jobs:

@@ -66,6 +66,7 @@ class QueueMonitor(JobStates):
                     self.update(queue_entries(self.roots))
             show()
             time.sleep(0.1)
+        self.correct_failed()
         return 1 if self.select("failed") else 0
 
 

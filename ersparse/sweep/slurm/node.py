@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ersparse.distributed.other_launchers import without_rank_variables
 from ersparse.distributed.parent_death import PARENT
 from ersparse.distributed.rendezvous import HEARTBEAT_INTERVAL, Rendezvous
 from ersparse.storage.provenance import SLURM
 from ersparse.sweep.job_state import SWEEP
-from ersparse.sweep.local.slots import without_rank_variables
 
 NOTIFY = signal.SIGUSR2  # the signal that SLURM sends before it stops a job
 RANK = "from ersparse.runs.rank_main import main; main()"

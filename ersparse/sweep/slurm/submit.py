@@ -14,6 +14,7 @@ from typing import Any
 from submitit.slurm.slurm import SlurmExecutor
 
 from ersparse.config.options import LAUNCH, PACKAGE
+from ersparse.distributed.other_launchers import outside_allocation
 from ersparse.errors import UserError
 from ersparse.storage.atomic import write_json
 from ersparse.sweep.durations import format_duration
@@ -110,7 +111,8 @@ class JobArray:
             UserError: SLURM refuses it, or would let it wait for ever.
         """
         try:
-            run_slurm_command(["sbatch", "--test-only"], self.script())
+            with outside_allocation():
+                run_slurm_command(["sbatch", "--test-only"], self.script())
             longest = partition_time_limit(self.options.partition)
         except UserError as error:
             raise self._explained(str(error)) from None
@@ -145,7 +147,7 @@ class JobArray:
         folder = slurm_folder(self.root) / f"{PREFIX}{uuid.uuid4().hex[:8]}"
         folder.mkdir(parents=True)
         write_json(folder / "jobs.json", [job.name for job in self.jobs])
-        with signals_blocked():
+        with signals_blocked(), outside_allocation():
             self.executor(folder).submit_array([self._attempt(job) for job in self.jobs])
 
     def _attempt(self, job: Job) -> Attempt:

@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
+from conftest import ROOT
 from rich.console import Console
 
 from ersparse.storage.run_folder import RunFolder
@@ -16,6 +17,8 @@ from ersparse.sweep.durations import format_duration
 from ersparse.sweep.job import Job
 from ersparse.sweep.local import pool as pools
 from ersparse.sweep.local import process
+from ersparse.sweep.local import slots as slot_module
+from ersparse.sweep.local.launcher import LocalLauncher
 from ersparse.sweep.local.pool import Pool
 from ersparse.sweep.local.slots import Slot, allocate, job_environment, make_slots
 from ersparse.sweep.progress_table import ProgressTable
@@ -47,6 +50,25 @@ if kind == "slow":
     except KeyboardInterrupt:
         write(state="preempted")
         sys.exit(130)
+if kind == "shared":
+    from pathlib import Path
+    from ersparse.storage.locks import HeartbeatLock, LockHeld
+    print("a message of an earlier stage", flush=True)
+    os.makedirs(folder, exist_ok=True)
+    lock = HeartbeatLock(Path(folder) / ".lock")
+    try:
+        lock.acquire()
+    except LockHeld:
+        sys.exit(print("folder: in use on node7; wait for it, or stop it") or 2)
+    print("training", flush=True)
+    time.sleep(0.2)
+    write(state="done")
+    print("a message of a later stage", flush=True)
+    lock.release()
+    sys.exit(0)
+if kind == "killed when done":
+    write(state="done")
+    os.kill(os.getpid(), signal.SIGKILL)
 write(state="done", said=say(), cores=sorted(os.sched_getaffinity(0)))
 """
 
@@ -216,6 +238,55 @@ def test_a_run_that_another_process_finishes_is_not_repeated(job, monkeypatch):
     assert Pool([made], cpu(1), None).run(finish) == 0
 
 
+def test_two_sweeps_over_one_root_call_no_finished_job_failed(job, monkeypatch, tmp_path):
+    """Each job is done once, and the other sweep waits for it, whichever host it is on."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(pools, "HELD_POLL_INTERVAL", 0.1)
+    monkeypatch.setattr(pools.run_json, "in_use", lambda folder: False)  # both start a job before either has its lock
+    jobs = [job(name, "shared") for name in "abc"]
+    first, second = Pool(jobs, cpu(2), None), Pool(jobs, cpu(2), None)
+    other, statuses = threading.Thread(target=lambda: statuses.append(second.run(lambda: None))), []
+    other.start()
+    statuses.append(first.run(lambda: None))
+    other.join()
+    assert statuses == [0, 0], [(state.job.name, state.reason) for state in first.states + second.states]
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["runs"], "no log is left"
+
+
+def test_a_job_that_is_killed_after_its_run_is_done_is_done(job):
+    pool, status = run([job("a", "killed when done")])
+    assert status == 0 and [job_state.state for job_state in pool.states] == ["done"]
+
+
+def test_a_failed_job_that_another_sweep_repeats_successfully_is_done(job):
+    jobs = [job("a", "fail"), job("b", "slow")]
+
+    def repeat():
+        if pool.states[0].state == "failed":
+            jobs[0].folder.mkdir(parents=True, exist_ok=True)
+            (jobs[0].folder / "run.json").write_text('{"state": "done"}')
+
+    pool = Pool(jobs, cpu(2), time_limit=0.5)
+    assert pool.run(repeat) == 1
+    assert [job_state.state for job_state in pool.states] == ["done", "failed"]
+
+
+def test_a_job_of_another_sweep_on_another_host_is_waited_for(job, monkeypatch):
+    """Its heartbeat tells, where file locks do not span hosts."""
+    monkeypatch.setattr(pools, "HELD_POLL_INTERVAL", 0.1)
+    made = job("a", "fail")
+    made.folder.mkdir(parents=True)
+    (made.folder / ".lock").write_text("1\nelsewhere\nanother boot\n0123\n")
+    pool, seen = Pool([made], cpu(1), None), []
+
+    def finish():
+        seen.append(pool.states[0].state)
+        (made.folder / "run.json").write_text('{"state": "done"}')
+        (made.folder / ".lock").write_text("")
+
+    assert pool.run(finish) == 0 and seen[0] == "held"
+
+
 # ---- Slots ---------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +299,37 @@ def test_slots_share_gpus_and_cores():
         Slot((0, 1), "0"), Slot((2, 3), "5"), Slot((4, 5), "0"), Slot((6, 7), "5"),
     ]  # fmt: skip
     assert make_slots(1, 2, ["0", "5"], range(2), 64) == [Slot((0, 1), "0")]
+
+
+def test_fewer_jobs_than_slots_share_all_cores(monkeypatch):
+    assert make_slots(None, 1, [], range(4), 64, needed=1) == [Slot((0, 1, 2, 3))]
+    assert make_slots(None, 1, [], range(4), 64, needed=2) == [Slot((0, 1)), Slot((2, 3))]
+    assert make_slots(4, 1, [], range(2), 64, needed=1) == [Slot((0, 1))], "also of a number that was asked for"
+    assert len(make_slots(None, 1, [], range(4), 64, needed=9)) == 4
+    assert make_slots(None, 2, ["0", "5"], range(8), 64, needed=2) == [Slot((0, 1, 2, 3), "0"), Slot((4, 5, 6, 7), "5")]
+    seven = make_slots(None, 1, [], range(7), 64, needed=2)
+    assert [len(slot.cores) for slot in seven] == [3, 3], "results may depend on the number of threads"
+
+
+@pytest.mark.parametrize("names, devices, done, expected", [
+    ("a", 1, "", [4]), ("ab", 1, "", [2, 2]), ("ab", 1, "a", [4]), ("a", 2, "", [2, 2]), ("ab", 2, "", [1] * 4),
+    ("abcdef", 1, "", [1] * 4), ("ab", 1, "ab", [4]),
+])  # fmt: skip
+def test_slots_are_counted_by_the_jobs_that_are_left(job, monkeypatch, names, devices, done, expected):
+    monkeypatch.setattr(slot_module, "machine_resources", lambda: ([*range(4)], 64.0))
+    jobs = [job(name, devices=devices) for name in names]
+    for each in jobs:
+        if each.folder.parent.name in done:
+            each.folder.mkdir(parents=True)
+            (each.folder / "run.json").write_text('{"state": "done"}')
+    assert [len(slot.cores) for slot in LocalLauncher().slots_for(jobs)] == expected
+
+
+def test_a_single_job_computes_on_all_cores(job, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made, cores = job("a"), sorted(os.sched_getaffinity(0))
+    run([made], LocalLauncher().slots_for([made]))
+    assert record(made)["cores"] == cores and record(made)["said"]["OMP_NUM_THREADS"] == str(len(cores))
 
 
 def test_allocation_of_slots_to_ranks():
