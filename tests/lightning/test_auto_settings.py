@@ -20,8 +20,8 @@ NARROW = """
 import torch
 from ersparse import models
 from ersparse.lightning.classifier import Classifier
-from ersparse.config.schema import Optimizer
-settings = Optimizer(
+from ersparse.config.schema import OptimizerSettings
+settings = OptimizerSettings(
     name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, nesterov=False, milestones=[0.5], gamma=0.1
 )
 for channels in (1, 3):
