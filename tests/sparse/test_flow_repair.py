@@ -241,5 +241,6 @@ def test_move_preserves_the_count_in_every_layer_of_a_network():
         c, kept = counts[layer.name], int(masks[layer.name].sum())
         assert kept == max(c.drawn, max(layer.n_out, layer.n_in))
         assert kept - c.drawn == c.added_in + c.added_out
+        assert zero_degrees(masks[layer.name], layer) == (0, 0)
         short += c.drawn < max(layer.n_out, layer.n_in)
     assert short > 0
