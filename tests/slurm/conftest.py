@@ -42,6 +42,7 @@ def on_cluster(cluster, monkeypatch):
     """The cluster that the commands of this test use. It has no jobs before and after the test."""
     for key, value in (cluster.environment | {"OMP_NUM_THREADS": "1"}).items():
         monkeypatch.setenv(key, value)
+    monkeypatch.delenv("ERSPARSE_PARENT", raising=False)  # left by commands that earlier tests ran in this process
     yield cluster
     cluster.cancel_all()
 
