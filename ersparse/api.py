@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -140,7 +141,7 @@ def load(run: str | Path) -> nn.Module:
     if record is None:
         raise UserError(f"{run}: has no run.json that can be read; must be the folder of a finished run")
     model, dataset = record["config"]["model"], record["config"]["dataset"]
-    own = tuple((key, value) for key, value in model.items() if key not in {"_target_", *ModelSettings.model_fields})
+    own = json.dumps({key: model[key] for key in model.keys() - {"_target_", *ModelSettings.model_fields}})
     network = NetworkSpec(model["_target_"], dataset["num_classes"], dataset["channels"], model["width"], own).build()
     network.load_state_dict({name: tensor for name, tensor in state.items() if tensor.dtype != torch.bool})
     mask.attach(network, network_masks(state))

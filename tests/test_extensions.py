@@ -46,7 +46,7 @@ def half(root, download, keep=1.0):
     count = int(len(images.y_train) * keep)
     return type(images)(images.x_train[:count], images.y_train[:count], images.x_test, images.y_test)
 
-def net(num_classes, channels=3, width=1.0, hidden=4):
+def net(num_classes, channels=3, width=1.0, hidden=4, notes=()):
     return nn.Sequential(nn.Conv2d(channels, hidden, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                          nn.Linear(hidden, num_classes))
 
@@ -70,7 +70,7 @@ OPTIONS = {
     "optimizer/lion_like": "defaults: [_common, _self_]\n_target_: mine.lion_like\nname: lion_like\nshrink: 0.25",
     "schedule/halving": "_target_: mine.halving\nname: halving\nevery: 2",
     "dataset/half": "defaults: [digits, _self_]\n_target_: mine.half\nname: half\nkeep: 0.25",
-    "model/net": "defaults: [_common]\n_target_: mine.net\nname: net\nhidden: 5",
+    "model/net": "defaults: [_common]\n_target_: mine.net\nname: net\nhidden: 5\nnotes: [1, {a: 2}]",
     "method/noted": "_target_: mine.Noted\nname: noted\nnote: hello",
     "logger/lines": "_target_: mine.LinesLogger\nname: lines\nfile: lines.txt",
 }
@@ -177,3 +177,11 @@ def test_densities_of_an_option_of_the_users_own(mine, tmp_path, capsys, monkeyp
     monkeypatch.setattr(sys, "argv", words)
     assert cli.main() == 0
     assert "powerlaw" in capsys.readouterr().out
+
+
+def test_densities_of_a_pruner_are_not_shared_between_values_of_a_models_own_key(launch, mine, tmp_path):
+    words = ["--config-dir", str(mine), "model=net", "sparsity=magnitude", "sparsity.level=0.5", "method=draw"]
+    for hidden in (4, 6):
+        status, printed = launch(*words, f"model.hidden={hidden}")
+        assert status == 0, printed
+    assert len(list((tmp_path / "cache" / "densities").glob("*.json"))) == 2

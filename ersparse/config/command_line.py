@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ersparse.config.options import CONF, with_defaults
+from ersparse.config.options import CONF, folders, with_defaults
 from ersparse.config.schema import Settings
 
 GROUPS = ("model", "dataset", "sparsity", "method")
@@ -17,7 +17,8 @@ GROUPS_WITH_DEFAULT = {"optimizer": "sgd", "schedule": "multistep"}
 
 def command(settings: Settings) -> str:
     """Return `python launch.py ...`, which composes settings that decide the same run in the same folder."""
-    return shlex.join(["python", "launch.py", *overrides(settings)])
+    own = [word for folder in folders()[1:] for word in ("--config-dir", str(folder))]
+    return shlex.join(["python", "launch.py", *own, *overrides(settings)])
 
 
 def overrides(settings: Settings) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import json
+from typing import NamedTuple
 
 from torch import nn
 
@@ -18,14 +19,14 @@ class NetworkSpec(NamedTuple):
         num_classes: number of outputs.
         channels: channels of an input image.
         width: factor on the number of channels of every hidden layer.
-        own: further keyword arguments, as (name, value) pairs.
+        own: further keyword arguments, as a JSON object: a string, so that specifications can be hashed.
     """
 
     target: str
     num_classes: int
     channels: int
     width: float
-    own: tuple[tuple[str, Any], ...] = ()
+    own: str = "{}"
 
     def build(self) -> nn.Module:
         """Return the network with freshly drawn weights, on PyTorch's current default device.
@@ -33,7 +34,7 @@ class NetworkSpec(NamedTuple):
         Raises:
             UserError: the target cannot be imported, does not take these arguments, or returns no module.
         """
-        build, own = locate(self.target), dict(self.own)
+        build, own = locate(self.target), json.loads(self.own)
         try:
             network = build(self.num_classes, channels=self.channels, width=self.width, **own)
         except TypeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ class Architecture(NamedTuple):
 def spec_of(settings: Settings) -> NetworkSpec:
     """Return the arguments that the network of a run is built with."""
     model, dataset = settings.model, settings.dataset
-    own = tuple(sorted(model.own_keys().items()))
+    own = json.dumps(model.own_keys(), sort_keys=True)
     return NetworkSpec(model.target, dataset.num_classes, dataset.channels, model.width, own)
 
 

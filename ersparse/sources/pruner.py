@@ -153,7 +153,7 @@ def pruner_source(
         weights_hash: the hash of the weights that are scored, if `model.init_from` gives them.
     """
     model, data = settings.model, settings.dataset
-    fields = identity_fields(option.settings)
+    fields = identity_fields(option.settings) | dict(option.defaults)
     recipe: dict[str, Any] = {
         "format": FORMAT,
         "pruner": option.settings.name,
@@ -163,6 +163,8 @@ def pruner_source(
         "model": {"name": model.name, "width": model.width, "classes": data.num_classes, "channels": data.channels},
         "init": weights_hash or settings.seed_of("init"),
     }
+    if own := model.own_keys():
+        recipe["model"] |= own
     if "shape" in option.run_arguments:
         recipe["shape"] = [data.channels, data.image_size, data.image_size]
     if "examples" in option.run_arguments:
