@@ -27,6 +27,7 @@ def test_overrides_name_the_same_run(tmp_path, words):
         assert found.dataset == expected.dataset and make_plan(found).hash == make_plan(expected).hash
 
 
+@pytest.mark.slow
 def test_a_prerequisite_is_made_for_a_folder_of_images(launch, tmp_path):
     """The job that makes it is started from overrides, which hold lists."""
     write_image_folder(tmp_path / "images")

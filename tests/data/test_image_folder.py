@@ -488,6 +488,7 @@ def test_a_copy_of_the_folder_is_the_same_run(launch, only_run, tmp_path):
     assert status == 0 and "already done" in printed and only_run()
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_dry_run_name_the_run_of_the_single_command(launch, tmp_path):
     words = [*WORDS, f"dataset.root={folder(tmp_path / 'images')}", "method=draw", "trainer.max_epochs=30"]
     status, dry = launch(*words, "dry_run=true")

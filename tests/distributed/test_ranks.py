@@ -27,6 +27,7 @@ def trained(process, root, *words):
     return record.parent
 
 
+@pytest.mark.slow
 def test_two_ranks_train_and_rewire_as_one_rank(process, launch, only_run, monkeypatch, tmp_path):
     """Weights agree up to the order of summation, on the same global batches, of which the last has 13 images.
 

@@ -124,6 +124,7 @@ def test_initial_weights_are_those_of_other_methods(launch, rewound, only_run, t
     assert all(torch.equal(untrained[name], weight) for name, weight in rewound[0][2].items())
 
 
+@pytest.mark.slow
 def test_rewinding_to_an_epoch_restores_its_weights(launch, rewound, monkeypatch):
     """Rewinding to epoch 1 of 2 restores the weights after it, which a run of one epoch ends with."""
     launch("method=imp", *LEVELS, "method.levels=1", "method.epochs_per_level=1", "method.rewind=epoch")

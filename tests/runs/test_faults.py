@@ -130,6 +130,7 @@ def test_an_unwritable_folder_is_an_error(small_disk, launch):
     assert printed.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_signals_preempt_the_run(copy, process, undisturbed, launch):
     """SIGTERM preempts the run, and so does Ctrl-C pressed twice, the second time during cleanup; it then resumes."""
     root, folder = copy
@@ -147,6 +148,7 @@ def test_signals_preempt_the_run(copy, process, undisturbed, launch):
     assert launch(*EPOCHS, f"paths.root={root}")[0] == 0 and outcome(folder) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_heartbeat_protects_a_run_on_another_host(copy, launch, monkeypatch):
     """The run on the other host counts as running as long as it touches the lock."""
     root, folder = copy

@@ -236,6 +236,7 @@ def test_draws_in_a_fork_server_equal_single_runs(process, launch, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_while_it_draws_leaves_no_process(process, tmp_path):
     sweep = process("-m", "method=draw", "seed=range(0,100)", "hydra.launcher.slots=1")
     while not list(tmp_path.glob("outputs/runs/*/s1/run.json")) and sweep.poll() is None:
