@@ -29,10 +29,16 @@ KILLED = ["model.width=0.25", "trainer.max_epochs=8", "dataset.batch_size=128"]
 TINY = ["model.width=0.25", "trainer.max_epochs=1", "dataset.batch_size=256"]  # a run of about a second
 
 
+def pytest_configure(config):
+    """Hide GPUs: their results differ from those of the CPU in the last bits, and each process takes memory there."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_xdist_auto_num_workers(config):
     """One for each core; none for tests that are named, which are sooner run than workers start, or share a cluster."""
     named = config.args_source is config.ArgsSource.ARGS
-    return 0 if named or config.option.markexpr.startswith("slurm") else min(joblib.cpu_count(), 8)
+    return 0 if named or config.option.markexpr.startswith(("slurm", "gpu")) else min(joblib.cpu_count(), 8)
 
 
 def paths_in(folder: Path) -> list[str]:

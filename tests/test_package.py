@@ -73,3 +73,7 @@ def test_imports_point_down_only():
         pytest.skip("import-linter is not installed")
     done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_tests_do_not_see_a_gpu():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -92,7 +92,7 @@ class ImageTable:
             rows: row of the image that each output row shows, [B, side].
             columns: column of the image that each output column shows, [B, side].
         """
-        index, rows, columns = (self._to_device(tensor) for tensor in (index, rows, columns))
+        index, rows, columns = self._to_device(index, rows, columns)
         row, column = rows[:, :, None], columns[:, None, :]
         outside = (row < 0) | (row >= self.side) | (column < 0) | (column >= self.side)
         where = ((index[:, None, None] * self.side + row) * self.side + column).masked_fill_(outside, 0)
@@ -101,10 +101,13 @@ class ImageTable:
         images = (gathered.float() - self.mean) / self.std
         return images.permute(0, 3, 1, 2), self.labels[index]
 
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        """Copy to the device of the pixels, asynchronously to a GPU."""
+    def _to_device(self, index: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Copy to the device of the pixels: to a GPU by one asynchronous transfer, for which the host does not wait."""
         device = self.pixels.device
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+        if device.type == "cpu":
+            return index, rows, columns
+        packed = torch.cat([index[:, None], rows, columns], 1).pin_memory().to(device, non_blocking=True)
+        return packed[:, 0], packed[:, 1 : 1 + self.side], packed[:, 1 + self.side :]
 
 
 def train_validation_split(count: int, validation: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -166,16 +166,21 @@ class Untrained(Classifier):
     def __init__(self, *arguments: Any, recalibrate: bool) -> None:
         super().__init__(*arguments)
         self.recalibrate = recalibrate
-        for module in self.network.modules():
-            if isinstance(module, _BatchNorm) and recalibrate:
-                module.reset_running_stats()
-                module.momentum = None  # BatchNorm then takes cumulative averages
+        self.normalisations = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+        for module in self.normalisations if recalibrate else ():
+            module.reset_running_stats()
 
     def on_train_epoch_start(self) -> None:
         """Set BatchNorm to training mode only if its statistics are estimated."""
         self.network.train(self.recalibrate)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:  # type: ignore[override]
-        """Update the metrics, and BatchNorm's statistics, and return no loss."""
+        """Update the metrics, and BatchNorm's statistics, and return no loss.
+
+        The cumulative average of n batches is a moving average of momentum 1 / n. With `momentum=None`, BatchNorm would
+        read n from the device in every layer.
+        """
+        for module in self.normalisations if self.recalibrate else ():
+            module.momentum = 1 / (batch_index + 1)
         with torch.no_grad():
             self._step("train", batch)

@@ -55,6 +55,7 @@ class EdgePopupClassifier(Classifier):
         self.scores = nn.ParameterList(random_scores(layer, search.score_init, seed) for layer in self.layers)
         self.scores.to(memory_format=self.memory_format)  # that of the weights, or every product would copy
         self.counts = [layer.size for layer in self.layers]
+        self.least = [0] * len(self.layers)  # weights that each layer keeps at least, if the scope is global
         self.thresholds: list[float | None] = [None] * len(self.layers)  # of the previous selection, by layer
         self._cached_tickets: list[Tensor] | None = None
         self._cached_source: list[tuple[Tensor, Tensor]] | None = None
@@ -69,6 +70,7 @@ class EdgePopupClassifier(Classifier):
         """Set the density of the ticket, relative to the dense network."""
         present = [int(allowed.sum()) for allowed in self._allowed()]
         self.counts = edge_popup.counts(self.layers, density, present, self.search.min_keep)
+        self.least = [min(self.search.min_keep, there) for there in present]
         self._cached_tickets = self._cached_source = None
 
     def masks(self) -> Masks:
@@ -150,8 +152,7 @@ class EdgePopupClassifier(Classifier):
 
     def _select_globally(self, rankings: list[Tensor]) -> list[Tensor]:
         """Select the same total over all layers, after the best `min_keep` weights of each layer."""
-        least = self.search.min_keep
-        firsts = [topk_mask(ranking, min(least, int(ranking.isfinite().sum())))[0] for ranking in rankings]
+        firsts = [topk_mask(ranking, least)[0] for ranking, least in zip(rankings, self.least, strict=True)]
         raised = [torch.where(first, math.inf, ranking) for first, ranking in zip(firsts, rankings, strict=True)]
         whole = torch.cat([ranking.flatten() for ranking in raised])
         ticket, self.thresholds[0] = topk_mask(whole, sum(self.counts), self.thresholds[0])

@@ -167,7 +167,7 @@ def linearised(network: nn.Module) -> nn.Module:
 
 def _synflow(network: nn.Module, shape: Sequence[int]) -> Scores:
     weights = _weights(network)
-    flow = network(torch.ones(1, *shape, dtype=torch.float64)).sum()
+    flow = network(torch.ones(1, *shape, dtype=torch.float64, device=next(network.parameters()).device)).sum()
     gradient = torch.autograd.grad(flow, list(weights.values()))
     return {name: w.detach() * g for (name, w), g in zip(weights.items(), gradient, strict=True)}
 

@@ -52,7 +52,8 @@ class FlowRepair(pl.Callback):
         self.counts: dict[str, Counts] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        masks, self.counts = self.source.repair(mask.masks_of(network_of(pl_module)))
+        drawn = {name: kept.cpu() for name, kept in mask.masks_of(network_of(pl_module)).items()}
+        masks, self.counts = self.source.repair(drawn)
         mask.attach(network_of(pl_module), masks)
 
 
@@ -72,7 +73,7 @@ class SparseInit(pl.Callback):
         for name, module in prunable_modules(network_of(pl_module)).items():
             kept = masks.get(name, torch.ones_like(module.weight, dtype=torch.bool))
             random = generator(self.seed, name, "init")
-            module.weight.data.copy_(scaled_weight(kept, self.mode, random))
+            module.weight.data.copy_(scaled_weight(kept.cpu(), self.mode, random))
 
 
 class FixedMask(pl.Callback):

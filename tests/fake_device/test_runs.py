@@ -1,0 +1,62 @@
+"""Whole runs of every method on a device without hardware: results of the CPU bit for bit, and no step that waits."""
+
+import pytest
+from conftest import outcome, read
+from fake_device.training import Steps, run
+from pytorch_lightning import Callback
+
+EPOCHS = ["trainer.max_epochs=2"]
+REWIRING = [*EPOCHS, "method.delta_t=2", "sparsity.level=0.5"]  # updates after two and four of six steps
+RIGL = ["method=rigl", *REWIRING]
+LEVELS = ["method.levels=2", "method.epochs_per_level=1"]
+SEARCH = ["method=edge_popup", "sparsity=uniform", "sparsity.level=0.5", "method.final_sparsity=0.9", *LEVELS]
+PRUNING = ["method.final_sparsity=0.8", *LEVELS, "method.final_epochs=1"]
+RESIDUAL = ["model._target_=plain.residual", "model.name=residual"]
+RUNS = {
+    "fixed": EPOCHS,
+    "dense": [*EPOCHS, *RESIDUAL, "sparsity=dense"],
+    "validation": [*EPOCHS, "dataset.validation=0.1"],
+    "reflected": [*EPOCHS, "dataset.padding_mode=reflect", "dataset.crop_padding=1", "dataset.flip=true"],
+    "adam": [*EPOCHS, "optimizer=adam"],
+    "nesterov": [*EPOCHS, "optimizer.nesterov=true"],
+    "scaled_init": [*EPOCHS, "model.init=neuron"],
+    "snip": [*EPOCHS, "sparsity=snip"],
+    "synflow_densities": [*EPOCHS, "sparsity=synflow", "sparsity.rounds=2"],
+    "rigl": RIGL,
+    "rigl_global": [*RIGL, "method.scope=global", "method.grown_value=random", "method.grown_state=keep"],
+    "rigl_skips_steps": [*RIGL, "method.skip_step=true", "method.regrow=false"],
+    "rigl_keeps_flow": [*RIGL, "method.keep_flow=true"],
+    "rigl_residual": [*RIGL, *RESIDUAL],
+    "set": ["method=set", *REWIRING],
+    "granet": ["method=granet", *REWIRING, "method.final_sparsity=0.8"],
+    "granet_from_dense": ["method=granet", *REWIRING, "sparsity=dense", "method.final_sparsity=0.8"],
+    "edge_popup": SEARCH,
+    "edge_popup_global": [*SEARCH, "method.scope=global", "method.min_keep=1", "method.scores=reset"],
+    "edge_popup_raw": [*SEARCH, "method.multiply_by=scores"],
+    "edge_popup_affine": [*SEARCH, *RESIDUAL, "method.affine=true"],
+    "imp": ["method=imp", "sparsity=dense", *RESIDUAL, *PRUNING],
+    "imp_rewinds_to_epoch": ["method=imp", *PRUNING, "method.epochs_per_level=2", "method.rewind=epoch"],
+    "synflow": ["method=synflow", "sparsity=dense", *PRUNING],
+    "evaluate": ["method=evaluate", *RESIDUAL],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_results_equal_those_of_the_cpu_and_no_step_waits_for_the_device(name, tmp_path):
+    """The run on the device is interrupted after its first epoch and resumed; `evaluate` has only one epoch."""
+    expected = run(tmp_path / "cpu", RUNS[name], "cpu", Callback())
+    steps, rest = Steps(interrupt=True), Steps()
+    if name != "evaluate":
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "device", RUNS[name], "fake", steps)
+    found = run(tmp_path / "device", RUNS[name], "fake", rest)
+    assert read(found)["hash"] == read(expected)["hash"]
+    assert outcome(found) == outcome(expected)
+    updates = found / "rewiring.csv"
+    if updates.exists():
+        assert updates.read_text() == (expected / "rewiring.csv").read_text()
+    watches = steps.watches | rest.watches
+    assert len(watches) >= (3 if name == "evaluate" else 4)
+    for step, watch in watches.items():
+        if not (updates.exists() and step % 2 == 0):
+            assert not watch.waits, f"step {step}"
