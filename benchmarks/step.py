@@ -128,7 +128,7 @@ def _compare_methods(model: str, settings: Settings, seconds: dict[str, list[flo
         """Return the floor of a ratio to dense for so much additional memory traffic."""
         return 1 + bytes_per_weight * weights / memory_bandwidth() / statistics.median(dense)
 
-    yield ratio(f"{model}: fixed / dense", seconds["fixed"], dense, floor=floor(9), at_most=1.01)
+    yield ratio(f"{model}: fixed / dense", seconds["fixed"], dense, floor=floor(18), at_most=1.01)
     values = _with_update_every_100_steps(seconds["rigl"], seconds["fixed"])
     yield Measurement(f"{model}: rigl, ΔT = 100 / fixed", values, 1.0, 1.02)
     yield ratio(f"{model}: edge_popup / dense", seconds["edge_popup"], dense, floor=floor(30), at_most=1.05)

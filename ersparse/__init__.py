@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ersparse.export.predictor import load_sparse
     from ersparse.lightning.callbacks import FixedMask
     from ersparse.runs.run import run
-    from ersparse.sparse.mask import keep as keep_masks
+    from ersparse.sparse.keep import keep as keep_masks
     from ersparse.sparse.mask import remove_masks
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 _TARGETS = {
     "FixedMask": "ersparse.lightning.callbacks:FixedMask",
     "UserError": "ersparse.errors:UserError",
-    "keep_masks": "ersparse.sparse.mask:keep",
+    "keep_masks": "ersparse.sparse.keep:keep",
     "load": "ersparse.api:load",
     "load_images": "ersparse.api:load_images",
     "load_sparse": "ersparse.export.predictor:load_sparse",

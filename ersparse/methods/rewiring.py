@@ -73,4 +73,5 @@ class Rewire(RewiringRules, Method):
         sparse = run.settings.trainer.execution == "sparse"
         rewiring = (SparseRewiring if sparse else Rewiring)(rules, run.layers, run.settings.seed_of("mask"))
         metrics = RewiringMetrics(rewiring, run.layers, run.graph, run.folder / "rewiring.csv")
-        return [*([] if sparse else [FixedMask()]), rewiring, metrics]
+        fixed = [] if sparse else [FixedMask(gradients=self.grown_state == "zero")]
+        return [*fixed, rewiring, metrics]

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from ersparse.errors import UserError
 from ersparse.sparse.layers import Layer, Prunable, prunable_modules
@@ -78,10 +76,10 @@ def masked_weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
         UserError: a masked weight is computed from other tensors.
     """
     layers = {name: layer for name, layer in prunable_modules(module).items() if is_masked(layer)}
-    return [(_stored_weight(name, layer), getattr(layer, BUFFER)) for name, layer in layers.items()]
+    return [(stored_weight(name, layer), getattr(layer, BUFFER)) for name, layer in layers.items()]
 
 
-def _stored_weight(name: str, layer: Prunable) -> Tensor:
+def stored_weight(name: str, layer: Prunable) -> Tensor:
     """Return the weight of a masked layer.
 
     Raises:
@@ -105,7 +103,7 @@ def enforce(module: nn.Module) -> None:
         UserError: a masked weight is computed from other tensors.
     """
     for weight, mask in masked_weights(module):
-        _zero_removed(weight.detach(), mask)
+        zero_removed(weight.detach(), mask)
 
 
 def enforce_on_load(module: nn.Module) -> None:
@@ -150,44 +148,17 @@ def _enforce_loaded(layer: nn.Module, incompatible_keys: Any) -> None:
     enforce(layer)
 
 
-def _zero_removed(weight: Tensor, mask: Tensor) -> None:
+def zero_removed(weight: Tensor, mask: Tensor) -> None:
     """Set `weight` to +0.0 where `mask` is False, by multiplying its bits, as integers, by 0 or 1.
 
-    This runs after every optimizer step. On a CPU, NumPy does it in one pass and without a copy, in less than half the
-    time of `torch.where`.
+    This runs on gradients in every backward pass, and on weights after every optimizer step. On a CPU, NumPy does it
+    in one pass and without a copy, in less than half the time of `torch.where`.
     """
     bits = weight.view(BITS[weight.element_size()])
     if bits.device.type == "cpu":
         np.multiply(bits.numpy(), mask.numpy(), out=bits.numpy())
     else:
         bits.mul_(mask)
-
-
-def keep(module: nn.Module, optimizer: Optimizer) -> RemovableHandle:
-    """Keep the weights that masks remove at exactly zero, after every step of `optimizer` and after `load_state_dict`.
-
-    Args:
-        module: any module with masks; masks that are attached later count as well.
-        optimizer: the optimizer of the module's parameters.
-
-    Returns:
-        A handle whose `remove()` unregisters the hook of the optimizer.
-
-    Raises:
-        UserError: a masked weight is computed from other tensors, because weight_norm, spectral_norm or another
-            parametrization was registered after the mask. If it is registered later, the next step raises.
-    """
-    layers = prunable_modules(module)
-
-    @torch.no_grad()
-    def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for name, layer in layers.items():
-            if is_masked(layer):
-                _zero_removed(_stored_weight(name, layer).detach(), getattr(layer, BUFFER))
-
-    enforce(module)
-    enforce_on_load(module)
-    return optimizer.register_step_post_hook(after_step)
 
 
 def density_of(masks: Mapping[str, Tensor]) -> float:

@@ -169,8 +169,8 @@ def apply(
         state: optimizer state of `weight`, empty before the first step. Tensors in the shape of the weight are state of
             single weights (momentum buffers, Adam's moments); others, such as Adam's step count, are left alone.
         values: values of grown weights, in the shape of the weight; None starts them at 0.
-        reset_state: set the optimizer state of grown weights to 0. Otherwise they keep the momentum that dense
-            gradients accumulated while they were inactive.
+        reset_state: set the optimizer state of removed and grown weights to 0. Otherwise grown weights keep the
+            momentum that dense gradients, if the optimizer sees them, accumulated while they were inactive.
     """
     mask.logical_and_(~change.removed).logical_or_(change.grown)
     weight.masked_fill_(change.removed | change.grown, 0.0)
@@ -178,4 +178,4 @@ def apply(
         weight.copy_(torch.where(change.grown, values.to(weight), weight))
     for value in state.values() if reset_state else ():
         if isinstance(value, Tensor) and value.shape == weight.shape:
-            value.masked_fill_(change.grown, 0.0)
+            value.masked_fill_(change.removed | change.grown, 0.0)

@@ -1,5 +1,6 @@
 """Rewiring in whole runs: counts at every update, the schedule, the gradient, and resuming."""
 
+import copy
 import csv
 import json
 import math
@@ -141,9 +142,9 @@ ADAM = lambda p: torch.optim.Adam(p, 0.1)
     [
         # of the active 0.5, 0.2, -0.2, 0 the last two go (of a tie the later); 2 has the largest gradient and comes
         # back as it was, 5 the largest of the rest
-        (True, [1, 1, 1, 0, 0, 1, 0, 0], [0.5, 0.2, -0.2, 0, 0, 0, 0, 0], [5]),
+        (True, [1, 1, 1, 0, 0, 1, 0, 0], [0.5, 0.2, -0.2, 0, 0, 0, 0, 0], [3, 5]),
         # 2 may not come back: 5, and of 4 and 7, which tie, the first
-        (False, [1, 1, 0, 0, 1, 1, 0, 0], [0.5, 0.2, 0, 0, 0, 0, 0, 0], [4, 5]),
+        (False, [1, 1, 0, 0, 1, 1, 0, 0], [0.5, 0.2, 0, 0, 0, 0, 0, 0], [2, 3, 4, 5]),
     ],
 )
 def test_an_update_of_two_layers_matches_hand_computed_values(optimizer_of, memory, regrow, active, value, forgotten):
@@ -193,7 +194,7 @@ class Toy(pl.LightningModule):
         return self.optimizer_of(self.parameters())
 
 
-def fitted(rules, batch=4, accumulate=1, steps=7, toy=None):
+def fitted(rules, batch=4, accumulate=1, steps=7, toy=None, clip=None):
     toy = toy or Toy()
     random = torch.Generator().manual_seed(2)
     data = TensorDataset(torch.randn(64, 6, generator=random), torch.randn(64, 5, generator=random))
@@ -202,6 +203,7 @@ def fitted(rules, batch=4, accumulate=1, steps=7, toy=None):
     trainer = pl.Trainer(
         max_steps=steps, accumulate_grad_batches=accumulate, callbacks=[FixedMask(), rewiring], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        gradient_clip_val=clip,
     )  # fmt: skip
     trainer.fit(toy, DataLoader(data, batch_size=batch))
     return toy, seen
@@ -214,6 +216,37 @@ def test_accumulated_batches_count_as_one_step():
     assert at == also_at == [3, 6]
     for name, mask in masks_of(whole.network).items():
         assert mask.equal(masks_of(halves.network)[name]), name
+
+
+class Clipped(Toy):
+    """A network whose gradients are compared with dense ones, at the moment that they are clipped."""
+
+    def training_step(self, batch, index):
+        network, weights = copy.deepcopy(self.network), [self.network[0].weight, self.network[2].weight]
+        dense = torch.autograd.grad(F.mse_loss(network(batch[0]), batch[1]), [network[0].weight, network[2].weight])
+        self.masks = [mask.clone() for mask in masks_of(self.network).values()]
+        self.dense, self.weights = dense, weights
+        return super().training_step(batch, index)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        for weight, dense, mask in zip(self.weights, self.dense, self.masks, strict=True):
+            assert weight.grad.allclose(dense * mask) and dense[~mask].ne(0).any()
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_train_batch_end(self, *_):
+        for weight, dense, mask in zip(self.weights, self.dense, self.masks, strict=True):
+            now = (self.network[0] if weight is self.network[0].weight else self.network[2]).weight_mask
+            if not now.equal(mask):
+                kept, grown = mask & now, now & ~mask
+                free = ~kept  # a weight may be dropped and grown back
+                assert dense[grown].abs().min() >= dense[free & ~now].abs().max()
+                self.updated = getattr(self, "updated", 0) + int(grown.any())
+
+
+def test_clipping_sees_kept_weights_while_growth_sees_dense_gradients():
+    """Also in the steps of updates."""
+    toy, at = fitted(RULES, toy=Clipped(), clip=1e-2)
+    assert at == [3, 6] and toy.updated == 4
 
 
 @pytest.mark.parametrize("skip", [True, False])

@@ -14,6 +14,7 @@ from ersparse import models
 from ersparse.errors import UserError
 from ersparse.sparse import mask as M
 from ersparse.sparse.density import erk, pyramidal
+from ersparse.sparse.keep import keep
 from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
 from ersparse.sparse.rng import generator
 from ersparse.sparse.source import ERSource
@@ -164,7 +165,7 @@ def test_a_failed_strict_load_and_loaded_masks_leave_no_removed_weight():
 
 def test_the_load_hook_is_registered_once():
     network = masked(nn.Linear(6, 6))
-    M.keep(network, torch.optim.SGD(network.parameters(), 0.1))
+    keep(network, torch.optim.SGD(network.parameters(), 0.1))
     assert len(network[0]._load_state_dict_post_hooks) == 1
 
 
@@ -194,10 +195,10 @@ def test_a_weight_that_is_reparametrised_after_its_mask_is_refused(way, layers):
     network = masked(layers(), nn.ReLU(), layers())
     dense = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
-    M.keep(network, optimizer)
+    keep(network, optimizer)
     REPARAMETRISED[way](network[2])
     for action in (
-        lambda: M.keep(network, optimizer),
+        lambda: keep(network, optimizer),
         lambda: M.enforce(network),
         lambda: optimizer.step(),
         lambda: network.load_state_dict(dense, strict=False),
@@ -213,7 +214,7 @@ def test_parametrizations_of_biases_and_other_layers_are_allowed():
     parametrize.register_parametrization(network[0], "bias", Centred())
     parametrizations.weight_norm(network[2])
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
-    M.keep(network, optimizer)
+    keep(network, optimizer)
     network(torch.randn(4, 8)).square().sum().backward()
     optimizer.step()
     assert network[0].weight.detach()[~torch.eye(8).bool()].eq(0).all()

@@ -169,9 +169,9 @@ def test_grown_weights_start_with_zero_value_and_optimizer_state(optimizer_of, k
     assert len(of_weights) == kept
     for key in state:
         if key in of_weights:
-            assert before[key][found.grown].ne(0).all(), "there was state to reset"
-            assert state[key][found.grown].eq(0).all()
-            assert state[key][~found.grown].equal(before[key][~found.grown])
+            assert before[key][moved].ne(0).all(), "there was state to reset"
+            assert state[key][moved].eq(0).all()
+            assert state[key][~moved].equal(before[key][~moved])
         else:
             assert state[key].equal(before[key])
 

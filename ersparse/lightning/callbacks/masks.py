@@ -9,6 +9,7 @@ from torch import nn
 from ersparse.sparse import mask
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.initialization import scaled_weight
+from ersparse.sparse.keep import Handle, keep_gradients, keep_weights
 from ersparse.sparse.layers import prunable_modules
 from ersparse.sparse.rng import generator
 from ersparse.sparse.source import Source
@@ -77,13 +78,26 @@ class SparseInit(pl.Callback):
 
 
 class FixedMask(pl.Callback):
-    """Keeps removed weights at exactly zero after every optimizer step, by `ersparse.sparse.mask.keep`.
+    """Keeps removed weights, and their gradients, at exactly zero, by `ersparse.sparse.keep`.
 
-    The hooks are registered when the fit starts, on every rank, and removed when it ends.
+    Gradient clipping, closures and optimizers then see the kept weights alone. The hooks are registered when the fit
+    starts, on every rank, and removed when it ends.
+
+    Args:
+        gradients: whether gradients of removed weights are zero as well. Rewiring with grown_state="keep" needs the
+            momentum of removed weights, and therefore their gradients.
+
+    Example:
+        >>> trainer = pl.Trainer(gradient_clip_val=1.0, callbacks=[ersparse.FixedMask()])
     """
 
+    def __init__(self, gradients: bool = True) -> None:
+        self.gradients = gradients
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.hooks = [mask.keep(pl_module, optimizer) for optimizer in trainer.optimizers]
+        self.hooks: list[Handle] = [keep_weights(pl_module, optimizer) for optimizer in trainer.optimizers]
+        if self.gradients:
+            self.hooks.append(keep_gradients(pl_module))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for hook in self.hooks:

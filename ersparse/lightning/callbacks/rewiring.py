@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ersparse.config.rewiring_rules import RewiringRules
+from ersparse.distributed.collectives import average
 from ersparse.lightning.callbacks.masks import network_of
 from ersparse.sparse import rewiring, schedules
+from ersparse.sparse.keep import record_dense_gradients, take_dense_gradients
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks, attach, density_of, masks_of
 from ersparse.sparse.rng import generator
@@ -32,8 +34,9 @@ class Rewiring(pl.Callback):
     `ersparse.sparse.rewiring.update`; `apply` of the same module carries out each change.
 
     Updates follow from the step and the state of the network alone, so a resumed run continues exactly. Dense gradients
-    are those of the backward pass of the same step, as the optimizer sees them: accumulated over batches and averaged
-    over ranks. They are read before the optimizer frees them, and not stored.
+    are those of the backward pass of the same step, accumulated over batches and averaged over ranks. They are recorded
+    in the steps of updates only (`ersparse.sparse.keep.record_dense_gradients`); the optimizer and gradient clipping
+    see the gradients of kept weights.
 
     Args:
         rules: settings of rewiring.
@@ -45,12 +48,14 @@ class Rewiring(pl.Callback):
         start_density: realised density when training started.
         rewiring_end: end of rewiring in optimizer steps, possibly fractional; updates happen at steps before it.
         last_pruning_step: the last step at which weights are pruned.
+        recording: whether dense gradients are recorded.
     """
 
     def __init__(self, rules: RewiringRules, layers: list[Layer], seed: int) -> None:
         self.rules, self.layers, self.seed = rules, {layer.name: layer for layer in layers}, seed
         self.start_density: float | None = None
         self.listeners: list[Listener] = []
+        self.recording = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach full masks to a dense network, which then becomes sparse by pruning."""
@@ -78,6 +83,24 @@ class Rewiring(pl.Callback):
                 self._maybe_update(trainer.global_step + 1, network, optimizer.state)
 
             self.hook = trainer.optimizers[0].register_step_post_hook(after_step)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Record dense gradients from the first batch on of a step that grows by them."""
+        if not self.recording:
+            self._record_if_due(trainer, pl_module)
+
+    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
+        """Start the record anew together with the gradients, or drop that of a step that did not take place."""
+        if self.recording:
+            take_dense_gradients(self._weights(network_of(pl_module)))
+            self._record_if_due(trainer, pl_module)
+
+    def _record_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.recording = self.rules.grow == "gradient" and self.rewires(trainer.global_step + 1)
+        if self.recording:
+            record_dense_gradients(self._weights(network_of(pl_module)).values())
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -141,9 +164,10 @@ class Rewiring(pl.Callback):
             rules.drop_fraction, rules.final_fraction, step / self.rewiring_end, rules.decay
         )
         drop = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
+        dense = self._dense_gradients(network)
         for name, count in self._drop_counts(masks, drop, fraction).items():
             if count:
-                grow = self._grow_scores(step, name, network)
+                grow = self._grow_scores(step, name, network, dense)
                 change = rewiring.update(masks[name], drop[name], grow, count, rules.regrow)
                 if rules.keep_flow:
                     random = generator(self.seed, name, "flow", str(step))
@@ -158,12 +182,24 @@ class Rewiring(pl.Callback):
             for name, mask in masks.items()
         }
 
-    def _grow_scores(self, step: int, name: str, network: nn.Module) -> Tensor:
-        weight = network.get_parameter(name)
+    def _dense_gradients(self, network: nn.Module) -> dict[str, Tensor]:
+        """Return the dense gradients of this step by layer name, averaged over ranks; empty if growth is random."""
         if self.rules.grow == "random":
+            return {}
+        weights, self.recording = self._weights(network), False
+        recorded = take_dense_gradients(weights)
+        average(recorded.values())
+        # without the gradient hooks of FixedMask, the gradients themselves are dense
+        return recorded | {name: w.grad for name, w in weights.items() if name not in recorded and w.grad is not None}
+
+    def _grow_scores(self, step: int, name: str, network: nn.Module, dense: dict[str, Tensor]) -> Tensor:
+        if self.rules.grow == "random":
+            weight = network.get_parameter(name)
             return rewiring.random_growth_scores(tuple(weight.shape), self.seed, name, step).to(weight.device)
-        assert weight.grad is not None
-        return rewiring.magnitude(weight.grad)
+        return rewiring.magnitude(dense[name])
+
+    def _weights(self, network: nn.Module) -> dict[str, Tensor]:
+        return {name: network.get_parameter(name) for name in masks_of(network)}
 
     def _apply(
         self, change: rewiring.Change, name: str, mask: Tensor, network: nn.Module, states: States, step: int

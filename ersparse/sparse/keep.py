@@ -1,0 +1,137 @@
+"""Removed weights stay at zero while a network trains, and optimizers see gradients of kept weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ersparse.sparse import mask as M
+from ersparse.sparse.layers import Prunable, prunable_modules
+
+DENSE_GRADIENT = "_dense_gradient"  # attribute of a weight: None if its dense gradient is to be recorded, or the record
+
+
+class Handle(Protocol):
+    """A registered hook."""
+
+    def remove(self) -> None:
+        """Unregister the hook."""
+
+
+class Hooks:
+    """Registered hooks that are removed together.
+
+    Args:
+        handles: the handles of the hooks.
+    """
+
+    def __init__(self, handles: Sequence[Handle]) -> None:
+        self.handles = handles
+
+    def remove(self) -> None:
+        """Unregister all hooks."""
+        for handle in self.handles:
+            handle.remove()
+
+
+def keep(module: nn.Module, optimizer: Optimizer) -> Hooks:
+    """Keep the weights that masks remove at exactly zero while `optimizer` trains `module`.
+
+    Removed weights are zero after every step of `optimizer` and after `load_state_dict`. Their gradients are zero as
+    soon as a backward pass has accumulated them, so gradient clipping, closures, norms of whole layers (LARS, SAM) and
+    the optimizer's moments see the kept weights alone.
+
+    Args:
+        module: any module with masks; masks that are attached later count as well.
+        optimizer: the optimizer of the module's parameters.
+
+    Returns:
+        A handle whose `remove()` unregisters the hooks of the optimizer and of the gradients.
+
+    Raises:
+        UserError: a masked weight is computed from other tensors, because weight_norm, spectral_norm or another
+            parametrization was registered after the mask. If it is registered later, the next step raises.
+
+    Example:
+        >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        >>> handle = ersparse.keep_masks(network, optimizer)
+    """
+    return Hooks([keep_weights(module, optimizer), keep_gradients(module)])
+
+
+def keep_weights(module: nn.Module, optimizer: Optimizer) -> Handle:
+    """Set removed weights to zero after every step of `optimizer` and after `load_state_dict`.
+
+    Raises:
+        UserError: a masked weight is computed from other tensors.
+    """
+    layers = prunable_modules(module)
+
+    @torch.no_grad()
+    def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for name, layer in layers.items():
+            if M.is_masked(layer):
+                M.zero_removed(M.stored_weight(name, layer).detach(), getattr(layer, M.BUFFER))
+
+    M.enforce(module)
+    M.enforce_on_load(module)
+    return optimizer.register_step_post_hook(after_step)
+
+
+def keep_gradients(module: nn.Module) -> Hooks:
+    """Set gradients of removed weights to zero whenever a backward pass has accumulated them.
+
+    The hook of each weight runs before DDP averages gradients over ranks, and while the gradient is still in the
+    processor's cache. It reads 5 bytes and writes 4 for each weight in single precision.
+    """
+    pairs = [(layer._parameters.get("weight"), layer) for layer in prunable_modules(module).values()]
+    return Hooks([_register(weight, layer) for weight, layer in pairs if weight is not None])
+
+
+def _register(weight: Tensor, layer: Prunable) -> Handle:
+    """Register the hook of a weight, also if it is frozen: it may be trained later."""
+    trained = weight.requires_grad
+    hook = partial(_keep_gradient, layer)
+    handle: Handle = weight.requires_grad_().register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+    weight.requires_grad_(trained)
+    return handle
+
+
+def _keep_gradient(layer: Prunable, weight: Tensor) -> None:
+    gradient = weight.grad
+    if not M.is_masked(layer) or gradient is None or gradient.layout != torch.strided:
+        return
+    gradient, mask = gradient.detach(), getattr(layer, M.BUFFER)
+    if hasattr(weight, DENSE_GRADIENT):
+        _record(weight, gradient, mask)
+    M.zero_removed(gradient, mask)
+
+
+def _record(weight: Tensor, gradient: Tensor, mask: Tensor) -> None:
+    """Record a gradient before its removed part is set to zero.
+
+    The kept part accumulates in the gradient itself, the removed part in the record.
+    """
+    earlier = getattr(weight, DENSE_GRADIENT)
+    dense = gradient.clone() if earlier is None else torch.where(mask, gradient, gradient + earlier)
+    setattr(weight, DENSE_GRADIENT, dense)
+
+
+def record_dense_gradients(weights: Iterable[Tensor]) -> None:
+    """Record the dense gradients of the backward passes that follow, from zero."""
+    for weight in weights:
+        setattr(weight, DENSE_GRADIENT, None)
+
+
+def take_dense_gradients(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the recorded dense gradients by name, and record no more; weights without a record are left out."""
+    found = {name: getattr(weight, DENSE_GRADIENT, None) for name, weight in weights.items()}
+    for weight in weights.values():
+        if hasattr(weight, DENSE_GRADIENT):
+            delattr(weight, DENSE_GRADIENT)
+    return {name: gradient for name, gradient in found.items() if gradient is not None}
