@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize, prune
 
 from benchmarks.networks import dense_network, dense_step, optimizer_of, plain_step
 from ersparse.config.schema import Settings
-from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.layers import prunable_weights
 
 DENSITY = 0.1
 Step = Callable[[], None]
@@ -19,7 +19,7 @@ Step = Callable[[], None]
 def torch_prune_step(settings: Settings) -> Step:
     """Return a step with torch.nn.utils.prune, which multiplies weights by a float mask before each forward pass."""
     network = dense_network(settings)
-    for module in prunable_modules(network).values():
+    for module in [held.module for held in prunable_weights(network).values()]:
         prune.custom_from_mask(module, "weight", torch.rand_like(module.weight) < DENSITY)
     return plain_step(network, optimizer_of(network.parameters(), settings), settings)
 
@@ -38,7 +38,7 @@ class Masked(nn.Module):
 def parametrized_step(settings: Settings) -> Step:
     """Return a step with the parametrisation `Masked`."""
     network = dense_network(settings)
-    for module in prunable_modules(network).values():
+    for module in [held.module for held in prunable_weights(network).values()]:
         parametrize.register_parametrization(module, "weight", Masked(module.weight))
     return plain_step(network, optimizer_of(network.parameters(), settings), settings)
 
@@ -74,7 +74,7 @@ def sorted_edge_popup_step(settings: Settings) -> Step:
     network = dense_network(settings)
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    for module in prunable_modules(network).values():
+    for module in [held.module for held in prunable_weights(network).values()]:
         parametrize.register_parametrization(module, "weight", Scored(module.weight))
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return plain_step(network, optimizer_of(trainable, settings), settings)

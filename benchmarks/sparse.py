@@ -41,8 +41,9 @@ from ersparse.export.sparse_file import InputSpec, write
 from ersparse.kernels.buffers import Precision
 from ersparse.kernels.cost_model import predicted_speedup
 from ersparse.kernels.network import SparseNetwork
-from ersparse.sparse.layers import positions, prunable_layers
+from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import masks_of
+from ersparse.sparse.positions import positions
 
 CELLS = ["uniform:0.99", "uniform:0.999"]  # density distribution and sparsity
 LAYERS = [(3, 64, 32), (64, 64, 32), (256, 256, 8), (512, 512, 4), (512, 512, 2)]  # channels in and out, image side

@@ -26,11 +26,12 @@ from ersparse.sparse import mask
 from ersparse.sparse.budget import budget_excess
 from ersparse.sparse.channel_graph import GraphError, trace
 from ersparse.sparse.flow_repair import FlowError
-from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
+from ersparse.sparse.layers import Layer, prunable_layers, prunable_weights
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource, Repair
 from ersparse.sparse.summary import describe_masks
+from ersparse.sparse.weight_use import unusable_weight
 from ersparse.storage.run_folder import RunFolder, network_masks, read_network
 
 DensityFunction = Callable[..., list[float]]
@@ -68,7 +69,8 @@ def sparsify(
     `FixedMask`.
 
     Args:
-        module: any module with convolutions (grouped ones included) or linear layers, on any device.
+        module: any module with prunable weights (`ersparse.sparse.layers.prunable_weights`): convolutions, linear,
+            attention or recurrent layers; on any device.
         density: the layer density rule: its name ("balanced", "erk", ...), a function
             (layers, density, **options) -> densities, or a mapping from parameter name to density.
         level: nominal global sparsity, in [0, 1).
@@ -178,18 +180,16 @@ def _layers(module: nn.Module) -> list[Layer]:
     Raises:
         UserError: there are none, or one is masked, reparametrised or uninitialised.
     """
-    holders, where = prunable_modules(module), f"module={type(module).__name__}"
-    if not holders:
-        raise UserError(f"{where}: has no prunable weights, that is, no convolution or linear layer")
-    for name, holder in holders.items():
-        if (
-            "weight" not in holder._parameters
-        ):  # by torch.nn.utils.prune, which names its masks likewise, or weight_norm
-            raise UserError(f"{where}: {name} is computed from other tensors, must be a parameter")
-        if mask.is_masked(holder):
+    weights, where = prunable_weights(module), f"module={type(module).__name__}"
+    if not weights:
+        raise UserError(f"{where}: has no prunable weights, such as those of convolutions and linear layers")
+    for name, held in weights.items():
+        if mask.is_masked(held):
             raise UserError(f"{where}: is sparse already ({name} has a mask); call remove_masks first")
-        if isinstance(holder.weight, nn.UninitializedParameter):
+        if isinstance(held.parameter, nn.UninitializedParameter):
             raise UserError(f"{where}: {name} has no shape yet; pass a batch through the module first")
+    if reason := unusable_weight(module):
+        raise UserError(f"{where}: {reason}")
     return prunable_layers(module)
 
 

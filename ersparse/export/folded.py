@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Node, NotCovered
-from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import attach, masks_of
 
 
@@ -99,11 +99,11 @@ def fold(network: nn.Module) -> FoldedNetwork:
     folded = FoldedNetwork([_fold_step(step, numbers) for step in steps])
     weighted = [step for step in steps if isinstance(step.source, Convolution)]
     folded_masks = {}
-    for step, (name, module) in zip(weighted, prunable_modules(folded).items(), strict=True):
+    for step, (name, held) in zip(weighted, prunable_weights(folded).items(), strict=True):
         assert isinstance(step.source, Convolution)
         weight, bias = _fold_norm(step.source.module, step.norm)
-        assert module.bias is not None
-        module.weight.copy_(weight), module.bias.copy_(bias)
+        assert isinstance(held.module.bias, Tensor)
+        held.weight.copy_(weight), held.module.bias.copy_(bias)
         folded_masks[name] = masks.get(step.source.name, torch.ones_like(weight, dtype=torch.bool))
     attach(folded, folded_masks)
     return folded

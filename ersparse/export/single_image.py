@@ -19,7 +19,7 @@ from ersparse.kernels.abi import Op, TensorStruct, pointer
 from ersparse.kernels.buffers import VECTOR_SIZE, ImageShape
 from ersparse.kernels.compile import library
 from ersparse.kernels.csr import MaskCoordinates
-from ersparse.sparse.layers import Prunable, prunable_modules
+from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import masks_of
 
 
@@ -54,7 +54,9 @@ class SingleImageConvolution:
         struct: the output as the input of the step that follows.
     """
 
-    def __init__(self, layer: FoldedLayer, module: Prunable, mask: Tensor, source: PlanarBuffer, relu: bool) -> None:
+    def __init__(
+        self, layer: FoldedLayer, weight: Tensor, bias: Tensor, mask: Tensor, source: PlanarBuffer, relu: bool
+    ) -> None:
         kernel, columns = layer.shape[2:] or source.shape[1:], source.columns
         height, width = (n + 2 * p - k + 1 for n, p, k in zip(source.shape[1:], layer.padding, kernel, strict=True))
         coordinates = MaskCoordinates.from_mask(mask.reshape(len(mask), -1, *kernel), layer.groups)
@@ -69,10 +71,10 @@ class SingleImageConvolution:
         top, left = (b - p for b, p in zip(source.border, layer.padding, strict=True))
         inputs = source.data[top * columns + left :]
         # the operation points to these tensors
-        self._alive = pattern.row_pointers, pattern.offsets, module.weight[mask], module.bias, inputs, output
-        rows, offsets, values, bias, *_ = map(pointer, self._alive)
+        self._alive = pattern.row_pointers, pattern.offsets, weight[mask], bias, inputs, output
+        rows, offsets, values, biases, *_ = map(pointer, self._alive)
         self.op = Op(
-            kind=abi.CONVOLVE, channels=len(mask), rows=rows, offsets=offsets, weight=values, bias=bias, stride=1,
+            kind=abi.CONVOLVE, channels=len(mask), rows=rows, offsets=offsets, weight=values, bias=biases, stride=1,
             relu=int(relu), input=TensorStruct(data=pointer(inputs), rows=1, columns=vectors),
             output=TensorStruct(data=pointer(output), height=1, width=vectors, rows=1, columns=vectors),
         )  # fmt: skip
@@ -92,7 +94,7 @@ class SingleImageNetwork:
 
     def __init__(self, network: FoldedNetwork, channels: int, side: int) -> None:
         self._run = library("float", "float").run
-        masks, weighted = masks_of(network), iter(prunable_modules(network).items())
+        masks, weighted = masks_of(network), iter(prunable_weights(network).items())
         borders = _borders(network)
         self._results = [PlanarBuffer(ImageShape(channels, side, side), borders[0])]
         self._convolutions: list[SingleImageConvolution] = []
@@ -101,9 +103,11 @@ class SingleImageNetwork:
             source = self._results[step.source]
             struct, shape = source.struct, source.shape
             if step.layer:
-                name, module = next(weighted)
+                name, held = next(weighted)
                 relu = step.relu and step.residual is None
-                convolution = SingleImageConvolution(step.layer, module, masks[name], source, relu)
+                assert isinstance(held.module.bias, Tensor)
+                parameters = held.weight, held.module.bias
+                convolution = SingleImageConvolution(step.layer, *parameters, masks[name], source, relu)
                 ops.append(convolution.op)
                 struct, shape = convolution.struct, convolution.shape
                 self._convolutions.append(convolution)

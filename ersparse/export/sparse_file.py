@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ersparse.errors import UserError
 from ersparse.export.folded import FoldedLayer, FoldedNetwork, FoldedStep
-from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import attach, masks_of
 from ersparse.storage.atomic import write_bytes
 
@@ -109,7 +109,8 @@ def _step(fields: dict[str, Any]) -> FoldedStep:
 def _numbered_layers(network: FoldedNetwork) -> list[tuple[int, str, Any]]:
     """Return for each layer the number of its step, from 1, the name of its weight in `network`, and its module."""
     numbers = [number for number, step in enumerate(network.steps, 1) if step.layer]
-    return [(n, *item) for n, item in zip(numbers, prunable_modules(network).items(), strict=True)]
+    weights = prunable_weights(network).items()
+    return [(n, name, held.module) for n, (name, held) in zip(numbers, weights, strict=True)]
 
 
 def _compress(network: FoldedNetwork) -> NamedArrays:

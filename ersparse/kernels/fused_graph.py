@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.layers import prunable_weights
 
 FLATTEN_FUNCTIONS = (torch.flatten, "flatten")
 ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
@@ -109,7 +109,7 @@ class FusedGraph:
     def __init__(self, network: nn.Module) -> None:
         self.nodes: list[Node] = []
         self._modules = dict(network.named_modules())
-        self._names = {id(module.weight): name for name, module in prunable_modules(network).items()}
+        self._names = {id(held.weight): name for name, held in prunable_weights(network).items()}
         self._values: dict[fx.Node, Any] = {}
         self._shared: set[Node] = set()  # read by several nodes: nothing more may be fused into these
         self._flat: set[fx.Node] = set()

@@ -11,7 +11,7 @@ from ersparse.kernels.buffers import ImageShape, Precision
 from ersparse.kernels.fused_graph import FusedGraph
 from ersparse.kernels.program import Program
 from ersparse.kernels.workspace import Workspace
-from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import masks_of
 
 
@@ -34,10 +34,10 @@ class SparseNetwork(nn.Module):
         super().__init__()
         self.graph, self.precision = FusedGraph(network), precision
         self._dense = [network]  # in a list, so that its weights are not registered as parameters of this module
-        self.layers = prunable_modules(network)
+        self.layers = prunable_weights(network)
         self.values = nn.ParameterList()
-        for module in self.layers.values():
-            module.weight.requires_grad_(False)
+        for held in self.layers.values():
+            held.weight.requires_grad_(False)
         self._programs: dict[Any, tuple[Any, Program]] = {}
         self.gather()
 
@@ -45,8 +45,8 @@ class SparseNetwork(nn.Module):
         """Return contiguous masks by parameter name; that of a layer without a mask is all ones."""
         found = masks_of(self._dense[0])
         return {
-            name: found.get(name, torch.ones_like(module.weight, dtype=torch.bool)).contiguous()
-            for name, module in self.layers.items()
+            name: found.get(name, torch.ones_like(held.weight, dtype=torch.bool)).contiguous()
+            for name, held in self.layers.items()
         }
 
     @torch.no_grad()
@@ -57,8 +57,8 @@ class SparseNetwork(nn.Module):
         """
         masks = self.masks()
         self._programs.clear()
-        for position, (name, module) in enumerate(self.layers.items()):
-            values = to_kept(module.weight, masks[name]).to(self.precision.compute_dtype)
+        for position, (name, held) in enumerate(self.layers.items()):
+            values = to_kept(held.weight, masks[name]).to(self.precision.compute_dtype)
             if position == len(self.values):
                 self.values.append(nn.Parameter(values))
             elif self.values[position].shape == values.shape:
@@ -70,12 +70,12 @@ class SparseNetwork(nn.Module):
     def scatter(self) -> None:
         """Copy the kept weights into the dense network, and set its other weights to zero."""
         masks = self.masks()
-        for (name, module), values in zip(self.layers.items(), self.values, strict=True):
-            module.weight.copy_(to_dense(values, masks[name]))
+        for (name, held), values in zip(self.layers.items(), self.values, strict=True):
+            held.weight.copy_(to_dense(values, masks[name]))
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters for the optimizer, in the order of the dense network's `parameters()`."""
-        values = {id(module.weight): value for module, value in zip(self.layers.values(), self.values, strict=True)}
+        values = {id(held.weight): value for held, value in zip(self.layers.values(), self.values, strict=True)}
         return [values.get(id(p), p) for p in self._dense[0].parameters()]
 
     def train(self, mode: bool = True) -> SparseNetwork:

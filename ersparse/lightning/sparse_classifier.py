@@ -62,7 +62,7 @@ class SparseClassifier(Classifier):
         PyTorch's own layers compute them, because the sparse kernels compute gradients of kept weights only.
         """
         self.sparse.scatter()
-        weights = {name: module.weight.detach().requires_grad_() for name, module in self.sparse.layers.items()}
+        weights = {name: held.weight.detach().requires_grad_() for name, held in self.sparse.layers.items()}
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         logits = functional_call(self.network, {**weights, **buffers}, self.to_memory_format(x))
         loss = mean_over_ranks(F.cross_entropy(logits, y), len(y))

@@ -14,7 +14,8 @@ from ersparse.config.schema import Settings
 from ersparse.kernels.fused_graph import FusedGraph, NotCovered
 from ersparse.models.build import NetworkSpec
 from ersparse.sparse.channel_graph import GraphError, trace
-from ersparse.sparse.layers import Layer, positions, prunable_layers
+from ersparse.sparse.layers import Layer, prunable_layers
+from ersparse.sparse.positions import positions
 from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.rng import generator
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import fx, nn
 
 from ersparse.sparse.channel_rules import ADDS, CATS, Channels, args_of, computes_as_base, matches, rule_of
-from ersparse.sparse.layers import Prunable, prunable_modules
+from ersparse.sparse.layers import Prunable, prunable_weights
 from ersparse.sparse.reachability import ChannelOp
 
 
@@ -68,7 +68,7 @@ class ChannelTracer:
         self.channels: dict[fx.Node, Channels] = {}
         self.index: dict[fx.Node, int] = {}
         self.modules = dict(network.named_modules())
-        self.layer_names = {id(module.weight): name for name, module in prunable_modules(network).items()}
+        self.layer_names = {id(held.weight): name for name, held in prunable_weights(network).items()}
 
     def visit(self, node: fx.Node) -> None:
         """Add the operation of `node` to the graph.

@@ -27,8 +27,9 @@ class Kernels:
     """
 
     def __init__(self, mask: Tensor, layer: Layer) -> None:
-        self.kept = mask.numpy().reshape(layer.n_out, layer.shape[1], -1).copy()
-        self.columns_per_group, self.rows_per_group = layer.shape[1], layer.n_out // layer.groups
+        columns = layer.n_in // layer.groups
+        self.kept = layer.to_rows(mask).numpy().reshape(layer.n_out, columns, -1).copy()
+        self.columns_per_group, self.rows_per_group = columns, layer.n_out // layer.groups
         self.weights = self.kept.sum(2, dtype=np.int64)
         edges = self.weights > 0
         self.row_degree = edges.sum(1)
@@ -61,7 +62,7 @@ class Kernels:
 
     def mask(self, layer: Layer) -> Tensor:
         """Return the mask in the shape of the layer."""
-        return torch.from_numpy(self.kept.reshape(layer.shape))
+        return layer.from_rows(torch.from_numpy(self.kept.reshape(layer.rows_shape)))
 
 
 def degrees(mask: Tensor, layer: Layer) -> tuple[np.ndarray, np.ndarray]:

@@ -55,7 +55,8 @@ def er(layers: Sequence[Layer], density: float, floor: float = 0) -> list[float]
     Raises:
         DensityError: the density is out of range, or the lower bounds exceed the budget.
     """
-    raw = [(layer.shape[0] + layer.shape[1]) / (layer.shape[0] * layer.shape[1]) for layer in layers]
+    shapes = [layer.rows_shape for layer in layers]
+    raw = [(shape[0] + shape[1]) / (shape[0] * shape[1]) for shape in shapes]
     return fill(np.array(raw), layers, density, _lower_bounds(layers, floor))
 
 
@@ -73,7 +74,7 @@ def erk(layers: Sequence[Layer], density: float, floor: float = 0) -> list[float
     Raises:
         DensityError: the density is out of range, or the lower bounds exceed the budget.
     """
-    raw = [sum(layer.shape) / layer.size for layer in layers]
+    raw = [sum(layer.rows_shape) / layer.size for layer in layers]
     return fill(np.array(raw), layers, density, _lower_bounds(layers, floor))
 
 

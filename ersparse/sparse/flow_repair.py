@@ -123,7 +123,7 @@ def resample(mask: Tensor, layer: Layer, density: float, random: Random) -> tupl
     after_rows = Kernels(kernels.mask(layer), layer)
     added_in = int(after_rows.kept.sum()) - counts.drawn
     for column in np.flatnonzero(after_rows.column_degree == 0).tolist():
-        rows, i = after_rows.rows_of(column), column % layer.shape[1]
+        rows, i = after_rows.rows_of(column), column % after_rows.columns_per_group
         after_rows.kept[rows, i] = _draw_nonempty(after_rows.kept[rows, i].shape, density, random)
     added_out = int(after_rows.kept.sum()) - counts.drawn - added_in
     return after_rows.mask(layer), replace(counts, added_in=added_in, added_out=added_out)
@@ -165,7 +165,7 @@ def conditioned_density(layer: Layer, density: float) -> float:
 def _conditioned_count(layer: Layer, p: float) -> float:
     """Return the expected number of weights after `resample` of a layer drawn at density p < 1."""
     log_q = math.log1p(-p)
-    rows, n, k = layer.n_out // layer.groups, layer.fan_in, layer.fan_in // layer.shape[1]
+    rows, n, k = layer.n_out // layer.groups, layer.fan_in, math.prod(layer.shape[2:])
     m = rows * k
     nonempty_row = -math.expm1(n * log_q)
     empty_column = (math.exp(k * log_q) * -math.expm1((n - k) * log_q) / nonempty_row) ** rows

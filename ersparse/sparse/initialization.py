@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
+from ersparse.sparse.layers import Layer, prunable_layers, prunable_weights
 from ersparse.sparse.rng import generator
 
 
@@ -19,7 +19,7 @@ def scaled_weight(mask: Tensor, mode: str, random: np.random.Generator) -> Tenso
     """Draw normal weights with variance 2 / fan-in, where the fan-in counts kept weights only.
 
     Args:
-        mask: mask of the layer, [n_out, n_in / groups, *kernel].
+        mask: mask of the layer, with one row for each output channel (`Layer.to_rows`).
         mode: "layer" uses the layer's mean fan-in, that is, the dense fan-in times the realised density; "neuron" uses
             the fan-in of each output channel. A channel with fan-in 0 has no weights to scale.
         random: the random number generator.
@@ -45,7 +45,7 @@ def draw_weights(module: nn.Module, densities: Sequence[float], how: str, seed: 
         how: "kaiming_normal", or "signed_constant": the standard deviation with a random sign.
         seed: seed of the weights.
     """
-    pairs = zip(prunable_layers(module), prunable_modules(module).values(), densities, strict=True)
+    pairs = zip(prunable_layers(module), prunable_weights(module).values(), densities, strict=True)
     for layer, holder, density in pairs:
         random = generator(seed, layer.name, "init")
         std = (2 / (layer.fan_in * density)) ** 0.5 if density else 0.0

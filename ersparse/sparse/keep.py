@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ersparse.sparse import mask as M
-from ersparse.sparse.layers import Prunable, prunable_modules
+from ersparse.sparse.layers import PrunableWeight, prunable_weights
 
 DENSE_GRADIENT = "_dense_gradient"  # attribute of a weight: None if its dense gradient is to be recorded, or the record
 
@@ -70,13 +70,13 @@ def keep_weights(module: nn.Module, optimizer: Optimizer) -> Handle:
     Raises:
         UserError: a masked weight is computed from other tensors.
     """
-    layers = prunable_modules(module)
+    weights = prunable_weights(module)
 
     @torch.no_grad()
     def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for name, layer in layers.items():
-            if M.is_masked(layer):
-                M.zero_removed(M.stored_weight(name, layer).detach(), getattr(layer, M.BUFFER))
+        for name, held in weights.items():
+            if M.is_masked(held):
+                M.zero_removed(M.stored_weight(name, held).detach(), M.mask_buffer(held))
 
     M.enforce(module)
     M.enforce_on_load(module)
@@ -89,24 +89,24 @@ def keep_gradients(module: nn.Module) -> Hooks:
     The hook of each weight runs before DDP averages gradients over ranks, and while the gradient is still in the
     processor's cache. It reads 5 bytes and writes 4 for each weight in single precision.
     """
-    pairs = [(layer._parameters.get("weight"), layer) for layer in prunable_modules(module).values()]
-    return Hooks([_register(weight, layer) for weight, layer in pairs if weight is not None])
+    weights = prunable_weights(module).values()
+    return Hooks([_register(held.parameter, held) for held in weights if held.parameter is not None])
 
 
-def _register(weight: Tensor, layer: Prunable) -> Handle:
+def _register(weight: Tensor, held: PrunableWeight) -> Handle:
     """Register the hook of a weight, also if it is frozen: it may be trained later."""
     trained = weight.requires_grad
-    hook = partial(_keep_gradient, layer)
+    hook = partial(_keep_gradient, held)
     handle: Handle = weight.requires_grad_().register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
     weight.requires_grad_(trained)
     return handle
 
 
-def _keep_gradient(layer: Prunable, weight: Tensor) -> None:
+def _keep_gradient(held: PrunableWeight, weight: Tensor) -> None:
     gradient = weight.grad
-    if not M.is_masked(layer) or gradient is None or gradient.layout != torch.strided:
+    if not M.is_masked(held) or gradient is None or gradient.layout != torch.strided:
         return
-    gradient, mask = gradient.detach(), getattr(layer, M.BUFFER)
+    gradient, mask = gradient.detach(), M.mask_buffer(held)
     if hasattr(weight, DENSE_GRADIENT):
         _record(weight, gradient, mask)
     M.zero_removed(gradient, mask)

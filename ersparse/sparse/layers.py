@@ -1,16 +1,16 @@
-"""Prunable layers: which parameters may be pruned, and in which order."""
+"""Prunable weights: which parameters of a network may be pruned, in which order, and what their axes mean."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.modules.conv import _ConvTransposeNd
 
-Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+# layers with one input and one weight, called "weight"
+Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,18 @@ class Layer:
 
     Attributes:
         name: name of the parameter, as in `named_parameters()`: "features.0.weight".
-        shape: (output channels, input channels / groups, *kernel); a linear layer has no kernel dimensions.
-        groups: number of groups of a convolution; 1 for a linear layer.
+        shape: the shape of the parameter: (output channels, input channels / groups, *kernel), or, if `transposed`,
+            (input channels, output channels / groups, *kernel). The weights of linear, attention and recurrent layers
+            have no kernel dimensions. In a bilinear layer, (outputs, first inputs, second inputs), the second inputs
+            count as a kernel.
+        groups: number of groups of a convolution; 1 for all other layers.
+        transposed: whether the input channels come first, as in transposed convolutions.
     """
 
     name: str
     shape: tuple[int, ...]
     groups: int = 1
+    transposed: bool = False
 
     @property
     def size(self) -> int:
@@ -35,70 +40,107 @@ class Layer:
     @property
     def n_out(self) -> int:
         """Number of output channels."""
-        return self.shape[0]
+        return self.shape[1] * self.groups if self.transposed else self.shape[0]
 
     @property
     def n_in(self) -> int:
         """Number of input channels, summed over all groups."""
-        return self.shape[1] * self.groups
+        return self.shape[0] if self.transposed else self.shape[1] * self.groups
 
     @property
     def fan_in(self) -> int:
         """Number of weights into one output channel."""
         return self.size // self.n_out
 
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        """The shape with one row for each output channel: (n_out, n_in / groups, *kernel)."""
+        return (self.n_out, self.n_in // self.groups, *self.shape[2:])
 
-def prunable_modules(module: nn.Module) -> dict[str, Prunable]:
-    """Return every convolution and linear layer of `module`, keyed by the name of its weight.
+    def to_rows(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of shape `shape` in the layout of `rows_shape`; the same tensor if the layouts agree."""
+        if not self.transposed:
+            return tensor
+        by_group = tensor.reshape(self.groups, -1, *self.shape[1:])
+        return by_group.transpose(1, 2).reshape(self.rows_shape)
 
-    The order is that of `named_modules()`. A weight that several layers share appears once, under its first name.
+    def from_rows(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of shape `rows_shape` in the layout of the parameter, `shape`; the inverse of `to_rows`."""
+        if not self.transposed:
+            return tensor
+        by_group = tensor.reshape(self.groups, -1, *self.rows_shape[1:])
+        return by_group.transpose(1, 2).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class PrunableWeight:
+    """A prunable parameter of a network, by the module that has it and its name there.
+
+    Attributes:
+        module: the module that has the parameter, and its mask as a buffer.
+        key: name of the parameter in `module`, such as "weight" or "in_proj_weight".
     """
-    found: dict[str, Prunable] = {}
+
+    module: nn.Module
+    key: str
+
+    @property
+    def mask_key(self) -> str:
+        """Name of the mask buffer in `module`."""
+        return f"{self.key}_mask"
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight: a parameter, or a computed tensor if a parametrization replaced the parameter."""
+        weight: Tensor = getattr(self.module, self.key)
+        return weight
+
+    @property
+    def parameter(self) -> nn.Parameter | None:
+        """The parameter itself; None if the weight is computed from other tensors."""
+        return self.module._parameters.get(self.key)
+
+
+def prunable_weights(module: nn.Module) -> dict[str, PrunableWeight]:
+    """Return every prunable weight of `module`, keyed by the full name of the parameter.
+
+    Prunable are the weights of convolutions and transposed convolutions, linear and bilinear layers, the projections of
+    `nn.MultiheadAttention`, and the input, hidden and projection matrices of RNN, LSTM and GRU layers and cells, with
+    subclasses of all of these. Biases, embeddings and the parameters of normalisations are not.
+
+    The order is that of `named_modules()`, and of the parameters within a module. A weight that several layers share
+    appears once, under its first name.
+    """
+    found: dict[str, PrunableWeight] = {}
     seen: set[int] = set()
     for name, child in module.named_modules():
-        if not isinstance(child, Prunable):
-            continue
-        weight = child._parameters.get("weight", child)  # one that is computed is a new tensor each time, not shared
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            found[f"{name}.weight" if name else "weight"] = child
+        for key in weight_keys(child):
+            held = PrunableWeight(child, key)
+            identity = id(held.parameter if held.parameter is not None else held)  # a computed weight is not shared
+            if identity not in seen:
+                seen.add(identity)
+                found[f"{name}.{key}" if name else key] = held
     return found
 
 
 def prunable_layers(module: nn.Module) -> list[Layer]:
     """Return the prunable layers l = 1..L of `module`; biases and normalisation parameters are never among them."""
     return [
-        Layer(name, tuple(child.weight.shape), getattr(child, "groups", 1))
-        for name, child in prunable_modules(module).items()
+        Layer(
+            name, tuple(held.weight.shape), getattr(held.module, "groups", 1), isinstance(held.module, _ConvTransposeNd)
+        )
+        for name, held in prunable_weights(module).items()
     ]
 
 
-def positions(module: nn.Module, channels: int, side: int) -> dict[str, int]:
-    """Return how often one image uses each weight: the output pixels of a convolution, 1 for a linear layer.
-
-    The forward pass of a layer takes 2 x kept weights x positions FLOPs, since a multiply-add counts as two.
-
-    The count comes from the forward pass of a zero image. All weights are expanded from a single zero, so the pass
-    takes milliseconds and no memory for weights; a pass on the meta device would make PyTorch import its compiler.
-
-    Args:
-        module: the network, on any device, including the meta device.
-        channels: number of channels of an image.
-        side: height and width of an image, in pixels.
-    """
-    found: dict[str, int] = {}
-
-    def count(name: str, child: Prunable, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found[name] = output.numel() // child.weight.shape[0]
-
-    hooks = [child.register_forward_hook(partial(count, name)) for name, child in prunable_modules(module).items()]
-    training = module.training
-    zeros = {
-        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in module.state_dict().items()
-    }
-    with torch.inference_mode():
-        functional_call(module.eval(), zeros, (torch.zeros(1, channels, side, side),))
-    module.train(training)
-    for hook in hooks:
-        hook.remove()
-    return found
+def weight_keys(module: nn.Module) -> Iterator[str]:
+    """Yield the names of the prunable weights that `module` itself has, without those of its children."""
+    if isinstance(module, Prunable | nn.Bilinear):
+        yield "weight"
+    elif isinstance(module, nn.MultiheadAttention):
+        one = module._qkv_same_embed_dim
+        yield from ["in_proj_weight"] if one else ["q_proj_weight", "k_proj_weight", "v_proj_weight"]
+    elif isinstance(module, nn.RNNBase):
+        yield from (key for key in module._flat_weights_names if key.startswith("weight_"))
+    elif isinstance(module, nn.RNNCellBase):
+        yield from ("weight_ih", "weight_hh")

@@ -1,7 +1,8 @@
 """Masks: drawing them, holding them in a module, and measuring their density.
 
-A mask is a boolean tensor in the shape of its weight. A module holds it as a buffer, `weight_mask`, next to the weight.
-The buffer is updated in place and never rebound, so checkpoints, `.to()`, DDP and `torch.compile` need nothing special.
+A mask is a boolean tensor in the shape of its weight. The module that has the weight holds the mask as a buffer, whose
+name is that of the parameter and `_mask`: "weight_mask", "in_proj_weight_mask". The buffer is updated in place and
+never rebound, so checkpoints, `.to()`, DDP and `torch.compile` need nothing special.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ersparse.errors import UserError
-from ersparse.sparse.layers import Layer, Prunable, prunable_modules
+from ersparse.sparse.layers import Layer, PrunableWeight, prunable_weights
 
 Masks = dict[str, Tensor]
-BUFFER = "weight_mask"
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # integer type by the size of a weight in bytes
 
 
@@ -49,24 +49,25 @@ def attach(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Raises:
         KeyError: a name is not that of a prunable parameter of `module`.
     """
-    holders = prunable_modules(module)
+    found = prunable_weights(module)
     for name, mask in masks.items():
-        holder = holders[name]
-        if hasattr(holder, BUFFER):
-            getattr(holder, BUFFER).copy_(mask)
+        held = found[name]
+        if hasattr(held.module, held.mask_key):
+            getattr(held.module, held.mask_key).copy_(mask)
         else:
-            holder.register_buffer(BUFFER, torch.empty_like(holder.weight, dtype=torch.bool).copy_(mask))
+            buffer = torch.empty_like(held.weight, dtype=torch.bool).copy_(mask)
+            held.module.register_buffer(held.mask_key, buffer)
 
 
-def is_masked(layer: nn.Module) -> bool:
-    """Return whether `layer` has a boolean mask; the masks of `torch.nn.utils.prune`, of the same name, are floats."""
-    mask = layer._buffers.get(BUFFER)
+def is_masked(held: PrunableWeight) -> bool:
+    """Return whether a weight has a boolean mask; the masks of `torch.nn.utils.prune`, of the same name, are floats."""
+    mask = held.module._buffers.get(held.mask_key)
     return mask is not None and mask.dtype == torch.bool
 
 
 def masks_of(module: nn.Module) -> Masks:
     """Return the mask buffers of `module` by parameter name; empty if it has none."""
-    return {name: getattr(m, BUFFER) for name, m in prunable_modules(module).items() if is_masked(m)}
+    return {name: mask_buffer(held) for name, held in _masked(module).items()}
 
 
 def masked_weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -75,24 +76,32 @@ def masked_weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
     Raises:
         UserError: a masked weight is computed from other tensors.
     """
-    layers = {name: layer for name, layer in prunable_modules(module).items() if is_masked(layer)}
-    return [(stored_weight(name, layer), getattr(layer, BUFFER)) for name, layer in layers.items()]
+    return [(stored_weight(name, held), mask_buffer(held)) for name, held in _masked(module).items()]
 
 
-def stored_weight(name: str, layer: Prunable) -> Tensor:
-    """Return the weight of a masked layer.
+def _masked(module: nn.Module) -> dict[str, PrunableWeight]:
+    return {name: held for name, held in prunable_weights(module).items() if is_masked(held)}
+
+
+def mask_buffer(held: PrunableWeight) -> Tensor:
+    """Return the mask buffer of a weight that has one."""
+    mask: Tensor = getattr(held.module, held.mask_key)
+    return mask
+
+
+def stored_weight(name: str, held: PrunableWeight) -> nn.Parameter:
+    """Return a masked weight.
 
     Raises:
         UserError: a parametrization or weight_norm or spectral_norm was registered after the mask. The parameters that
-            are trained are then others, so that no mask on `weight` has an effect.
+            are trained are then others, so that no mask on the weight has an effect.
     """
-    weight = layer._parameters.get("weight")
-    if weight is None:
+    if held.parameter is None:
         raise UserError(
             f"{name}: is computed from other tensors since its mask was attached (by weight_norm, spectral_norm or "
             "another parametrization), so the mask has no effect; must be a parameter"
         )
-    return weight
+    return held.parameter
 
 
 @torch.no_grad()
@@ -107,13 +116,14 @@ def enforce(module: nn.Module) -> None:
 
 
 def enforce_on_load(module: nn.Module) -> None:
-    """Make every masked layer of `module` set its removed weights to zero after `load_state_dict`.
+    """Make `module` and its masked layers set their removed weights to zero after `load_state_dict`.
 
     Otherwise the weights of a dense checkpoint would bring them back until the next optimizer step. The hook is a
-    function of this module, so copies and pickles of the layer have it as well. Calling this twice changes nothing.
+    function of this module, so copies and pickles of the layers have it as well. `module` has it for weights that its
+    layers share with others, such as an embedding that is loaded after them. Calling this twice changes nothing.
     """
-    for layer in prunable_modules(module).values():
-        if is_masked(layer) and _enforce_loaded not in layer._load_state_dict_post_hooks.values():
+    for layer in [*(held.module for held in _masked(module).values()), module]:
+        if _enforce_loaded not in layer._load_state_dict_post_hooks.values():
             layer.register_load_state_dict_post_hook(_enforce_loaded)  # type: ignore[no-untyped-call]
 
 
@@ -133,12 +143,13 @@ def remove_masks(module: nn.Module) -> None:
         >>> ersparse.remove_masks(network)
         >>> dense_network.load_state_dict(network.state_dict())
     """
-    layers = [layer for layer in prunable_modules(module).values() if is_masked(layer)]
-    if not layers:
+    masked = list(_masked(module).values())
+    if not masked:
         raise UserError(f"module={type(module).__name__}: has no masks")
     enforce(module)
-    for layer in layers:
-        delattr(layer, BUFFER)
+    for held in masked:
+        delattr(held.module, held.mask_key)
+    for layer in [*(held.module for held in masked), module]:
         hooks = layer._load_state_dict_post_hooks
         for key in [key for key, hook in hooks.items() if hook is _enforce_loaded]:
             del hooks[key]

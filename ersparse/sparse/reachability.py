@@ -55,7 +55,8 @@ def on_paths(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[Chann
             layer, mask = layer_of[op.layer], masks[op.layer]
             inputs = _inputs_of_rows(_per_input(reached[op.inputs[0]], layer.n_in), layer)
             kernels = inputs & needed[index][:, None]
-            live[op.layer] |= mask & kernels.reshape(*kernels.shape, *[1] * (mask.dim() - 2))
+            whole = kernels.reshape(*kernels.shape, *[1] * (mask.dim() - 2)).expand(layer.rows_shape)
+            live[op.layer] |= mask & layer.from_rows(whole)
     return live
 
 
@@ -139,6 +140,7 @@ def _backward(graph: list[ChannelOp], edges: Mapping[str, Tensor], reached: list
 
 def _edges(mask: Tensor, layer: Layer) -> Tensor:
     """Return the bipartite channel graph of a layer, [n_out, n_in]; it is block-diagonal for a grouped layer."""
+    mask = layer.to_rows(mask)
     edge = mask.flatten(2).any(2) if mask.dim() > 2 else mask
     if layer.groups == 1:
         return edge

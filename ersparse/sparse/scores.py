@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ersparse.sparse.layers import Prunable, prunable_modules
+from ersparse.sparse.layers import prunable_weights, weight_keys
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.topk import topk_mask
 
@@ -158,10 +158,12 @@ def linearised(network: nn.Module) -> nn.Module:
         for module in network.modules():
             if isinstance(module, _BatchNorm) and module.running_mean is not None:
                 module.running_mean.zero_()
-            if isinstance(module, _BatchNorm | Prunable):
-                for tensor, change in ((module.weight, torch.abs_), (module.bias, torch.zero_)):
-                    if tensor is not None:
-                        change(tensor)
+            prunable = list(weight_keys(module))
+            for name, tensor in module.named_parameters(recurse=False):
+                if name in prunable or (isinstance(module, _BatchNorm) and name == "weight"):
+                    tensor.abs_()
+                elif "bias" in name and (prunable or isinstance(module, _BatchNorm)):
+                    tensor.zero_()
     return network
 
 
@@ -179,7 +181,7 @@ def _zero_removed(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) ->
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: module.weight for name, module in prunable_modules(network).items()}
+    return {name: held.weight for name, held in prunable_weights(network).items()}
 
 
 def _loss_terms(network: nn.Module, batches: Batches, temperature: float) -> Iterator[Tensor]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from ersparse.errors import UserError
-from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import Masks, attach, enforce
 from ersparse.sparse.rng import generator
 from ersparse.theory.error_tolerances import target_bounds
@@ -88,9 +89,10 @@ def strong_ticket(
     _check(layers, copies, p)
     bounds = target_bounds(layers, *box)
     network = random_source(bounds.widths, copies, seed)
-    drawn, modules = draw_masks(network, p, seed), prunable_modules(network)
-    names = list(modules)
-    values = [(modules[name].weight.detach().numpy(), modules[name].bias.detach().numpy()) for name in names]  # type: ignore[union-attr]
+    drawn, weights = draw_masks(network, p, seed), prunable_weights(network)
+    names = list(weights)
+    modules: list[Any] = [weights[name].module for name in names]
+    values = [(module.weight.detach().numpy(), module.bias.detach().numpy()) for module in modules]
     kept, neurons = copy_inputs(*values[0], drawn[names[0]].numpy(), *box)
     masks, errors = {names[0]: torch.from_numpy(kept)}, []
     for index, layer in enumerate(layers, 1):

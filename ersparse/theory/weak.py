@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ersparse.errors import UserError
-from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import Masks, attach, enforce
 from ersparse.theory.input_copy_layer import InputCopy, with_input_copy_layer
 from ersparse.theory.networks import (
@@ -116,7 +116,7 @@ def _construct(
     drawn: Masks,
     every_copy: bool,
 ) -> WeakTicket:
-    modules, masks = prunable_modules(network), {}
+    modules, masks = {name: held.module for name, held in prunable_weights(network).items()}, {}
     usable = torch.ones(layers[0].weight.shape[1], 1, dtype=torch.bool)  # [inputs, copies]
     for index, (name, layer) in enumerate(zip(modules, layers, strict=True)):
         blocks = _blocks(drawn[name], layer, copies[index])

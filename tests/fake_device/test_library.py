@@ -9,7 +9,7 @@ import ersparse
 from ersparse.lightning.callbacks import ERInit, FlowRepair, SparseInit
 from ersparse.sparse import scores
 from ersparse.sparse.density import erk
-from ersparse.sparse.layers import prunable_layers, prunable_modules
+from ersparse.sparse.layers import prunable_layers, prunable_weights
 from ersparse.sparse.mask import digest, masks_of
 from ersparse.sparse.source import ERSource
 
@@ -86,7 +86,7 @@ def test_sparsify_masks_a_module_on_the_device_as_on_the_cpu(device):
     ersparse.keep_masks(module, optimizer)
     module(torch.randn(4, 3, 8, 8).to(device)).logsumexp(1).mean().backward()
     optimizer.step()
-    for name, layer in prunable_modules(module).items():
+    for name, layer in prunable_weights(module).items():
         assert isinstance(layer.weight.data, DeviceTensor) and not (layer.weight.cpu()[~expected[name]]).any()
 
 

@@ -19,7 +19,7 @@ from ersparse.report.analysis.labels import labels
 from ersparse.report.analysis.runs import read_runs
 from ersparse.report.analysis.settings import varying_keys
 from ersparse.report.section import section
-from ersparse.sparse.layers import positions
+from ersparse.sparse.positions import positions
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ersparse import models
 from ersparse.sparse import reachability as G
 from ersparse.sparse.channel_graph import GraphError, trace
-from ersparse.sparse.layers import prunable_layers, prunable_modules
+from ersparse.sparse.layers import prunable_layers, prunable_weights
 from ersparse.sparse.mask import attach, density_of, enforce
 
 
@@ -39,14 +39,14 @@ def test_paths_of_models_match_nonzero_gradients(name, density):
     }
     steps = trace(network)
     with torch.no_grad():
-        for module in prunable_modules(network).values():
-            module.weight.fill_(1 / module.weight[0].numel())
+        for held in prunable_weights(network).values():
+            held.weight.fill_(1 / held.weight[0].numel())
     attach(network, masks)
     enforce(network)
     network(torch.ones(1, 2, 32, 32).double()).sum().backward()
     live = G.on_paths(masks, layers, steps)
-    for layer, module in zip(layers, prunable_modules(network).values(), strict=True):
-        assert live[layer.name].equal((module.weight.grad != 0) & masks[layer.name]), layer.name
+    for layer, held in zip(layers, prunable_weights(network).values(), strict=True):
+        assert live[layer.name].equal((held.weight.grad != 0) & masks[layer.name]), layer.name
     assert G.effective_density(masks, layers, steps) == density_of(live)
 
 
@@ -171,15 +171,15 @@ def test_paths_of_supported_operations_match_nonzero_gradients(name, seed):
     masks = {layer.name: torch.rand(layer.shape, generator=random) < 0.3 for layer in layers}
     attach(network, masks)
     with torch.no_grad():
-        for module in prunable_modules(network).values():
-            module.weight.copy_(torch.rand(module.weight.shape, generator=random) + 0.5)
+        for held in prunable_weights(network).values():
+            held.weight.copy_(torch.rand(held.weight.shape, generator=random) + 0.5)
     enforce(network)
     network.zero_grad()
     out = network(torch.rand(2, 3, 4, 4, generator=random).double() + 0.1)
     (out * torch.rand(out.shape, generator=random)).sum().backward()
     live = G.on_paths(masks, layers, trace(network))
-    for layer, module in zip(layers, prunable_modules(network).values(), strict=True):
-        assert live[layer.name].equal((module.weight.grad != 0) & masks[layer.name]), layer.name
+    for layer, held in zip(layers, prunable_weights(network).values(), strict=True):
+        assert live[layer.name].equal((held.weight.grad != 0) & masks[layer.name]), layer.name
 
 
 class OwnConv(nn.Conv2d):
@@ -245,14 +245,14 @@ def test_subclasses_without_a_forward_are_followed_as_their_base(name):
     masks = {layer.name: torch.rand(layer.shape, generator=random) < 0.3 for layer in layers}
     attach(network, masks)
     with torch.no_grad():
-        for module in prunable_modules(network).values():
-            module.weight.fill_(0.5)
+        for held in prunable_weights(network).values():
+            held.weight.fill_(0.5)
     enforce(network)
     out = network(torch.rand(2, 3, 4, 4, generator=random).double() + 0.1)
     (out * (torch.rand(out.shape, generator=random) + 0.1)).sum().backward()
     live = G.on_paths(masks, layers, trace(network))
-    for layer, module in zip(layers, prunable_modules(network).values(), strict=True):
-        assert live[layer.name].equal((module.weight.grad != 0) & masks[layer.name]), layer.name
+    for layer, held in zip(layers, prunable_weights(network).values(), strict=True):
+        assert live[layer.name].equal((held.weight.grad != 0) & masks[layer.name]), layer.name
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18", "resnet18"])

@@ -15,7 +15,7 @@ from ersparse.errors import UserError
 from ersparse.sparse import mask as M
 from ersparse.sparse.density import erk, pyramidal
 from ersparse.sparse.keep import keep
-from ersparse.sparse.layers import Layer, prunable_layers, prunable_modules
+from ersparse.sparse.layers import Layer, prunable_layers, prunable_weights
 from ersparse.sparse.rng import generator
 from ersparse.sparse.source import ERSource
 
@@ -223,7 +223,7 @@ def test_parametrizations_of_biases_and_other_layers_are_allowed():
 def test_every_computed_weight_is_found():
     """Each access to a computed weight may create a tensor at the same address."""
     network = nn.Sequential(*[parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(5)])
-    assert list(prunable_modules(network)) == [f"{i}.weight" for i in range(5)]
+    assert list(prunable_weights(network)) == [f"{i}.weight" for i in range(5)]
 
 
 def test_shuffling_preserves_the_count():

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ersparse.config.options import CONF, options_of
 from ersparse.runs.network import spec_of
-from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.layers import prunable_weights
 from ersparse.sweep.build_jobs import build_jobs
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.cost import Cost, estimate_cost, format_cost, operations, seconds_per_epoch, timing_key, total_cost
@@ -52,7 +52,7 @@ def test_operations_agree_with_pytorchs_counter(job, model, dataset, width):
             network(images)
         with FlopCounterMode(display=False, depth=None) as both:
             network(images).sum().backward()
-    modules = {name: f"{type(network).__name__}.{name.removesuffix('.weight')}" for name in prunable_modules(network)}
+    modules = {name: f"{type(network).__name__}.{name.removesuffix('.weight')}" for name in prunable_weights(network)}
     of_layers = forward.get_flop_counts()
     assert {name: flops for name, (flops, _) in counted.items()} == {
         name: sum(of_layers[module].values()) / len(images) for name, module in modules.items()

@@ -10,7 +10,7 @@ from ersparse.sparse import mask
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.initialization import scaled_weight
 from ersparse.sparse.keep import Handle, keep_gradients, keep_weights
-from ersparse.sparse.layers import prunable_modules
+from ersparse.sparse.layers import prunable_layers, prunable_weights
 from ersparse.sparse.rng import generator
 from ersparse.sparse.source import Source
 
@@ -71,10 +71,12 @@ class SparseInit(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         masks = mask.masks_of(network_of(pl_module))
-        for name, module in prunable_modules(network_of(pl_module)).items():
-            kept = masks.get(name, torch.ones_like(module.weight, dtype=torch.bool))
-            random = generator(self.seed, name, "init")
-            module.weight.data.copy_(scaled_weight(kept.cpu(), self.mode, random))
+        weights = prunable_weights(network_of(pl_module))
+        for layer in prunable_layers(network_of(pl_module)):
+            weight = weights[layer.name].weight
+            kept = masks.get(layer.name, torch.ones_like(weight, dtype=torch.bool)).cpu()
+            random = generator(self.seed, layer.name, "init")
+            weight.data.copy_(layer.from_rows(scaled_weight(layer.to_rows(kept), self.mode, random)))
 
 
 class FixedMask(pl.Callback):

@@ -17,7 +17,7 @@ from ersparse.distributed.collectives import any_over_ranks
 from ersparse.lightning.callbacks.masks import network_of
 from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.sparse.degrees import degrees, zero_degrees
-from ersparse.sparse.layers import Layer, prunable_modules
+from ersparse.sparse.layers import Layer, Prunable, prunable_weights
 from ersparse.sparse.mask import Masks, density_of, masks_of
 from ersparse.sparse.reachability import ChannelOp, effective_density
 from ersparse.sparse.rewiring import Change
@@ -39,8 +39,8 @@ class RewiringMetrics(pl.Callback):
     * `explored`: fraction of all weights that were ever active (in-time over-parametrisation, Liu et al. 2021b).
     * `sparsity`, `effective`: realised and effective sparsity (`ersparse.sparse.reachability.effective_density`).
     * `no_input`: number of channels with in-degree 0 (`ersparse.sparse.degrees.zero_degrees`).
-    * `silent`: number of input channels of layers that were zero for every evaluated image; NaN with sparse execution,
-      which calls no layer.
+    * `silent`: number of input channels of convolutions and linear layers that were zero for every evaluated image; NaN
+      with sparse execution, which calls no layer.
 
     The source's masks, the weights that were ever active, and the rows are part of the checkpoint.
 
@@ -96,8 +96,9 @@ class RewiringMetrics(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Register the hooks that find inputs which are zero for every image."""
         self.active = {}
-        for name, module in prunable_modules(network_of(pl_module)).items():
-            self.hooks.append(module.register_forward_pre_hook(self._activity_hook(name)))
+        for name, held in prunable_weights(network_of(pl_module)).items():
+            if isinstance(held.module, Prunable):
+                self.hooks.append(held.module.register_forward_pre_hook(self._activity_hook(name)))
 
     def _activity_hook(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -36,7 +36,7 @@ class SparseRewiring(Rewiring):
 
     def _update(self, step: int, network: nn.Module, states: States) -> None:
         sparse = self.sparse
-        weights = {name: module.weight for name, module in sparse.layers.items()}
+        weights = {name: held.weight for name, held in sparse.layers.items()}
         values = dict(zip(weights, sparse.values, strict=True))
         masks = sparse.masks()
         dense_states = {

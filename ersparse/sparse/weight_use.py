@@ -1,0 +1,114 @@
+"""Whether layers compute with the weights that they store, so that removing a weight has an effect.
+
+A weight may be computed from other tensors, by weight_norm or another parametrization. Or the forward pass of a layer
+may transform it, as weight standardisation does, which turns zeros into other numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+
+from ersparse.sparse.channel_rules import computes_as_base
+from ersparse.sparse.layers import PrunableWeight, prunable_weights
+
+
+def unusable_weight(module: nn.Module) -> str | None:
+    """Return which weight of `module` cannot be masked, and why, in one line; None if all can.
+
+    A layer whose class has a forward pass of its own is tried on a copy in which half of the weight is zero. It is
+    refused if the weight that arrives in a convolution, a product of matrices or a recurrence has fewer zeros. Classes
+    that pad, cast, scale or count beside that pass; so does a layer that cannot be called with one input.
+    """
+    for name, held in prunable_weights(module).items():
+        if held.parameter is None:
+            return f"{name} is computed from other tensors, must be a parameter"
+        if not computes_as_base(held.module) and _fills_zeros(held):
+            kind = type(held.module).__name__
+            return f"{name} is transformed by the forward pass of {kind}, so removed weights would not be zero there"
+    return None
+
+
+class _WatchedWeight(TorchFunctionMode):
+    """Compares the weights of linear operations with the stored one.
+
+    Args:
+        size: number of weights.
+        nonzero: how many of the stored ones are not zero, at most.
+    """
+
+    def __init__(self, size: int, nonzero: int) -> None:
+        super().__init__()
+        self.size, self.nonzero = size, nonzero
+        self.filled: bool = False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        operation = getattr(function, "__name__", "")
+        if any(part in operation for part in ("conv", "linear")):
+            self._compare(kwargs.get("weight", args[1] if len(args) > 1 else None))
+        elif any(part in operation for part in ("matmul", "mm", "einsum", "lstm", "gru", "rnn")):
+            for value in [*args, *kwargs.values()]:
+                for tensor in value if isinstance(value, (list, tuple)) else [value]:
+                    self._compare(tensor)
+        return function(*args, **kwargs)
+
+    def _compare(self, tensor: Any) -> None:
+        """Compare the number of zeros, since a layer may use its weight transposed or reshaped."""
+        if isinstance(tensor, Tensor) and tensor.numel() == self.size:
+            with torch._C.DisableTorchFunction():
+                self.filled = self.filled or int(tensor.count_nonzero()) > self.nonzero
+
+
+@torch.no_grad()
+def _fills_zeros(held: PrunableWeight) -> bool:
+    """Return whether zeros of the weight are others where a copy of the module computes with them."""
+    random = torch.Generator().manual_seed(0)
+    try:
+        module = _filled_copy(held.module, random)
+        size = getattr(module, held.key).numel()
+        alike = [weight for weight in module.parameters(recurse=False) if weight.numel() == size]
+        for weight in alike:
+            weight.mul_(torch.rand(weight.shape, generator=random) < 0.5)
+        with _WatchedWeight(size, max(int(weight.count_nonzero()) for weight in alike)) as watched:
+            module(*_example(module, size, random))
+    except Exception:  # the module's own code, which may take other arguments
+        return False
+    filled: bool = watched.filled
+    return filled
+
+
+def _filled_copy(module: nn.Module, random: torch.Generator) -> nn.Module:
+    """Return a copy on the CPU, in float32, with normal weights: those given may be on the meta device."""
+    copied = copy.deepcopy(module).to_empty(device="cpu").float().eval()
+    for tensor in copied.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.normal_(generator=random)
+    return copied
+
+
+def _example(module: nn.Module, size: int, random: torch.Generator) -> list[Tensor]:
+    """Return small inputs whose number of elements is not `size`, or they would be taken for the weight."""
+
+    def normal(*shape: int) -> Tensor:
+        batch = 2 if 2 * torch.Size(shape).numel() != size else 3
+        return torch.randn(batch, *shape, generator=random)
+
+    if isinstance(module, nn.MultiheadAttention):
+        return [normal(1, dim) for dim in (module.embed_dim, module.kdim, module.vdim)]
+    if isinstance(module, nn.RNNBase):
+        return [normal(1, module.input_size)]
+    if isinstance(module, nn.RNNCellBase):
+        return [normal(module.input_size)]
+    if isinstance(module, nn.Bilinear):
+        return [normal(module.in1_features), normal(module.in2_features)]
+    if isinstance(module, nn.Linear):
+        return [normal(module.in_features)]
+    assert isinstance(module, _ConvNd)
+    sides = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    return [normal(module.in_channels, *sides)]
