@@ -12,6 +12,12 @@ SGD = OptimizerSettings(
 )
 
 
+def optimizer(name, **keys):
+    """Settings of another built-in optimizer."""
+    kept = SGD.model_dump(exclude={"target", "name"})
+    return OptimizerSettings.model_validate(kept | {"name": name, "lr": 0.01} | keys)
+
+
 def batches(count=256, size=64):
     data = digits.load(None, True)
     table = ImageTable.from_images(data.x_train, data.y_train, [0.3], [0.3], torch.device("cpu"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ersparse.config.options import CONF, folders, with_defaults
+from ersparse.config.options import CONF, folders, options_of, with_defaults
 from ersparse.config.schema import Settings
 
 GROUPS = ("model", "dataset", "sparsity", "method")
@@ -24,25 +24,44 @@ def command(settings: Settings) -> str:
 def overrides(settings: Settings) -> list[str]:
     """Return the overrides: options first, then the keys that have another value than in their option."""
     values = settings.model_dump(by_alias=True)
-    chosen = {group: values[group]["name"] for group in GROUPS}
+    chosen = {group: values[group]["name"] for group in GROUPS if _is_option(group, values)}
     if settings.method["name"] in ("imp", "synflow") and settings.sparsity.name == "dense":
         del chosen["sparsity"]  # these methods choose it
     found = [f"{group}={name}" for group, name in chosen.items()]
     found += [
         f"{group}={values[group]['name']}"
         for group, default in GROUPS_WITH_DEFAULT.items()
-        if values[group]["name"] != default
+        if values[group]["name"] != default and _is_option(group, values)
     ]
+    for group in (*GROUPS, *GROUPS_WITH_DEFAULT):
+        if not _is_option(group, values):
+            found += [f"{group}.name={values[group]['name']}", f"{group}._target_={values[group]['_target_']}"]
     found += [f"variant={settings.variant}"] if settings.variant != "paper" else []
     found += [f"scale={settings.scale.name}"] if settings.scale.name != "full" else []
     found += [f"seed={settings.seed}"]
     for group in ("model", "dataset", "method", *GROUPS_WITH_DEFAULT):
-        found += _changed(group, values[group], with_defaults(group, values[group]["name"]))
-    primary = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
-    assert isinstance(primary, dict)
+        option = values[group]["name"] if _is_option(group, values) else _default_option(group)
+        found += _changed(group, values[group], with_defaults(group, option))
+    primary = _primary()
     for group in ("seeds", "paths"):
         found += _changed(group, values[group], primary[group])
     return found
+
+
+def _is_option(group: str, values: Mapping[str, Any]) -> bool:
+    """Return whether an option has this name; otherwise it was given with a `_target_` on the command line."""
+    return values[group]["name"] in options_of(group)
+
+
+def _default_option(group: str) -> str:
+    found: str = next(item[group] for item in _primary()["defaults"] if isinstance(item, dict) and group in item)
+    return found
+
+
+def _primary() -> dict[str, Any]:
+    primary = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
+    assert isinstance(primary, dict)
+    return {str(key): value for key, value in primary.items()}
 
 
 def _changed(group: str, values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[str]:

@@ -24,6 +24,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or in a checkout
 LAUNCH = PACKAGE.parent / "launch.py"  # in a checkout
 CONFIG_DIR = ("--config-dir", "-cd")
+FREE_MAPPINGS = ("optimizer.args", "optimizer.layers")  # keys whose values are mappings with keys of any name
 
 _user_folders: tuple[Path, ...] = ()
 
@@ -172,5 +173,5 @@ def _flat(content: Mapping[Any, Any], prefix: str) -> Iterator[str]:
         if key in ("defaults", "hydra"):
             continue
         yield f"{prefix}{key}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{key}" not in FREE_MAPPINGS:
             yield from _flat(value, f"{prefix}{key}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -10,8 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from ersparse.config.from_data import read_from_data
 from ersparse.config.groups import FunctionSettings, SettingsGroup
-from ersparse.config.options import options_of
+from ersparse.config.options import CONF, options_of
 from ersparse.config.types import Count, Fraction, In, NonNegative, NotIdentity, Positive, Seed, Since
+from ersparse.config.warmup import Warmup, length, scaled
 from ersparse.errors import UserError
 
 
@@ -74,12 +76,25 @@ class OptimizerSettings(FunctionSettings):
     nesterov: bool
     milestones: list[Annotated[float, In("(0, 1)")]]
     gamma: Annotated[float, In("(0, 1]")]
+    no_decay: Annotated[list[str], Since([])] = Field(default_factory=list)
+    layers: Annotated[dict[str, dict[str, Any]] | None, Since(None)] = None
+    args: Annotated[dict[str, Any] | None, Since(None)] = None
 
     @model_validator(mode="before")
     @classmethod
     def target_of_name(cls, values: Any) -> Any:
         """Complete a configuration that was written before optimizers had a `_target_`, and check built-in names."""
         return _builtin_target(values, "optimizer", "ersparse.lightning.optimizers.{name}")
+
+    @model_validator(mode="after")
+    def rates_of_layers(self) -> OptimizerSettings:
+        for pattern, keys in (self.layers or {}).items():
+            for key, value in keys.items():
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                least = {"lr": "(0, inf)", "weight_decay": "[0, inf)"}.get(key)
+                if least and not (number and (value > 0 or (value == 0 and key != "lr"))):
+                    raise UserError(f"optimizer.layers.{pattern}.{key}={value}: must lie in {least}")
+        return self
 
     @model_validator(mode="after")
     def nesterov_needs_momentum(self) -> OptimizerSettings:
@@ -161,9 +176,60 @@ class TrainerSettings(SettingsGroup):
 
 
 class ScheduleSettings(FunctionSettings):
-    """The schedule of the learning rate."""
+    """The schedule of the learning rate; `warmup` is a length as in `ersparse.config.warmup`."""
 
     group: ClassVar[str] = "schedule"
+
+    warmup: Annotated[Warmup, Since(0.0)] = 0.0
+    min_lr: Annotated[NonNegative, Since(0.0)] = 0.0
+    cycles: Annotated[Count, Since(1)] = 1
+    interval: Annotated[Literal["epoch", "step"], Since("epoch")] = "epoch"
+
+    @model_validator(mode="before")
+    @classmethod
+    def target_of_name(cls, values: Any) -> Any:
+        """Check built-in names."""
+        return _builtin_target(values, "schedule", "ersparse.lightning.schedules.{name}")
+
+    @model_validator(mode="after")
+    def keys_apply(self) -> ScheduleSettings:
+        """Check that the function takes the keys that are set.
+
+        Raises:
+            UserError: it has no argument `timeline`, or is `constant`, which neither falls nor repeats.
+        """
+        for key in self.changed():
+            if "timeline" not in inspect.signature(self.resolve()).parameters:
+                raise UserError(
+                    f"schedule.{key}={getattr(self, key)}: {self.target} does not take it, it has no argument timeline"
+                )
+            if self.name == "constant" and key in ("min_lr", "cycles"):
+                raise UserError(f"schedule.{key}={getattr(self, key)}: schedule=constant has none")
+        return self
+
+    def changed(self) -> list[str]:
+        """Return those of `warmup`, `min_lr`, `cycles` and `interval` that differ from a plain schedule."""
+        plain = {"warmup": 0.0, "min_lr": 0.0, "cycles": 1, "interval": "epoch"}
+        return [key for key, value in plain.items() if getattr(self, key) != value]
+
+    def is_plain(self) -> bool:
+        """Return whether there is neither warm-up nor a lower bound nor cycles, and the unit is an epoch."""
+        return not self.changed()
+
+    def is_plain_multistep(self) -> bool:
+        """Return whether the schedule is the multi-step one with none of its further keys set."""
+        return self.name == "multistep" and self.is_plain()
+
+    def counts_steps(self) -> bool:
+        """Return whether the number of optimizer steps in an epoch matters."""
+        return self.interval == "step" or length(self.warmup).unit == "step"
+
+    def at_scale(self, scale: ScaleSettings) -> ScheduleSettings:
+        """Return the schedule of a run at this scale; at smoke scale a warm-up is at most a quarter of the run."""
+        warmup = self.warmup
+        if scale.name == "smoke" and length(warmup).unit != "run":
+            warmup = 0.25
+        return self.model_copy(update={"warmup": scaled(warmup, scale.epochs)})
 
 
 MULTISTEP = {"_target_": "ersparse.lightning.schedules.multistep", "name": "multistep"}
@@ -213,6 +279,10 @@ class Settings(SettingsGroup):
         own: int | None = getattr(self.seeds, what)
         return self.seed if own is None else own
 
+    def schedule_at_scale(self) -> ScheduleSettings:
+        """Return the settings of the schedule at the scale of the run."""
+        return self.schedule.at_scale(self.scale)
+
     def epochs(self) -> int:
         """Return the epochs of a training run without levels, at this scale; never less than one."""
         return max(1, round(self.trainer.max_epochs * self.scale.epochs))
@@ -222,11 +292,15 @@ def _builtin_target(values: Any, group: str, pattern: str) -> Any:
     """Return `values` with the `_target_` of a built-in option, if they have none.
 
     Raises:
-        UserError: the name is neither that of an option nor accompanied by a `_target_` of its own.
+        UserError: the name is neither that of an option nor accompanied by a `_target_` of its own, or it is that of
+            another option, whose runs would have the same hash.
     """
     if not isinstance(values, Mapping) or not isinstance(name := values.get("name"), str):
         return values
-    target = values.get("_target_") or pattern.format(name=name)
-    if target == pattern.format(name=name) and name not in options_of(group):
+    own = pattern.format(name=name)
+    target = values.get("_target_") or own
+    if target == own and name not in options_of(group):
         raise UserError(f"{group}.name={name}: must be one of {', '.join(options_of(group))}")
+    if target != own and (CONF / group / f"{name}.yaml").is_file():
+        raise UserError(f"{group}.name={name}: must be another name with {group}._target_={target}")
     return {**values, "_target_": target}

@@ -129,6 +129,11 @@ def smallest_batch(count: int, batch_size: int) -> int:
     return min(sizes)
 
 
+def batches_in(count: int, batch_size: int) -> int:
+    """Return the number of global batches of an epoch over `count` images."""
+    return len(_global_batches(torch.arange(count), batch_size))
+
+
 def _global_batches(order: Tensor, batch_size: int) -> list[Tensor]:
     """Split `order` into global batches; a last one below an eighth of the batch size is merged into the one before.
 

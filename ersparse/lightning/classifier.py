@@ -19,7 +19,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from ersparse.config import schema
 from ersparse.distributed.collectives import mean_over_ranks
 from ersparse.lightning.auto_settings import memory_format
-from ersparse.lightning.schedules import milestone_epochs, multistep
+from ersparse.lightning.optimizers import make_optimizer
+from ersparse.lightning.parameter_groups import ParameterGroup, norm_parameters, parameter_groups
+from ersparse.lightning.schedules import make_schedule, milestone_epochs
+from ersparse.lightning.timeline import Timeline
 from ersparse.sparse.mask import Masks, masks_of
 
 
@@ -48,7 +51,8 @@ class Classifier(pl.LightningModule):
         self.memory_format = memory_format(network)
         self.network = network.to(memory_format=self.memory_format)
         self.compiled: Callable[..., Tensor] | None = None
-        self.optimizer_settings, self.schedule_settings = optimizer, schedule
+        self.optimizer_settings = optimizer
+        self.schedule_settings = schedule or schema.ScheduleSettings.model_validate(schema.MULTISTEP)
         self.epochs, self.eval_names = epochs, eval_names
         self.metrics = nn.ModuleDict()
         for name in ["train", *eval_names]:
@@ -101,6 +105,10 @@ class Classifier(pl.LightningModule):
         """Return the parameters passed to the optimizer."""
         return self.network.parameters()
 
+    def trainable_names(self) -> list[str]:
+        """Return the names of `trainable_parameters`: those of the network."""
+        return [name for name, _ in self.network.named_parameters()]
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return the loss, scaled so that DDP averages over the images of all ranks."""
         return mean_over_ranks(self._step("train", batch), len(batch[1]))
@@ -131,19 +139,35 @@ class Classifier(pl.LightningModule):
         return metric
 
     def configure_optimizers(self) -> Any:
-        settings = self.optimizer_settings
-        optimizer = settings.resolve()(self.trainable_parameters(), settings, **settings.own_keys())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "epoch"}}
+        parameters = dict(zip(self.trainable_names(), self.trainable_parameters(), strict=True))
+        groups = [
+            {"params": [parameters[name] for name in group.names], **group.keys} for group in self.parameter_groups()
+        ]
+        single = len(groups) == 1 and len(groups[0]) == 1
+        optimizer = make_optimizer(groups[0]["params"] if single else groups, self.optimizer_settings)
+        scheduler = {"scheduler": self.schedule(optimizer), "interval": self.schedule_settings.interval}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return the names of the parameters of each of the optimizer's groups, and the keys of the group."""
+        return parameter_groups(self.trainable_names(), norm_parameters(self.network), self.optimizer_settings)
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
         """Return the scheduler of the learning rate over the whole run."""
-        schedule = self.schedule_settings
-        if schedule is None:
-            return multistep(optimizer, self.optimizer_settings, self.epochs)
-        scheduler: LRScheduler = schedule.resolve()(
-            optimizer, self.optimizer_settings, self.epochs, **schedule.own_keys()
-        )
-        return scheduler
+        return self.schedule_over(optimizer, self.epochs)
+
+    def schedule_over(self, optimizer: Optimizer, epochs: int) -> LRScheduler:
+        """Return the scheduler of a training, or of a level, of `epochs` epochs."""
+        timeline = Timeline(epochs, self.steps_per_epoch(), self.schedule_settings)
+        return make_schedule(optimizer, self.optimizer_settings, self.schedule_settings, timeline)
+
+    def steps_per_epoch(self) -> int:
+        """Return the optimizer steps in an epoch; 1 if the schedule does not depend on their number."""
+        if not self.schedule_settings.counts_steps():
+            return 1
+        epochs = self.trainer.max_epochs
+        assert epochs
+        return int(self.trainer.estimated_stepping_batches) // epochs
 
     def milestones(self, epochs: int) -> list[int]:
         """Return the milestones, in epochs, of a training of `epochs` epochs."""

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from ersparse.config import schema
 from ersparse.config.edge_popup_search import EdgePopupSearch
 from ersparse.lightning.classifier import Classifier
+from ersparse.lightning.schedules import restarting
 from ersparse.sparse import edge_popup
 from ersparse.sparse.initialization import random_scores
 from ersparse.sparse.layers import prunable_layers
@@ -35,6 +36,7 @@ class EdgePopupClassifier(Classifier):
         eval_names: names of the dataloaders of the validation loop, in their order.
         search: settings of the search.
         seed: seed of the scores.
+        schedule: learning-rate schedule of each level, or of the run; None is the multi-step schedule.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class EdgePopupClassifier(Classifier):
         eval_names: list[str],
         search: EdgePopupSearch,
         seed: int,
+        schedule: schema.ScheduleSettings | None = None,
     ) -> None:
-        super().__init__(network, num_classes, optimizer, epochs, eval_names)
+        super().__init__(network, num_classes, optimizer, epochs, eval_names, schedule)
         self.search = search
         self.layers = prunable_layers(network)
         self.names = [layer.name for layer in self.layers]
@@ -86,10 +89,18 @@ class EdgePopupClassifier(Classifier):
         """Return the scores, and BatchNorm's scale and shift if these are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def trainable_names(self) -> list[str]:
+        """Return the names of `trainable_parameters`; scores have those of their layers."""
+        affine = [name for name, parameter in self.network.named_parameters() if parameter.requires_grad]
+        return [*affine, *self.names]
+
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """Return the multi-step schedule, restarted in each level, or once over all levels."""
+        """Return the schedule, restarted in each level, or once over all levels."""
         levels = self.search.levels
         length = self.epochs if self.search.lr_restart else self.epochs * levels
+        if not self.schedule_settings.is_plain_multistep():
+            per_epoch = self.steps_per_epoch() if self.schedule_settings.interval == "step" else 1
+            return restarting(optimizer, lambda epoch: (length, epoch % length), self.schedule_over, per_epoch)
         milestones = self.milestones(length)
         gamma = self.optimizer_settings.gamma
         return LambdaLR(optimizer, lambda epoch: gamma ** sum(epoch % length >= m for m in milestones))

@@ -109,7 +109,8 @@ class SparseClassifier(Classifier):
     def _convert_optimizer_state(self, checkpoint: dict[str, Any], convert: Callable[..., Tensor]) -> None:
         """Convert the optimizer state of each layer's weights by `convert`, a function of (tensor, mask)."""
         masks = self.sparse.masks()
-        names = {index: name for index, (name, _) in enumerate(self.network.named_parameters()) if name in masks}
+        ordered = [name for group in self.parameter_groups() for name in group.names]
+        names = {index: name for index, name in enumerate(ordered) if name in masks}
         for optimizer in checkpoint.get("optimizer_states", []):
             states = optimizer["state"]
             for index, name in names.items():

@@ -74,6 +74,10 @@ class Method(TargetedSettings):
         """Return the number of epochs of a run."""
         return settings.epochs()
 
+    def schedule_epochs(self, settings: Settings) -> int:
+        """Return the epochs of the shortest training that the learning-rate schedule spans."""
+        return self.epochs(settings)
+
     def check(self, settings: Settings, layers: list[Layer], source: Source) -> None:
         """Check the settings of the whole run against what the method needs.
 
@@ -94,7 +98,7 @@ class Method(TargetedSettings):
         s = run.settings
         if s.trainer.execution == "sparse":
             from ersparse.lightning.sparse_classifier import SparseClassifier as Classifier  # type: ignore[assignment]
-        return Classifier(network, s.dataset.num_classes, s.optimizer, run.epochs, eval_names, s.schedule)
+        return Classifier(network, s.dataset.num_classes, s.optimizer, run.epochs, eval_names, s.schedule_at_scale())
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:
         """Return the callbacks that act on the masks after the source network has been drawn and repaired."""

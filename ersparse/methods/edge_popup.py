@@ -47,6 +47,9 @@ class EdgePopup(EdgePopupSearch, LevelledMethod):
     def epochs(self, settings: Settings) -> int:
         return self.levels * self.level_epochs(settings)
 
+    def schedule_epochs(self, settings: Settings) -> int:
+        return self.level_epochs(settings) if self.lr_restart else self.epochs(settings)
+
     def check(self, settings: Settings, layers: list[Layer], source: Source) -> None:
         self.check_levels(settings, source, "runs for method.levels times method.epochs_per_level")
         if settings.model.init != "default":
@@ -73,7 +76,8 @@ class EdgePopup(EdgePopupSearch, LevelledMethod):
             densities = run.source.densities if self.scale_weights else [1.0] * len(run.layers)
             draw_weights(network, densities, self.weight_init, seed)
         kind = EdgePopupClassifier if self.multiply_by == "ticket" else RawScoreClassifier
-        return kind(network, s.dataset.num_classes, s.optimizer, self.level_epochs(s), eval_names, self, seed)
+        epochs, schedule = self.level_epochs(s), s.schedule_at_scale()
+        return kind(network, s.dataset.num_classes, s.optimizer, epochs, eval_names, self, seed, schedule)
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:
         from ersparse.lightning.callbacks.annealing import SparsityAnnealing

@@ -35,8 +35,8 @@ class IterativePruning(LevelledMethod):
             them, so that only the learning rate ("lr") restarts. The optimizer's state is always reset.
         rewind_epoch: at most the epochs of a level; 0 is initialisation.
         statistics: "reset" BatchNorm's running statistics as well, or "keep" them.
-        schedule: the optimizer's milestones apply to the "final" training, with a constant learning rate in levels, or
-            to "each" level as well.
+        schedule: the learning-rate schedule applies to the "final" training, with a constant learning rate in levels,
+            or to "each" level as well.
     """
 
     default_epochs: ClassVar[int] = 30
@@ -59,6 +59,10 @@ class IterativePruning(LevelledMethod):
     def epochs(self, settings: Settings) -> int:
         return self.level_count(settings) * self.level_epochs(settings) + self.epochs_of_final_training(settings)
 
+    def schedule_epochs(self, settings: Settings) -> int:
+        final = self.epochs_of_final_training(settings)
+        return min(final, self.level_epochs(settings)) if self.schedule == "each" else final
+
     def check(self, settings: Settings, layers: list[Layer], source: Source) -> None:
         self.check_levels(settings, source, "has method.epochs_per_level and method.final_epochs")
         if self.rewind == "epoch" and self.rewind_epoch > self.level_epochs(settings):
@@ -73,7 +77,8 @@ class IterativePruning(LevelledMethod):
         s = run.settings
         return IterativePruningClassifier(
             network, s.dataset.num_classes, s.optimizer, self.epochs_of_final_training(s), eval_names,
-            levels=self.level_count(s), per_level=self.level_epochs(s), each=self.schedule == "each",
+            s.schedule_at_scale(), levels=self.level_count(s), per_level=self.level_epochs(s),
+            each=self.schedule == "each",
         )  # fmt: skip
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:

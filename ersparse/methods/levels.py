@@ -47,10 +47,6 @@ class LevelledMethod(Method):
                 f"trainer.max_epochs={settings.trainer.max_epochs}: must not be set with method={self.name}, "
                 f"which {length_keys}"
             )
-        if settings.schedule.name != "multistep":
-            raise UserError(
-                f"schedule={settings.schedule.name}: must be multistep with method={self.name}, whose levels repeat it"
-            )
         check_final_sparsity(self.final_sparsity, source)
 
 

@@ -48,14 +48,14 @@ def describe(
     for key in ("file", "run"):
         if key in sparsity:
             sparsity[key] = getattr(file_hashes, key)
-    schedule = settings.schedule
+    schedule = identity_fields(settings.schedule)
     return {
         "model": identity_fields(settings.model) | {"init_from": file_hashes.init_from},
         "dataset": identity_fields(settings.dataset),
         "sparsity": sparsity,
         "method": dict(method_fields),
         "optimizer": identity_fields(settings.optimizer),
-        **({"schedule": identity_fields(schedule)} if schedule.name != "multistep" else {}),
+        **({"schedule": schedule} if schedule != {"name": "multistep"} else {}),
         "epochs": epochs,
         "variant": settings.variant,
         "seeds": {key: seed for key, seed in settings.seeds.model_dump().items() if seed is not None},

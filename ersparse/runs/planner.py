@@ -12,8 +12,11 @@ from ersparse.config.command_line import command
 from ersparse.config.groups import identity_fields
 from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
+from ersparse.config.warmup import length
 from ersparse.errors import UserError
 from ersparse.kernels.cost_model import WORTHWHILE_SPEEDUP, predicted_speedup
+from ersparse.lightning.optimizers import is_elementwise, probe
+from ersparse.lightning.parameter_groups import check_groups
 from ersparse.methods.base import Method, method_of
 from ersparse.runs.identity import FileHashes, describe, run_hash
 from ersparse.runs.loggers.base import logger_of
@@ -54,6 +57,8 @@ def make_plan(settings: Settings) -> Plan:
     logger_of(settings)
     built = architecture(spec_of(settings))
     _check_image_size(settings, built.module)
+    if method.trains:
+        _check_optimizer(settings, method, built.module)
     _check_execution(settings, method)
     files = _read_files(settings)
     if files.network is not None:
@@ -129,6 +134,18 @@ def _check_image_size(settings: Settings, network: nn.Module) -> None:
         )
 
 
+def _check_optimizer(settings: Settings, method: Method, network: nn.Module) -> None:
+    """Check the optimizer's arguments and groups, and that the schedule fits the learning rates and the length."""
+    optimizer, schedule = settings.optimizer, settings.schedule_at_scale()
+    check_groups(network, optimizer, probe(network, optimizer).defaults)
+    rates = [optimizer.lr, *(keys["lr"] for keys in (optimizer.layers or {}).values() if "lr" in keys)]
+    if schedule.min_lr > min(rates):
+        raise UserError(f"schedule.min_lr={schedule.min_lr}: must be at most the learning rate {min(rates):g}")
+    epochs, warmup = method.schedule_epochs(settings), length(schedule.warmup)
+    if warmup.unit == "epoch" and warmup.value >= epochs:
+        raise UserError(f"schedule.warmup={settings.schedule.warmup}: must be less than the run's {epochs} epochs")
+
+
 def _check_execution(settings: Settings, method: Method) -> None:
     execution = settings.trainer.execution
     if execution not in method.executions:
@@ -139,6 +156,11 @@ def _check_execution(settings: Settings, method: Method) -> None:
         return
     if settings.model.sync_batchnorm:
         raise UserError("trainer.execution=sparse: must be auto, masked or compiled with model.sync_batchnorm=true")
+    if not is_elementwise(probe(architecture(spec_of(settings)).module, settings.optimizer)):
+        raise UserError(
+            f"trainer.execution=sparse: must be auto, masked or compiled with optimizer={settings.optimizer.name}, "
+            "which is not known to update each weight by itself"
+        )
     if error := unsupported_operation(spec_of(settings)):
         raise UserError(f"trainer.execution=sparse: {error} is not covered; must be auto, masked or compiled")
 

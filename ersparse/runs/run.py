@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from ersparse.config.command_line import command
 from ersparse.config.groups import build
 from ersparse.config.schema import Settings, TrainerSettings
+from ersparse.config.warmup import length
 from ersparse.data.arrays import Arrays
-from ersparse.data.batches import EVALUATION_BATCH_SIZE, smallest_batch
+from ersparse.data.batches import EVALUATION_BATCH_SIZE, batches_in, smallest_batch
 from ersparse.data.load import load_arrays
 from ersparse.distributed.other_launchers import copies_of_this_process
 from ersparse.distributed.rendezvous import Rendezvous
@@ -76,6 +77,7 @@ def run_plan(plan: Plan) -> Path:
     arrays = load_arrays(settings.dataset) if plan.method.trains else None
     if arrays:
         _check_batches(settings, trainer, arrays)
+        _check_warmup(plan, arrays)
     with disk_errors(folder):
         plan = resolve_source(plan, lambda: arrays or load_arrays(settings.dataset))
         _check_budget(plan)
@@ -226,6 +228,20 @@ def _check_batches(settings: Settings, trainer: TrainerSettings, arrays: Arrays)
             f"{_devices(trainer)}: must be at most {max(1, least)} with dataset.batch_size="
             f"{settings.dataset.batch_size} and so many images, or a rank would get none of the smallest batch"
         )
+
+
+def _check_warmup(plan: Plan, arrays: Arrays) -> None:
+    """Check that a warm-up in optimizer steps is shorter than the run.
+
+    Raises:
+        UserError: it is not.
+    """
+    settings = plan.settings
+    warmup = length(settings.schedule_at_scale().warmup)
+    trained_on = len(arrays.y_train) - round(settings.dataset.validation * len(arrays.y_train))
+    steps = plan.method.schedule_epochs(settings) * batches_in(trained_on, settings.dataset.batch_size)
+    if warmup.unit == "step" and warmup.value >= steps:
+        raise UserError(f"schedule.warmup={settings.schedule.warmup}: must be less than the run's {steps} steps")
 
 
 def _devices(trainer: TrainerSettings) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ersparse.config.schema import Settings
+from ersparse.config.schema import MULTISTEP, ScheduleSettings, Settings
 from ersparse.sources.er import source_from_densities
 from ersparse.sources.unresolved import UnresolvedSource
 from ersparse.sparse.source import Source
@@ -55,6 +55,7 @@ def prerequisite_settings(settings: Settings, nominal: float) -> Settings:
         ),
         "method": recipe.method | {"final_sparsity": round(1 - nominal, 12)},
         "optimizer": recipe.optimizer,
+        "schedule": ScheduleSettings.model_validate(MULTISTEP),
         "dataset": settings.dataset.model_copy(update={"batch_size": recipe.batch_size}),
         "trainer": settings.trainer.model_copy(update={"max_epochs": settings.dataset.epochs}),
         "seeds": settings.seeds.model_copy(update={"mask": None}),
