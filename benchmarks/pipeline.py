@@ -17,7 +17,8 @@ from torchvision import transforms
 from benchmarks.hardware_limits import DEVICE, memory_bandwidth
 from benchmarks.interleaved import Measurement, interleave, ratio
 from benchmarks.networks import dense_step, settings_of
-from ersparse.data.batches import Augmentation, ImageTable, InMemoryDataLoader
+from ersparse.data.augmentation import Augmentation
+from ersparse.data.batches import ImageTable, InMemoryDataLoader
 
 COUNT, BATCH, SIDE = 2560, 128, 32
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]

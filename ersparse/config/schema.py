@@ -9,12 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, model_validator
 from pydantic_core import PydanticCustomError
 
+from ersparse.config import augmentation
+from ersparse.config.augmentation import Transforms
 from ersparse.config.from_data import read_from_data
 from ersparse.config.groups import FunctionSettings, SettingsGroup
 from ersparse.config.options import CONF, options_of
 from ersparse.config.types import Count, Fraction, In, NonNegative, NotIdentity, Positive, Seed, Since
 from ersparse.config.warmup import Warmup, length, scaled
 from ersparse.errors import UserError
+
+CropArea = Annotated[float, In("(0, 1]")]  # as a fraction of the image
 
 
 class ModelSettings(FunctionSettings):
@@ -44,6 +48,10 @@ class DatasetSettings(FunctionSettings):
     crop_padding: Annotated[int, In("[0, inf)")]
     padding_mode: Literal["zero", "reflect"]
     flip: bool
+    transforms: Annotated[Transforms, Since("crop")] = "crop"
+    crop_scale: Annotated[tuple[CropArea, CropArea], Field(strict=False), Since((0.08, 1.0))] = (0.08, 1.0)
+    mixup: Annotated[NonNegative, Since(0.0)] = 0.0
+    cutmix: Annotated[NonNegative, Since(0.0)] = 0.0
 
     @model_validator(mode="wrap")
     @classmethod
@@ -64,7 +72,19 @@ class DatasetSettings(FunctionSettings):
                 f"dataset.crop_padding={self.crop_padding}: reflection needs less than "
                 f"dataset.image_size={self.image_size}"
             )
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise UserError(f"dataset.crop_scale={list(self.crop_scale)}: must be [smallest, largest] area")
         return self
+
+    @property
+    def geometry(self) -> str:
+        """How training images are cropped: crop, resized_crop or none."""
+        return augmentation.split(self.transforms)[0] if self.augment else "none"
+
+    @property
+    def policy(self) -> str | None:
+        """The augmentation policy of training images: randaugment, trivialaugment or None."""
+        return augmentation.split(self.transforms)[1] if self.augment else None
 
 
 class OptimizerSettings(FunctionSettings):

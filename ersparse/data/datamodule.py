@@ -7,13 +7,12 @@ import torch
 
 from ersparse.config.schema import DatasetSettings
 from ersparse.data.arrays import Arrays
-from ersparse.data.batches import (
-    EVALUATION_BATCH_SIZE,
-    Augmentation,
-    ImageTable,
-    InMemoryDataLoader,
-    train_validation_split,
-)
+from ersparse.data.augmentation import augmentation_of
+from ersparse.data.batches import EVALUATION_BATCH_SIZE, ImageTable, InMemoryDataLoader
+from ersparse.data.epoch_plan import EpochPlan, train_validation_split
+from ersparse.data.mixing import mixing_of
+from ersparse.data.streamed_batches import ArrayReader, StreamedDataLoader, TransformedImages
+from ersparse.data.transforms import ImageTransform, transform_of
 
 
 class InMemoryDataModule(pl.LightningDataModule):
@@ -43,20 +42,33 @@ class InMemoryDataModule(pl.LightningDataModule):
         self.test_images = ImageTable.from_images(arrays.x_test, arrays.y_test, s.mean, s.std, device)
         self.train_index, self.val_index = train_validation_split(len(arrays.y_train), s.validation, self.seed)
 
-    def train_dataloader(self) -> InMemoryDataLoader:
+    def train_dataloader(self) -> InMemoryDataLoader | StreamedDataLoader:
         """Return the shuffled and augmented training images."""
-        s = self.settings
+        if transform := transform_of(self.settings):
+            return self._transformed(transform)
         trainer = self._trainer()
         return InMemoryDataLoader(
             self.train_images,
             self.train_index,
-            s.batch_size,
+            self.settings.batch_size,
             seed=self.seed,
-            augmentation=Augmentation(s.crop_padding, s.padding_mode, s.flip) if s.augment else Augmentation(),
+            augmentation=augmentation_of(self.settings),
             epoch=lambda: self._trainer().current_epoch,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            mixing=mixing_of(self.settings),
         )
+
+    def _transformed(self, transform: ImageTransform) -> StreamedDataLoader:
+        """Return training images that are transformed one by one."""
+        s, arrays, trainer = self.settings, self.arrays, self._trainer()
+        images = TransformedImages(ArrayReader(arrays.x_train), transform, self.seed)
+        plan = EpochPlan(
+            self.train_index, s.batch_size, transform.size, self.seed, augmentation_of(s), mixing_of(s),
+            trainer.global_rank, trainer.world_size,
+        )  # fmt: skip
+        device = trainer.strategy.root_device
+        return StreamedDataLoader(images, arrays.y_train, plan, s.mean, s.std, device, lambda: trainer.current_epoch)
 
     def val_dataloader(self) -> list[InMemoryDataLoader]:
         """Return the loaders of `eval_names`, in order and without augmentation."""

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from ersparse.config.schema import DatasetSettings
 from ersparse.data.arrays import Arrays
-from ersparse.data.batches import Augmentation, ImageTable, train_validation_split
+from ersparse.data.augmentation import Augmentation
+from ersparse.data.batches import ImageTable
+from ersparse.data.epoch_plan import train_validation_split
 from ersparse.sparse.rng import generator
 from ersparse.sparse.scores import Batches
 
@@ -45,6 +47,6 @@ class ScoringExamples:
         return [self._batch(index) for index in chosen.chunk(-(-len(chosen) // MAX_BATCH_SIZE))]
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        positions = Augmentation().source_positions(len(index), self.images.side, torch.Generator())
+        positions = Augmentation().source_positions(len(index), self.images.size, torch.Generator())
         x, y = self.images.batch(index, *positions)
         return x.contiguous(), y

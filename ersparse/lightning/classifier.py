@@ -118,12 +118,18 @@ class Classifier(pl.LightningModule):
         self._step(self.eval_names[dataloader_idx], batch)
 
     def _step(self, name: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Update the metrics `name`/acc and `name`/loss, and return the loss of the batch."""
+        """Update the metrics `name`/acc and `name`/loss, and return the loss of the batch.
+
+        Args:
+            name: "train", "test" or "val".
+            batch: images, and labels, int64 [B], or class probabilities, float [B, num_classes], of mixed images.
+        """
         x, y = batch
         logits = self(x)
         loss = F.cross_entropy(logits, y)
         self._metric(f"{name}/loss").update(loss.detach().expand(len(y)))
-        self._metric(f"{name}/acc").update(logits.detach(), y)
+        labels = y.argmax(1) if y.is_floating_point() else y  # of mixed images: the label of the larger share
+        self._metric(f"{name}/acc").update(logits.detach(), labels)
         return loss
 
     def on_validation_epoch_end(self) -> None:

@@ -14,7 +14,8 @@ from ersparse.config.groups import build
 from ersparse.config.schema import Settings, TrainerSettings
 from ersparse.config.warmup import length
 from ersparse.data.arrays import Arrays
-from ersparse.data.batches import EVALUATION_BATCH_SIZE, batches_in, smallest_batch
+from ersparse.data.batches import EVALUATION_BATCH_SIZE
+from ersparse.data.epoch_plan import batches_in, smallest_batch
 from ersparse.data.load import load_arrays
 from ersparse.distributed.other_launchers import copies_of_this_process
 from ersparse.distributed.rendezvous import Rendezvous

@@ -38,7 +38,9 @@ from ersparse.storage.locks import exclusive
 
 SHIPPED = Path(__file__).with_name("shipped")
 FORMAT = 1  # of what decides the name of a file
-UNUSED_BY_SCORES = ("batch_size", "augment", "crop_padding", "padding_mode", "flip")
+UNUSED_BY_SCORES = (
+    "batch_size", "augment", "crop_padding", "padding_mode", "flip", "transforms", "crop_scale", "mixup", "cutmix",
+)  # fmt: skip
 
 log = logging.getLogger("ersparse")
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchvision.transforms import functional as TF
 
-from ersparse.data.batches import Augmentation, ImageTable, InMemoryDataLoader
+from ersparse.data.augmentation import Augmentation
+from ersparse.data.batches import ImageTable, InMemoryDataLoader
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 

@@ -94,6 +94,8 @@ OTHER = [
     "dataset.batch_size=32",
     "model.width=2",
     "scale=short",
+    "dataset.transforms=randaugment",
+    "dataset.mixup=0.2",
 ]
 
 

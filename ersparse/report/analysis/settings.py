@@ -39,7 +39,8 @@ def _differs(key: str, configs: Sequence[FlatConfig]) -> bool:
     part, _, last = key.partition(".")
     if key in NOT_A_DIFFERENCE or last == "_target_" or (part == "trainer" and last in HARDWARE):
         return False
-    return len({str(config.get(key)) for config in configs}) > 1
+    # a key that a run does not have was added later, and has its default, or belongs to another option
+    return len({str(config[key]) for config in configs if key in config}) > 1
 
 
 def _follows(key: str, configs: Sequence[FlatConfig]) -> bool:
