@@ -32,6 +32,7 @@ from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource, Repair
 from ersparse.sparse.summary import describe_masks
 from ersparse.sparse.weight_use import unusable_weight
+from ersparse.sparse.wrappers import check_not_sharded, eager, unwrapped
 from ersparse.storage.run_folder import RunFolder, network_masks, read_network
 
 DensityFunction = Callable[..., list[float]]
@@ -70,7 +71,8 @@ def sparsify(
 
     Args:
         module: any module with prunable weights (`ersparse.sparse.layers.prunable_weights`): convolutions, linear,
-            attention or recurrent layers; on any device.
+            attention or recurrent layers; on any device. In a wrapper (DataParallel, DistributedDataParallel,
+            torch.compile, AveragedModel, Fabric) it gets the masks, names and record that it gets without.
         density: the layer density rule: its name ("balanced", "erk", ...), a function
             (layers, density, **options) -> densities, or a mapping from parameter name to density.
         level: nominal global sparsity, in [0, 1).
@@ -88,13 +90,16 @@ def sparsify(
         The masks and a record of densities, degrees and repairs.
 
     Raises:
-        UserError: an argument is out of range, or the module has no prunable weights, has masks already, or cannot be
-            traced; or the budget is missed and `strict` is set. The message is one line, and the module is unchanged.
+        UserError: an argument is out of range, or the module has no prunable weights, has masks already, cannot be
+            traced, or is sharded over devices; or the budget is missed and `strict` is set. The message is one line,
+            and the module is unchanged.
 
     Example:
         >>> network = torchvision.models.resnet18()
         >>> masks, record = ersparse.sparsify(network, density="erk", level=0.95)
     """
+    module = unwrapped(module)
+    check_not_sharded(module)
     layers = _layers(module)
     if isinstance(flow, str):
         _one_of("flow", flow, REPAIRS)
@@ -252,7 +257,8 @@ def _computes_densities(option: str) -> DensityFunction | None:
 def _channel_graph(module: nn.Module, flow: str | Repair) -> list[ChannelOp] | None:
     """Return the channel graph; None if it cannot be traced and no repair needs it."""
     try:
-        return trace(module)
+        with eager(module):
+            return trace(module)
     except GraphError as error:
         if flow != "none":
             raise UserError(f"flow={flow}: {error}") from None

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ersparse.sparse import mask as M
 from ersparse.sparse.layers import PrunableWeight, prunable_weights
+from ersparse.sparse.wrappers import check_not_sharded
 
 DENSE_GRADIENT = "_dense_gradient"  # attribute of a weight: None if its dense gradient is to be recorded, or the record
 
@@ -55,12 +56,14 @@ def keep(module: nn.Module, optimizer: Optimizer) -> Hooks:
 
     Raises:
         UserError: a masked weight is computed from other tensors, because weight_norm, spectral_norm or another
-            parametrization was registered after the mask. If it is registered later, the next step raises.
+            parametrization was registered after the mask (if it is registered later, the next step raises); or a
+            parameter is sharded over devices (FSDP).
 
     Example:
         >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
         >>> handle = ersparse.keep_masks(network, optimizer)
     """
+    check_not_sharded(module)
     return Hooks([keep_weights(module, optimizer), keep_gradients(module)])
 
 

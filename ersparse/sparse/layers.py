@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from ersparse.sparse.wrappers import named_modules
+
 # layers with one input and one weight, called "weight"
 Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
 
@@ -108,12 +110,13 @@ def prunable_weights(module: nn.Module) -> dict[str, PrunableWeight]:
     `nn.MultiheadAttention`, and the input, hidden and projection matrices of RNN, LSTM and GRU layers and cells, with
     subclasses of all of these. Biases, embeddings and the parameters of normalisations are not.
 
-    The order is that of `named_modules()`, and of the parameters within a module. A weight that several layers share
-    appears once, under its first name.
+    The order is that of `named_modules()`, and of the parameters within a module. Names are those of the network
+    itself, without the prefixes of wrappers such as DistributedDataParallel. A weight that several layers share appears
+    once, under its first name.
     """
     found: dict[str, PrunableWeight] = {}
     seen: set[int] = set()
-    for name, child in module.named_modules():
+    for name, child in named_modules(module):
         for key in weight_keys(child):
             held = PrunableWeight(child, key)
             identity = id(held.parameter if held.parameter is not None else held)  # a computed weight is not shared
