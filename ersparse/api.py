@@ -26,11 +26,11 @@ from ersparse.sparse import mask
 from ersparse.sparse.budget import budget_excess
 from ersparse.sparse.channel_graph import GraphError, trace
 from ersparse.sparse.flow_repair import FlowError
-from ersparse.sparse.layers import Layer, prunable_layers, prunable_weights
+from ersparse.sparse.layers import Layer, prunable_layers, prunable_weights, unpruned_matrices
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource, Repair
-from ersparse.sparse.summary import describe_masks
+from ersparse.sparse.summary import describe_masks, unpruned_line
 from ersparse.sparse.weight_use import unusable_weight
 from ersparse.sparse.wrappers import check_not_sharded, eager, unwrapped
 from ersparse.storage.run_folder import RunFolder, network_masks, read_network
@@ -86,6 +86,8 @@ def sparsify(
             is missed if the masks keep more weights than `level` or `budget` allows, beyond the chance of drawing.
         **options: options of the rule, such as floor=1.
 
+    Matrices that stay dense, such as embeddings, are named in the record and in a warning.
+
     Returns:
         The masks and a record of densities, degrees and repairs.
 
@@ -118,7 +120,10 @@ def sparsify(
         if strict:
             raise UserError(f"strict=true: {excess}")
         warnings.warn(excess, stacklevel=2)
-    record = describe_masks(layers, by_layer, nominal, masks, counts, graph)
+    unpruned = unpruned_matrices(module, [layer.name for layer in layers])
+    record = describe_masks(layers, by_layer, nominal, masks, counts, graph, unpruned)
+    if line := unpruned_line(record["sparsity"]):
+        warnings.warn(line, stacklevel=2)
     mask.attach(module, masks)
     mask.enforce(module)
     mask.enforce_on_load(module)

@@ -36,6 +36,7 @@ class RunContext:
         folder: its run folder.
         layers: the prunable layers of the network.
         graph: the channel graph of the network; None if it cannot be traced.
+        unpruned: sizes of the matrices of the network that stay dense, by parameter name.
         source: the source network.
         init_from: weights (and masks) to start from; None if they are drawn.
         epochs: the length of the run.
@@ -46,6 +47,7 @@ class RunContext:
     folder: Path
     layers: list[Layer]
     graph: list[ChannelOp] | None
+    unpruned: dict[str, int]
     source: Source
     init_from: dict[str, Tensor] | None
     epochs: int

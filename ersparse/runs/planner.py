@@ -25,6 +25,7 @@ from ersparse.runs.plan import Plan
 from ersparse.sources.iterative_run import IterativeRunSource, prerequisite_settings
 from ersparse.sources.select import select_source
 from ersparse.sparse.channel_graph import GraphError
+from ersparse.sparse.layers import unpruned_matrices
 from ersparse.sparse.mask import digest
 from ersparse.sparse.source import DenseSource, Source
 from ersparse.storage import density_file
@@ -76,6 +77,7 @@ def make_plan(settings: Settings) -> Plan:
         folder=_folder(settings, option, file_hashes, identity),
         layers=built.layers,
         graph=None if isinstance(built.graph, GraphError) else built.graph,
+        unpruned=unpruned_matrices(built.module, [layer.name for layer in built.layers]),
         source=source,
         init_from=files.network,
         epochs=epochs,

@@ -13,7 +13,7 @@ from ersparse.runs.plan import Plan
 from ersparse.sparse.budget import budget_excess
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.mask import digest
-from ersparse.sparse.summary import describe_masks
+from ersparse.sparse.summary import describe_masks, unpruned_line
 from ersparse.storage.provenance import machine, now, provenance
 from ersparse.storage.run_folder import RunFolder
 from ersparse.storage.run_json import SCHEMA
@@ -91,7 +91,7 @@ class NetworkRecord(RunRecord):
         self.plan, self.content["sparsity"] = plan, {}
 
     def describe_source(self, masks: Mapping[str, Tensor], counts: Mapping[str, Counts]) -> None:
-        """Record the source network as drawn and repaired, and warn of a missed budget.
+        """Record the source network as drawn and repaired; warn of a missed budget, and of matrices that stay dense.
 
         Args:
             masks: masks after repair; empty for a dense network.
@@ -102,11 +102,15 @@ class NetworkRecord(RunRecord):
             log.warning(excess)
         self.content["source_mask_sha256"] = digest(masks) if masks else None
         self.describe_masks(masks)
+        if line := unpruned_line(self.content["sparsity"]):
+            log.warning(line)
 
     def describe_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Record the masks as they are now, on whichever device."""
         plan, positions = self.plan, positions_of(self.plan.settings)
         densities = plan.source.densities
-        self.content |= describe_masks(plan.layers, densities, plan.nominal, masks, self.counts, plan.graph)
+        self.content |= describe_masks(
+            plan.layers, densities, plan.nominal, masks, self.counts, plan.graph, plan.unpruned
+        )
         for layer in self.content["layers"]:
             layer["positions"] = positions[layer["name"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -134,6 +134,25 @@ def prunable_layers(module: nn.Module) -> list[Layer]:
         )
         for name, held in prunable_weights(module).items()
     ]
+
+
+def unpruned_matrices(module: nn.Module, pruned: Collection[str]) -> dict[str, int]:
+    """Return the sizes of the matrices of `module` that stay dense, by parameter name.
+
+    A matrix is a parameter with more than one axis that is longer than 1: embeddings, tables of positions, and weights
+    that are multiplied by the module's own code are among them.
+
+    Args:
+        module: the network.
+        pruned: names of the weights that are pruned; a parameter that shares one of these counts as pruned.
+    """
+    weights = prunable_weights(module)
+    known = {id(weights[name].parameter) for name in pruned}
+    return {
+        name: parameter.numel()
+        for name, parameter in module.named_parameters()
+        if id(parameter) not in known and sum(side > 1 for side in parameter.shape) > 1
+    }
 
 
 def weight_keys(module: nn.Module) -> Iterator[str]:

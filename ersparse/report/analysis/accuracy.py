@@ -45,6 +45,7 @@ def network_means(group: SeedGroup) -> Row:
     return {
         "nominal": mean_over_runs(group, lambda run: run.sparsity.get("nominal")),
         "realised": mean_over_runs(group, lambda run: run.sparsity.get("realised")),
+        "realised_of_all": mean_over_runs(group, lambda run: run.sparsity.get("realised_of_all")),
         "effective": mean_over_runs(group, lambda run: run.sparsity.get("effective")),
         "flops": mean_over_runs(group, lambda run: run.flops[0] / 1e6 if run.flops else None),
         "flops_share": mean_over_runs(group, lambda run: run.flops[0] / run.flops[1] if run.flops else None),

@@ -40,6 +40,7 @@ RESULTS = [
     Column("verdict", "verdict", number=False),
     Column("why", "why", number=False),
     Column("realised", "realised", SHARE),
+    Column("realised_of_all", "of all matrices", SHARE),
     Column("effective", "effective", SHARE),
     Column("flops", "MFLOPs an image", decimals(2)),
     Column("flops_share", "of dense", decimals(4)),
@@ -71,7 +72,10 @@ SEEDS_TO_SEE_IT = (
 
 def results(groups: Sequence[SeedGroup], title: str) -> Table:
     """Return the results table: one row per group of trained runs, accuracies in per cent."""
-    return Table(title, [*identity_columns(groups), *RESULTS], accuracy_rows(groups))
+    rows = accuracy_rows(groups)
+    unused = set() if any(row["realised_of_all"] is not None for row in rows) else {"realised_of_all"}
+    columns = [*identity_columns(groups), *(column for column in RESULTS if column.key not in unused)]
+    return Table(title, columns, rows)
 
 
 def differences(groups: Sequence[SeedGroup], title: str) -> Table:
