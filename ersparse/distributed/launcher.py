@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import distributed
 
+from ersparse.distributed.process_group import abort_group, destroy_group
 from ersparse.distributed.watchdog import RankProcesses, first_failed_rank, watch
 from ersparse.errors import RunFailed
 
@@ -71,6 +71,7 @@ def launch_ranks(size: int, settings: Mapping[str, Any], on_exit: Callable[[str,
         with watch(ranks, on_exit):
             share_cores(size)
             yield
+            destroy_group()  # before waiting for the others, which wait for this rank to do so
         for process in ranks:
             process.wait()
     except Exception as error:
@@ -78,11 +79,10 @@ def launch_ranks(size: int, settings: Mapping[str, Any], on_exit: Callable[[str,
         raise
     finally:
         _kill(ranks)
+        abort_group()
         for end in (read_end, write_end):
             os.close(end)
         torch.set_num_threads(threads)
-        if distributed.is_initialized():  # or the next run of this process would be taken for one of several ranks
-            distributed.destroy_process_group()
 
 
 def share_cores(size: int) -> None:

@@ -200,6 +200,10 @@ class Untrained(Classifier):
         for module in self.normalisations if recalibrate else ():
             module.reset_running_stats()
 
+    def setup(self, stage: str) -> None:
+        """Optimize manually, that is, never, on several ranks, where Lightning requires a loss otherwise."""
+        self.automatic_optimization = self.trainer.world_size == 1
+
     def on_train_epoch_start(self) -> None:
         """Set BatchNorm to training mode only if its statistics are estimated."""
         self.network.train(self.recalibrate)

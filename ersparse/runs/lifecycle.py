@@ -80,6 +80,11 @@ def is_expected(error: BaseException) -> bool:
     return isinstance(error, ChildProcessError | RunFailed) or getattr(error, "errno", None) in DISK_ERRORS
 
 
+def is_recorded_as_done(record: RunRecord) -> bool:
+    """Return whether run.json says "done"; the record in memory may say so although it could not be written."""
+    return (record.folder.read() or {}).get("state") == "done"
+
+
 @contextmanager
 def _recorded_state(record: RunRecord, resume_hint: str) -> Iterator[None]:
     """Record state "preempted" or "failed" if the block ends with an exception, unless the run is already done.
@@ -89,7 +94,7 @@ def _recorded_state(record: RunRecord, resume_hint: str) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        if _is_recorded_as_done(record):
+        if is_recorded_as_done(record):
             log.warning("interrupted after the run was done")
         else:
             record.save(state="preempted")
@@ -98,12 +103,7 @@ def _recorded_state(record: RunRecord, resume_hint: str) -> Iterator[None]:
     except Exception as error:
         log.debug(traceback.format_exc())
         reason = str(error) if is_expected(error) else f"{type(error).__name__}: {error}"
-        if not _is_recorded_as_done(record):
+        if not is_recorded_as_done(record):
             with suppress(OSError):  # on a full disk
                 record.save(state="failed", error=reason)
         raise
-
-
-def _is_recorded_as_done(record: RunRecord) -> bool:
-    """Return whether run.json says "done"; the record in memory may say so although it could not be written."""
-    return (record.folder.read() or {}).get("state") == "done"

@@ -11,9 +11,10 @@ from ersparse.data.arrays import Arrays
 from ersparse.distributed import launcher
 from ersparse.distributed.environment import RankEnvironment
 from ersparse.distributed.other_launchers import hidden_rank_variables
+from ersparse.distributed.process_group import leaving_group
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.runs.console import log
-from ersparse.runs.lifecycle import RESUME_HINT
+from ersparse.runs.lifecycle import RESUME_HINT, is_recorded_as_done
 from ersparse.runs.record import NetworkRecord
 from ersparse.runs.train import train
 from ersparse.storage.checkpoints import CheckpointFiles
@@ -56,12 +57,16 @@ def train_on_all_ranks(
     environment = RankEnvironment(0, ranks, address, port)
     if rendezvous:
         rendezvous.announce(decided)
-        return run_rank(environment)
+        with leaving_group():
+            return run_rank(environment)
     with hidden_rank_variables(), launcher.launch_ranks(ranks, decided, partial(_record_end, record)):
         run_rank(environment)
 
 
 def _record_end(record: NetworkRecord, state: str, line: str) -> None:
-    """Record why the run ends, before the launcher ends this process."""
+    """Record why the run ends, before the launcher ends this process, unless it is done already."""
+    if is_recorded_as_done(record):
+        log.warning(f"{line}, after the run was done")
+        return
     record.save(state=state, error=line if state == "failed" else None)
     log.error(f"{line}; {RESUME_HINT}")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from ersparse.distributed.signals import die_with_parent, ignore_notifications
 
@@ -16,7 +17,17 @@ def main() -> None:
     decided = json.loads(os.environ["ERSPARSE_RANK"])
     if os.getppid() != decided["parent"]:
         sys.exit(1)
+    from ersparse.distributed.process_group import destroy_group, exit_on_error
 
+    try:
+        _train(decided)
+        destroy_group()
+    except BaseException:
+        exit_on_error()
+
+
+def _train(decided: dict[str, Any]) -> None:
+    """Train as one of the ranks, and return when all of them have."""
     from ersparse.config.groups import build
     from ersparse.config.schema import Settings
     from ersparse.data.load import load_arrays

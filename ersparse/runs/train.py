@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,8 @@ from ersparse.sparse.mask import masks_of
 from ersparse.sparse.source import DenseSource
 from ersparse.storage.checkpoints import CheckpointFiles
 from ersparse.storage.run_folder import RunFolder
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # after which ranks give up a collective operation; Lightning's is 30
 
 
 class TrainingCallbacks(NamedTuple):
@@ -175,7 +178,7 @@ def make_trainer(
     """Return Lightning's Trainer, whose only output is what our callbacks, loggers and checkpoints write."""
     settings = plan.settings.trainer
     # masks are large, and the same on all ranks: nothing but gradients has to be communicated
-    ddp = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    ddp = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=COLLECTIVE_TIMEOUT)
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,

@@ -15,27 +15,65 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 
 HERE = {"env": {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests/runs")])}}
+AS_NCCL = '''
+import atexit, datetime, os
+from torch import distributed
+
+initialise, destroy = distributed.init_process_group, distributed.destroy_process_group
+
+
+def destroy_together(*arguments):
+    """As with NCCL, this is a collective operation of all ranks, in which one that is alone waits, here for a while."""
+    try:
+        distributed.monitored_barrier(timeout=datetime.timedelta(seconds=25))
+    except RuntimeError:
+        print("rank", distributed.get_rank(), "hangs in destroy_process_group", flush=True)
+        os._exit(70)
+    destroy(*arguments)
+
+
+def initialise_and_destroy_at_exit(*arguments, **keywords):
+    """As Lightning with NCCL."""
+    initialise(*arguments, **keywords)
+    atexit.register(lambda: distributed.is_initialized() and distributed.destroy_process_group())
+
+
+distributed.init_process_group = initialise_and_destroy_at_exit
+distributed.destroy_process_group = destroy_together
+distributed.distributed_c10d._abort_process_group = destroy
+'''
 PLAIN = ["model._target_=plain.plain", "model.name=plain", "optimizer.lr=0.02"]
 EXACT = ["trainer.precision=32-true", "trainer.max_epochs=2", "dataset.batch_size=128"]
 
 
-def trained(process, root, *words):
-    run = process(f"paths.root={root}", *words, **HERE)
+@pytest.fixture
+def as_nccl(tmp_path):
+    """The environment of a run in which process groups are destroyed collectively, as with NCCL."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(AS_NCCL)
+    return {"env": {"PYTHONPATH": os.pathsep.join([str(folder), HERE["env"]["PYTHONPATH"]])}}
+
+
+def trained(process, root, *words, environment=HERE):
+    run = process(f"paths.root={root}", *words, **environment)
     printed, _ = run.communicate(timeout=300)
-    assert run.returncode == 0, printed
+    assert run.returncode == 0 and "Traceback" not in printed and "hangs" not in printed, printed
     (record,) = root.rglob("run.json")
     return record.parent
 
 
 @pytest.mark.slow
-def test_two_ranks_train_and_rewire_as_one_rank(process, launch, only_run, monkeypatch, tmp_path):
+def test_two_ranks_train_and_rewire_as_one_rank(process, launch, only_run, monkeypatch, tmp_path, as_nccl):
     """Weights agree up to the order of summation, on the same global batches, of which the last has 13 images.
 
-    Every mask update drops and grows the same weights, so the gradients are those of all images.
+    Every mask update drops and grows the same weights, so the gradients are those of all images. The ranks destroy
+    their process group together, or none of them would end.
     """
     words = [*PLAIN, *EXACT, "dataset.validation=0.1"]
     words += ["method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]
-    two = trained(process, tmp_path / "two", *words, "trainer.devices=2")
+    two = trained(process, tmp_path / "two", *words, "trainer.devices=2", environment=as_nccl)
+    assert read(two)["state"] == "done"
     monkeypatch.syspath_prepend(ROOT / "tests/runs")
     status, printed = launch(*words)
     assert status == 0, printed
@@ -74,6 +112,16 @@ def test_synchronised_batchnorm_trains_as_on_one_rank(process, tmp_path):
     assert read(one)["hash"] == read(two)["hash"]
     assert read(one)["mask_sha256"] == read(two)["mask_sha256"] is not None
     assert float(rows(one)[0]["train/loss"]) == pytest.approx(float(rows(two)[0]["train/loss"]), rel=2e-3)
+
+
+@pytest.mark.slow
+def test_two_ranks_evaluate_a_network_as_one_rank(process, tmp_path):
+    words = ["method=evaluate", "model.width=0.25", "trainer.precision=32-true"]
+    one = trained(process, tmp_path / "one", *words, "method.recalibrate=false")
+    two = trained(process, tmp_path / "two", *words, "method.recalibrate=false", "trainer.devices=2")
+    for name in ("train/loss", "test/loss", "test/acc"):
+        assert read(one)["metrics"][name] == pytest.approx(read(two)["metrics"][name], rel=1e-5)
+    trained(process, tmp_path / "recalibrated", *words, "trainer.devices=2")
 
 
 def ranks_of(run):
@@ -169,6 +217,34 @@ def test_a_failed_rank_is_reported_without_a_hint_to_repeat_the_command(process,
     assert run.returncode == 1 and "out of memory, say" in printed and "the same command resumes" not in printed
     (record,) = (tmp_path / "outputs").rglob("run.json")
     assert read(record.parent)["error"] == "RankFailed: rank 1 of 2 failed (status 1), as printed above"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing, named", [(1, "rank 1 of 2 failed (status 1)"), (0, "out of memory, say")])
+def test_a_rank_that_raises_in_training_ends_the_others_under_collective_destruction(
+    process, tmp_path, as_nccl, failing, named
+):
+    """It is named within 20 s, although its peer waits for it in a collective operation."""
+    (tmp_path / "failing.py").write_text(
+        "import os, pathlib, time\nfrom ersparse.lightning.optimizers import sgd as good\n"
+        "def sgd(*arguments, **options):\n"
+        "    optimizer, steps = good(*arguments, **options), []\n"
+        "    def count(*_):\n"
+        "        steps.append(1)\n"
+        f"        if len(steps) == 5 and ('ERSPARSE_RANK' in os.environ) == {bool(failing)}:\n"
+        f"            pathlib.Path({str(tmp_path / 'failed_at')!r}).write_text(str(time.monotonic()))\n"
+        "            raise ValueError('out of memory, say')\n"
+        "    optimizer.register_step_pre_hook(count)\n"
+        "    return optimizer\n"
+    )
+    as_nccl["env"]["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    words = [*PLAIN, *EXACT, "optimizer._target_=failing.sgd", "optimizer.name=failing", "trainer.devices=2"]
+    run = process(*words, **as_nccl)
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 1 and named in printed and "hangs" not in printed, printed
+    assert time.monotonic() - float((tmp_path / "failed_at").read_text()) < 20
+    (record,) = (tmp_path / "outputs").rglob("run.json")
+    assert read(record.parent)["state"] == "failed" and named in read(record.parent)["error"]
 
 
 @pytest.mark.parametrize(

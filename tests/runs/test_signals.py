@@ -13,6 +13,8 @@ from pytorch_lightning.loggers import CSVLogger
 from ersparse.distributed.signals import ignore_notifications, interruptible
 from ersparse.lightning.classifier import Classifier
 from ersparse.runs.loggers.csv import CsvLogger
+from ersparse.runs.multi_rank import _record_end
+from ersparse.runs.record import RunRecord
 from ersparse.storage import checkpoints
 from ersparse.storage.run_folder import RunFolder
 
@@ -129,3 +131,11 @@ def test_a_sweep_that_was_signalled_stops_its_jobs_at_a_checkpoint(tmp_path):
     printed, _ = sweep.communicate(timeout=60)
     (record,) = tmp_path.rglob("run.json")
     assert sweep.returncode == 130 and read(record.parent)["state"] == "preempted", printed
+
+
+def test_a_rank_that_hangs_when_the_run_is_done_leaves_it_done(finished):
+    """The watchdog of rank 0 ends the process then, and says why."""
+    found = read(finished)
+    record = RunRecord(RunFolder(finished), found["hash"], 0, found["config"], 1, gpu=False, before=found)
+    _record_end(record, "preempted", "interrupted")
+    assert read(finished)["state"] == "done"
