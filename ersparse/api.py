@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from ersparse.config.groups import build
@@ -33,7 +32,7 @@ from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource, Repair
 from ersparse.sparse.summary import describe_masks, unpruned_line
 from ersparse.sparse.weight_use import unusable_weight
 from ersparse.sparse.wrappers import check_not_sharded, eager, unwrapped
-from ersparse.storage.run_folder import RunFolder, network_masks, read_network
+from ersparse.storage.run_folder import RunFolder, network_masks, network_tensors, read_network
 
 DensityFunction = Callable[..., list[float]]
 
@@ -153,9 +152,16 @@ def load(run: str | Path) -> nn.Module:
     if record is None:
         raise UserError(f"{run}: has no run.json that can be read; must be the folder of a finished run")
     model, dataset = record["config"]["model"], record["config"]["dataset"]
-    own = json.dumps({key: model[key] for key in model.keys() - {"_target_", *ModelSettings.model_fields}})
-    network = NetworkSpec(model["_target_"], dataset["num_classes"], dataset["channels"], model["width"], own).build()
-    network.load_state_dict({name: tensor for name, tensor in state.items() if tensor.dtype != torch.bool})
+    own = {key: model[key] for key in model.keys() - {"_target_", *ModelSettings.model_fields}} | model.get("args", {})
+    network = NetworkSpec(
+        model["_target_"],
+        dataset["num_classes"],
+        dataset["channels"],
+        model["width"],
+        json.dumps(own),
+        dataset["image_size"],
+    ).build()
+    network.load_state_dict(network_tensors(state))
     mask.attach(network, network_masks(state))
     mask.enforce(network)
     mask.enforce_on_load(network)

@@ -22,6 +22,7 @@ from ersparse.report.tables.console import density_table, flow_table
 from ersparse.runs.plan import Plan
 from ersparse.runs.planner import make_plan
 from ersparse.runs.run import resolve_source
+from ersparse.sweep.override_syntax import with_free_key
 
 LEVELS = "0.5,0.8,0.9,0.95,0.98,0.99,0.995,0.999"
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -127,6 +128,7 @@ def _flow(overrides: dict[str, str], out: Path) -> None:
 def _plan(overrides: Mapping[str, str]) -> Plan:
     """Compose the settings and return the plan of the run, with the layer densities computed."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("config", [*search_path(), *(f"{key}={value}" for key, value in overrides.items())])
+        words = [with_free_key(f"{key}={value}") for key, value in overrides.items()]
+        config = hydra.compose("config", [*search_path(), *words])
     settings = build(Settings, values_of(config))
     return resolve_source(make_plan(settings), lambda: load_arrays(settings.dataset))

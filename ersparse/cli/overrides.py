@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ersparse.errors import UserError
-from ersparse.sweep.override_syntax import MULTIRUN, for_hydra
+from ersparse.sweep.override_syntax import MULTIRUN, for_hydra, with_free_key
 
 FLAGS_WITH_VALUE = {
     "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--experimental-rerun",
@@ -28,7 +28,7 @@ def for_hydra_parser(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: a flag that prints the configuration of one run is combined with a sweep.
     """
-    translated = for_hydra([quoted_path(argument) for argument in flags_first(arguments)])
+    translated = for_hydra([with_free_key(quoted_path(argument)) for argument in flags_first(arguments)])
     printing = next((argument for argument in translated if argument.split("=")[0] in PRINTING_FLAGS), None)
     if printing and set(MULTIRUN) & set(translated):
         raise UserError(f"{printing}: must be used without -m; it prints the configuration of a single run")

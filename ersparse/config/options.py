@@ -24,7 +24,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or in a checkout
 LAUNCH = PACKAGE.parent / "launch.py"  # in a checkout
 CONFIG_DIR = ("--config-dir", "-cd")
-FREE_MAPPINGS = ("optimizer.args", "optimizer.layers")  # keys whose values are mappings with keys of any name
+# keys whose values are mappings with keys of any name
+FREE_MAPPINGS = ("model.args", "dataset.args", "optimizer.args", "optimizer.layers")
 
 _user_folders: tuple[Path, ...] = ()
 
@@ -95,6 +96,18 @@ def option_file(group: str, option: str) -> Path:
         if (path := folder / group / f"{option}.yaml").is_file():
             return path
     raise UserError(_no_such_option(group, option))
+
+
+def option_target(group: str, option: str) -> str | None:
+    """Return the `_target_` that the file of an option names; None if it names none."""
+    return _target_in(option_file(group, option))
+
+
+@cache
+def _target_in(path: Path) -> str | None:
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    assert isinstance(content, dict)
+    return content.get("_target_")
 
 
 def explain(error: Exception) -> str:

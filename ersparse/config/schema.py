@@ -13,7 +13,7 @@ from ersparse.config import augmentation
 from ersparse.config.augmentation import Transforms
 from ersparse.config.from_data import read_from_data
 from ersparse.config.groups import FunctionSettings, SettingsGroup
-from ersparse.config.options import CONF, options_of
+from ersparse.config.options import CONF, option_target, options_of
 from ersparse.config.types import Count, Fraction, In, NonNegative, NotIdentity, Positive, Seed, Since
 from ersparse.config.warmup import Warmup, length, scaled
 from ersparse.errors import UserError
@@ -28,6 +28,30 @@ class ModelSettings(FunctionSettings):
     init: Literal["default", "layer", "neuron"]
     init_from: str | None
     sync_batchnorm: Annotated[bool, NotIdentity]
+    args: Annotated[dict[str, Any], Since({})] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def own_name_and_arguments(self) -> Self:
+        """Check that a network of the user's has a name of its own, and that no argument is given twice.
+
+        Raises:
+            UserError: runs of the network would be found under the name of another one, or an argument is given twice.
+        """
+        known = option_target(self.group, self.name) if self.name in options_of(self.group) else None
+        if known not in (None, self.target):
+            raise UserError(
+                f"model.name={self.name}: is the name of {known}; must be another one with "
+                f"model._target_={self.target}, since runs are told apart by it"
+            )
+        for key in sorted(self.args.keys() & self.own_keys()):
+            raise UserError(
+                f"model.args.{key}={self.args[key]}: is given by model.{key}={self.own_keys()[key]} as well"
+            )
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the network that are no fields: the option's own keys, and `args`."""
+        return self.own_keys() | self.args
 
 
 class DatasetSettings(FunctionSettings):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import traceback
+from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ersparse.errors import UserError
 from ersparse.locate import locate
+from ersparse.models.signature import SignatureError, keywords
 
 
 class NetworkSpec(NamedTuple):
@@ -20,6 +25,7 @@ class NetworkSpec(NamedTuple):
         channels: channels of an input image.
         width: factor on the number of channels of every hidden layer.
         own: further keyword arguments, as a JSON object: a string, so that specifications can be hashed.
+        image_size: height and width of an input image, in pixels.
     """
 
     target: str
@@ -27,22 +33,53 @@ class NetworkSpec(NamedTuple):
     channels: int
     width: float
     own: str = "{}"
+    image_size: int | None = None
 
     def build(self) -> nn.Module:
         """Return the network with freshly drawn weights, on PyTorch's current default device.
 
+        The target is given those of the attributes that its signature names (`ersparse.models.signature`). Lazy modules
+        get their shapes from an image of zeros.
+
         Raises:
-            UserError: the target cannot be imported, does not take these arguments, or returns no module.
+            UserError: the target cannot be imported, does not take these arguments, raises, or returns no module.
         """
-        build, own = locate(self.target), json.loads(self.own)
+        build, where = locate(self.target), f"model._target_={self.target}"
+        if isinstance(build, nn.Module):
+            raise UserError(f"{where}: must be a class or function that makes networks, not a network")
+        known = {"num_classes": self.num_classes, "channels": self.channels, "width": self.width}
+        if self.image_size is not None:
+            known["image_size"] = self.image_size
         try:
-            network = build(self.num_classes, channels=self.channels, width=self.width, **own)
-        except TypeError as error:
-            raise UserError(
-                f"model._target_={self.target}: must be callable as (num_classes, channels=..., width=...) ({error})"
-            ) from error
+            network = build(**keywords(build, known, json.loads(self.own)))
+        except SignatureError as error:
+            raise UserError(f"{where}: {error}") from None
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{where}: {describe_failure(error)}") from error
         if not isinstance(network, nn.Module):
-            raise UserError(
-                f"model._target_={self.target}: must return a torch.nn.Module, not {type(network).__name__}"
-            )
-        return network
+            raise UserError(f"{where}: must return a torch.nn.Module, not {type(network).__name__}")
+        return self._with_shapes(network)
+
+    def _with_shapes(self, network: nn.Module) -> nn.Module:
+        """Return the network after its lazy modules, if there are any, have seen the shape of an image."""
+        tensors = [*network.parameters(), *network.buffers()]
+        if not any(is_lazy(tensor) for tensor in tensors):
+            return network
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, self.channels, self.image_size or 1, self.image_size or 1))
+        except Exception as error:
+            raise UserError(f"model._target_={self.target}: has lazy modules; {describe_failure(error)}") from error
+        return network.train()
+
+
+def describe_failure(error: Exception) -> str:
+    """Return one line for an error that the code of a network raises, with the place in that code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(Path(torch.__file__).parent)
+    theirs = [frame for frame in frames if not frame.filename.startswith((package, str(Path(__file__).parents[1])))]
+    where = f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else ""
+    message = " ".join(str(error).split())
+    return f"raises {type(error).__name__}: {message[:200]}{where}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from ersparse.config.command_line import command
@@ -20,17 +19,24 @@ from ersparse.lightning.parameter_groups import check_groups
 from ersparse.methods.base import Method, method_of
 from ersparse.runs.identity import FileHashes, describe, run_hash
 from ersparse.runs.loggers.base import logger_of
-from ersparse.runs.network import Architecture, architecture, positions_of, spec_of, unsupported_operation
+from ersparse.runs.network import (
+    Architecture,
+    architecture,
+    check_images,
+    positions_of,
+    spec_of,
+    unsupported_operation,
+)
 from ersparse.runs.plan import Plan
 from ersparse.sources.iterative_run import IterativeRunSource, prerequisite_settings
 from ersparse.sources.select import select_source
 from ersparse.sparse.channel_graph import GraphError
 from ersparse.sparse.layers import unpruned_matrices
-from ersparse.sparse.mask import digest
+from ersparse.sparse.mask import digest, masks_of
 from ersparse.sparse.source import DenseSource, Source
 from ersparse.storage import density_file
 from ersparse.storage.density_file import DensityFile
-from ersparse.storage.run_folder import network_masks, read_network
+from ersparse.storage.run_folder import network_masks, network_tensors, read_network
 
 
 class InputFiles(NamedTuple):
@@ -58,6 +64,9 @@ def make_plan(settings: Settings) -> Plan:
     logger_of(settings)
     built = architecture(spec_of(settings))
     _check_image_size(settings, built.module)
+    check_images(settings)
+    if masks := masks_of(built.module):
+        raise UserError(f"model._target_={settings.model.target}: has a mask of its own, {next(iter(masks))}_mask")
     if method.trains:
         _check_optimizer(settings, method, built.module)
     _check_execution(settings, method)
@@ -198,7 +207,7 @@ def _read_files(settings: Settings) -> InputFiles:
 
 def _check_same_architecture(settings: Settings, network: nn.Module, state: dict[str, Tensor]) -> None:
     where, expected = f"model.init_from={settings.model.init_from}", network.state_dict()
-    theirs = {name for name, tensor in state.items() if tensor.dtype != torch.bool}
+    theirs = set(network_tensors(state))
     if extra := sorted(theirs - set(expected)):
         raise UserError(f"{where}: has {extra[0]}, model={settings.model.name} has no such tensor")
     for name, tensor in expected.items():

@@ -167,6 +167,8 @@ def pruner_source(
     }
     if own := model.own_keys():
         recipe["model"] |= own
+    if model.args:
+        recipe["model"]["args"] = model.args
     if "shape" in option.run_arguments:
         recipe["shape"] = [data.channels, data.image_size, data.image_size]
     if "examples" in option.run_arguments:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.rnn import PackedSequence
 
-from ersparse.sparse.layers import PrunableWeight, prunable_weights
+from ersparse.sparse.layers import prunable_weights, weight_keys
+from ersparse.sparse.zero_pass import zero_pass
 
 Uses = Callable[[Any, str, Any, Any, Any], int]  # (module, key, arguments, keyword arguments, output) -> uses
 
@@ -22,11 +21,12 @@ def positions(module: nn.Module, channels: int, side: int) -> dict[str, int]:
     """Return how often one image uses each weight: once for each output pixel of a convolution, 1 for a linear layer.
 
     A linear, attention or recurrent layer uses its weights once for each token, a transposed convolution once for each
-    input pixel. A layer that is called several times adds up; one that is never called has 0. The forward pass of a
-    layer takes 2 x kept weights x positions FLOPs, since a multiply-add counts as two.
+    input pixel. A layer that is called several times, or whose weight another layer shares, adds up; one that is never
+    called has 0. The forward pass of a layer takes 2 x kept weights x positions FLOPs, since a multiply-add counts as
+    two.
 
-    The count comes from the forward pass of a zero image. All weights are expanded from a single zero, so the pass
-    takes milliseconds and no memory for weights; a pass on the meta device would make PyTorch import its compiler.
+    The count comes from the forward pass of a zero image by `zero_pass`; one on the meta device would make PyTorch
+    import its compiler.
 
     Args:
         module: the network, on any device, including the meta device.
@@ -36,28 +36,27 @@ def positions(module: nn.Module, channels: int, side: int) -> dict[str, int]:
     found: Counter[str] = Counter()
     hooks = [
         part.register_forward_hook(partial(_count, found, keys), with_kwargs=True)
-        for part, keys in _keys_by_module(prunable_weights(module)).items()
+        for part, keys in _keys_by_module(module).items()
     ]
-    training = module.training
-    zeros = {
-        name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in module.state_dict().items()
-    }
-    with torch.inference_mode():
-        functional_call(module.eval(), zeros, (torch.zeros(1, channels, side, side),))
-    module.train(training)
-    for hook in hooks:
-        hook.remove()
+    try:
+        zero_pass(module, 1, channels, side)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return {name: found[name] for name in prunable_weights(module)}
 
 
-def _keys_by_module(weights: Mapping[str, PrunableWeight]) -> dict[nn.Module, dict[str, str]]:
-    """Return, for each module that is called, the name in the network of each of its weights.
+def _keys_by_module(network: nn.Module) -> dict[nn.Module, dict[str, str]]:
+    """Return, for each module that is called, the name in the network of each of its weights, shared ones too.
 
     Attention computes its output projection itself, without a call of that layer.
     """
     found: dict[nn.Module, dict[str, str]] = {}
-    for name, held in weights.items():
-        found.setdefault(held.module, {})[held.key] = name
+    names = {held.parameter: name for name, held in prunable_weights(network).items()}
+    for part in network.modules():
+        held_here = {key: part._parameters.get(key) for key in weight_keys(part)}
+        if keys := {key: names[weight] for key, weight in held_here.items() if weight is not None}:
+            found[part] = keys
     for part in [part for part in found if isinstance(part, nn.MultiheadAttention)]:
         if projection := found.pop(part.out_proj, None):
             found[part]["out_proj"] = projection["weight"]

@@ -8,7 +8,7 @@ import logging
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,7 @@ class RunFolder:
 
     def write_network(self, state: dict[str, Tensor]) -> str:
         """Write weights and masks to network.safetensors, and return the SHA-256 of the file."""
-        whole = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        data = save(whole)
+        data = save(_separate(state))
         write_bytes(self.network, data)
         return hashlib.sha256(data).hexdigest()
 
@@ -160,6 +159,31 @@ def _recreate_hint(record: dict[str, Any]) -> str:
     return f"remove it and issue `{command}`, which recreates it from the last checkpoint"
 
 
-def network_masks(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the masks of a saved network, by the name of the weight that they mask."""
-    return {key.removesuffix("_mask"): value for key, value in state.items() if value.dtype == torch.bool}
+def network_masks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the masks of a saved network, by the name of the weight that they mask.
+
+    A network may have boolean buffers of its own: a mask is one that has name and shape of a weight.
+    """
+    found = {}
+    for key, value in state.items():
+        weight = state.get(name := key.removesuffix("_mask"))
+        if value.dtype == torch.bool and name != key and weight is not None and weight.shape == value.shape:
+            found[name] = value
+    return found
+
+
+def network_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a saved network, without the masks."""
+    masks = network_masks(state)
+    return {key: value for key, value in state.items() if key.removesuffix("_mask") not in masks or key in masks}
+
+
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU that share no memory, as the format requires; tied weights do."""
+    found, seen = {}, set()
+    for key, value in state.items():
+        whole = value.detach().cpu().contiguous()
+        place = whole.untyped_storage().data_ptr()
+        found[key] = whole.clone() if place in seen else whole
+        seen.add(place)
+    return found

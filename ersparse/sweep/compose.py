@@ -19,6 +19,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ersparse.config.options import values_of
+from ersparse.sweep.override_syntax import with_free_key
 
 
 class Composer:
@@ -55,7 +56,7 @@ class Composer:
 
     def _split(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
         """Return the overrides that choose options of groups, and those that set keys."""
-        parsed = [(text, self.parsed(text)) for text in overrides]
+        parsed = [(text, self.parsed(with_free_key(text))) for text in overrides]
         group_choices = tuple(text for text, override in parsed if self.is_group(override.key_or_group))
         return group_choices, [override for text, override in parsed if text not in group_choices]
 

@@ -13,6 +13,12 @@ MULTIRUN = ("-m", "--multirun")
 SLURM_LAUNCHER = "hydra/launcher=slurm"  # it never runs a job in this process, and so implies -m
 ZIPPED_AXIS = re.compile(r"[^=\s-][^=\s]*,[^=\s]*=.*", re.DOTALL)
 SWEPT_GROUP = re.compile(r"(\w+)=(?:choice\()?[^\[{'\"]*,.*")
+FREE_KEY = re.compile(r"(model|dataset)\.args[.=]")
+
+
+def with_free_key(override: str) -> str:
+    """Return an override of `model.args` or `dataset.args` so that Hydra adds keys that the option does not have."""
+    return f"++{override}" if FREE_KEY.match(override) else override
 
 
 def for_hydra(arguments: Sequence[str]) -> list[str]:
@@ -37,7 +43,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
 def _keys_of_swept_groups(arguments: Sequence[str]) -> list[str]:
     """Return the overrides of keys of swept groups, such as method.delta_t=100 beside method=rigl,set."""
     groups = {match[1] for argument in arguments if (match := SWEPT_GROUP.fullmatch(argument))}
-    keys = {argument: argument.split("=", 1)[0] for argument in arguments}
+    keys = {argument: argument.split("=", 1)[0].lstrip("+") for argument in arguments}
     return [argument for argument, key in keys.items() if "." in key and key.split(".")[0] in groups]
 
 

@@ -1,0 +1,118 @@
+"""Networks of the user's own as `model._target_`: they run, or one line says what is missing."""
+
+import copy
+
+import own_networks
+import pytest
+import torch
+from conftest import TINY, read
+
+import ersparse
+from ersparse.models.signature import SignatureError, keywords
+
+DATA = {"num_classes": 10, "channels": 1, "width": 1.0, "image_size": 16}
+TAKEN = {  # of what a run knows, what each is given
+    "OnlyClasses": {"num_classes": 10},
+    "NClasses": {"n_classes": 10, "in_channels": 1},
+    "NumLabels": {"num_labels": 10, "in_chans": 1},
+    "Keywords": {"num_classes": 10},
+    "factory": {"num_labels": 10, "in_chans": 1},  # what the class that it returns takes
+    "by_position": {"outputs": 10, "channels": 1, "width": 1.0},
+    "partly": {"num_classes": 10, "channels": 1},
+    "Sized": {"num_classes": 10, "channels": 1, "img_size": 16},
+}
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(own_networks.__file__.rpartition("/")[0])
+
+
+def own(name, *words):
+    return [f"model._target_=own_networks.{name}", "model.name=own", "method=draw", "dry_run=true", *words]
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_network_is_given_what_its_signature_names(launch, name):
+    assert keywords(getattr(own_networks, name), DATA, {}) == TAKEN[name]
+    status, printed = launch(*own(name))
+    assert status == 0 and "head.weight" in printed, printed
+
+
+@pytest.mark.parametrize(
+    "words", ["Plain model.args.hidden=5", "Keywords model.args={hidden:5}", "partly +model.args.hidden=5"]
+)
+def test_arguments_of_ones_own(launch, words):
+    status, printed = launch(*own(*words.split()))
+    assert status == 0 and " 50 " in printed, printed  # weights of the last layer
+
+
+def test_arguments_enter_the_hash_and_can_be_swept(launch, tmp_path):
+    status, printed = launch(*own("Plain", "-m", "model.args.hidden=5,6", "seed,model.args.hidden=[0,7],[1,8]"))
+    assert status == 0 and "2 new" in printed, printed
+    words = [word for word in own("Plain") if word != "dry_run=true"]
+    for hidden in ([], ["model.args.hidden=5"], ["model.args.hidden=6"]):
+        assert launch(*words, *hidden)[0] == 0
+    assert len(list(tmp_path.rglob("run.json"))) == 3
+
+
+REFUSED = {
+    "NeedsMore model.args.depth=1": "needs a value of hidden; give it by model.args={hidden: ...}",
+    "Plain model.args.depth=2": "takes no depth, which is given as model.args.depth=2",
+    "Plain model.width=0.5": "has no argument width, a factor of its hidden widths; must have model.width=1, not 0.5",
+    "NumLabels model.width=2": "has no argument width, a factor of its hidden widths; must have model.width=1, not 2.0",
+    "NoClasses": "takes no number of classes; must have an argument num_classes, n_classes, num_labels or **kwargs",
+    "Raises": "raises KeyError: 'hidden\\nis missing' (own_networks.py:",
+    "already": "must be a class or function that makes networks, not a network",
+    "no_network": "must return a torch.nn.Module, not list",
+    "Strict": "cannot take images of 1x16x16 (dataset.channels, dataset.image_size): raises AssertionError: image",
+    "Keywords dataset=cifar10": "cannot take images of 3x32x32 (dataset.channels, dataset.image_size): raises Runtime",
+    "Plain model.args.num_classes=7": "returns [1, 7] in evaluation mode for images of 1x16x16",
+    "PerPixel": "returns [1, 10, 1] in evaluation mode",
+    "Pair": "returns tuple in training mode",
+    "Double": "raises RuntimeError: Input type (float) and bias type (double) should be the same",
+    "Complex": "raises RuntimeError: mat1 and mat2 must have the same dtype, but got Float and Complex",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_cannot_run_is_refused_in_one_line(launch, tmp_path, words):
+    name, *more = words.split()
+    status, printed = launch(*own(name, *more))
+    assert status == 2 and printed.count("\n") == 1 and not list(tmp_path.iterdir()), printed
+    assert printed.startswith(f"model._target_=own_networks.{name}: ") and REFUSED[words] in printed
+
+
+def test_a_network_needs_a_name_of_its_own(launch):
+    status, printed = launch("model._target_=own_networks.Plain", "method=draw", "dry_run=true")
+    assert status == 2 and printed.startswith("model.name=resnet20: is the name of ersparse.models.resnet20; must be")
+
+
+def test_an_argument_is_not_given_twice():
+    with pytest.raises(SignatureError, match="needs a value of depth"):
+        keywords(own_networks.NeedsMore, DATA, {"hidden": 3})
+    assert keywords(own_networks.Plain, DATA, {"channels": 2}) == {"channels": 2, "num_classes": 10}
+
+
+def test_unusual_modules_train_and_are_loaded_again(launch, only_run):
+    words = [word for word in TINY if "width" not in word] + [
+        "sparsity.flow=none",
+        "sparsity=erk",
+        "sparsity.level=0.5",
+    ]
+    status, printed = launch("model._target_=own_networks.Unusual", "model.name=unusual", *words)
+    assert status == 0, printed
+    record, network = read(only_run()), ersparse.load(only_run())
+    by_name = {layer["name"]: layer for layer in record["layers"]}
+    assert by_name["first.weight"]["positions"] == 2 and "second.weight" not in by_name
+    assert network.second.weight is network.first.weight and network.used_mask.dtype == torch.bool
+    for name in ("conv", "first", "frozen", "head"):
+        layer = getattr(network, name)
+        assert (
+            not layer.weight[~layer.weight_mask].any()
+            and layer.weight_mask.sum() == by_name[f"{name}.weight"]["nonzero"]
+        )
+    again = copy.deepcopy(network)
+    status, printed = launch("model._target_=own_networks.Unusual", "model.name=unusual", *words, "seed=1",
+                             f"model.init_from={only_run()}")  # fmt: skip
+    assert status == 0 and torch.equal(again.used_mask, network.used_mask), printed
