@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.distributed.collectives import average
+from ersparse.lightning.callbacks.loss_scaling import overflowed_before_step, overflowed_in_step
 from ersparse.lightning.callbacks.masks import network_of
 from ersparse.sparse import rewiring, schedules
 from ersparse.sparse.keep import record_dense_gradients, take_dense_gradients
@@ -29,6 +30,8 @@ Listener = Callable[[int, nn.Module, Mapping[str, rewiring.Change]], None]
 
 class Rewiring(pl.Callback):
     """Updates the masks after every `delta_t`-th optimizer step, or in place of it (`skip_step`).
+
+    With precision 16-mixed, an update whose gradients have overflowed is left out, like the optimizer step.
 
     An update prunes by `ersparse.sparse.rewiring.prune_globally` while the density falls, and then drops and grows by
     `ersparse.sparse.rewiring.update`; `apply` of the same module carries out each change.
@@ -80,7 +83,9 @@ class Rewiring(pl.Callback):
         if not self.rules.skip_step:
 
             def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-                self._maybe_update(trainer.global_step + 1, network, optimizer.state)
+                step = trainer.global_step + 1
+                if self.is_due(step) and not overflowed_in_step(optimizer):
+                    self._update_and_report(step, network, optimizer.state)
 
             self.hook = trainer.optimizers[0].register_step_post_hook(after_step)
 
@@ -106,7 +111,9 @@ class Rewiring(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Update in place of the optimizer's step, if `skip_step` is set: without gradients, the step does nothing."""
-        if self.rules.skip_step and self._maybe_update(trainer.global_step + 1, network_of(pl_module), optimizer.state):
+        step = trainer.global_step + 1
+        if self.rules.skip_step and self.is_due(step) and not overflowed_before_step(trainer, optimizer):
+            self._update_and_report(step, network_of(pl_module), optimizer.state)
             for parameter in pl_module.parameters():
                 parameter.grad = None
 
@@ -129,16 +136,17 @@ class Rewiring(pl.Callback):
         """Return whether `step`, counted from 1, drops and grows weights."""
         return step % self.rules.delta_t == 0 and step < self.rewiring_end
 
-    def _maybe_update(self, step: int, network: nn.Module, states: States) -> bool:
-        """Update the masks if `step` is due, call the listeners, and return whether it was."""
-        if not (self.prunes(step) or self.rewires(step)):
-            return False
+    def is_due(self, step: int) -> bool:
+        """Return whether `step`, counted from 1, updates the masks."""
+        return self.prunes(step) or self.rewires(step)
+
+    def _update_and_report(self, step: int, network: nn.Module, states: States) -> None:
+        """Update the masks, and call the listeners."""
         before = {name: mask.clone() for name, mask in masks_of(network).items()}
         self._update(step, network, states)
         changes = {name: rewiring.difference(before[name], mask) for name, mask in masks_of(network).items()}
         for listener in self.listeners:
             listener(step, network, changes)
-        return True
 
     def _update(self, step: int, network: nn.Module, states: States) -> None:
         if self.prunes(step):
