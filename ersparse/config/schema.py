@@ -206,17 +206,28 @@ class SparsitySettings(FunctionSettings):
 
 class TrainerSettings(SettingsGroup):
     max_epochs: Count
-    accelerator: Annotated[Literal["auto", "cpu", "gpu"], NotIdentity]
+    accelerator: Annotated[Literal["auto", "cpu", "gpu", "mps"], NotIdentity]
     devices: Annotated[int, In("[1, inf)"), NotIdentity]
     num_nodes: Annotated[int, In("[1, inf)"), NotIdentity]
     precision: Annotated[Literal["auto", "32-true", "bf16-mixed", "16-mixed"], NotIdentity]
     execution: Annotated[Literal["auto", "masked", "compiled", "sparse"], NotIdentity]
     detect_anomaly: Annotated[bool, NotIdentity]
+    clip_norm: Annotated[Positive | None, Since(None)] = None
+    accumulate: Annotated[Count, Since(1)] = 1
+    metrics: Annotated[list[Literal["top5", "ece", "per_class"]], NotIdentity] = Field(default_factory=list)
+    deterministic: Annotated[bool, NotIdentity] = False
+    profile: Annotated[bool, NotIdentity] = False
 
     @property
     def ranks(self) -> int:
         """The number of processes that train together."""
         return self.devices * self.num_nodes
+
+
+class LossSettings(SettingsGroup):
+    """The training loss, cross-entropy."""
+
+    label_smoothing: Annotated[Fraction, Since(0.0)] = 0.0
 
 
 class ScheduleSettings(FunctionSettings):
@@ -309,6 +320,7 @@ class Settings(SettingsGroup):
     logger: Annotated[dict[str, Any], NotIdentity]
     optimizer: OptimizerSettings
     schedule: ScheduleSettings = Field(default_factory=lambda: ScheduleSettings.model_validate(MULTISTEP))
+    loss: LossSettings = Field(default_factory=LossSettings)
     scale: ScaleSettings
     variant: Literal["paper", "code"]
     experiment: Annotated[str | None, NotIdentity]

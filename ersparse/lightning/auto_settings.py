@@ -37,10 +37,10 @@ def resolve(settings: TrainerSettings, execution: str = "masked") -> dict[str, A
     precision = _precision(settings, accelerator)
     if settings.execution != "auto":
         execution = settings.execution
-    elif accelerator == "gpu":
+    elif accelerator != "cpu":
         execution = "masked"
     if execution == "sparse":
-        if accelerator == "gpu":
+        if accelerator != "cpu":
             raise UserError(
                 "trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto, masked or compiled on a GPU"
             )
@@ -53,13 +53,19 @@ def resolve(settings: TrainerSettings, execution: str = "masked") -> dict[str, A
 
 
 def _accelerator(settings: TrainerSettings) -> str:
-    """Return "cpu" or "gpu", and check that there are as many devices as `trainer.devices`."""
+    """Return "cpu", "gpu", or "mps" (Apple's GPU, if asked for), and check that `trainer.devices` are there."""
     gpus = torch.cuda.device_count()
     accelerator = str(settings.accelerator)
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "cpu"
     if accelerator == "gpu" and not gpus:
         raise UserError("trainer.accelerator=gpu: there is no GPU here; must be auto or cpu")
+    if accelerator == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("trainer.accelerator=mps: there is no Apple GPU here; must be auto or cpu")
+        if settings.ranks > 1:
+            raise UserError(f"trainer.devices={settings.devices}: must be 1 with trainer.accelerator=mps")
+        return accelerator
     available = gpus if accelerator == "gpu" else os.cpu_count() or 1
     if settings.devices > available:
         kind = "GPUs" if accelerator == "gpu" else "cores, one for each rank"
@@ -70,6 +76,8 @@ def _accelerator(settings: TrainerSettings) -> str:
 
 
 def _precision(settings: TrainerSettings, accelerator: str) -> str:
+    if accelerator == "mps" and settings.precision == "auto":
+        return "32-true"
     if settings.precision == "16-mixed" and accelerator == "cpu":
         raise UserError("trainer.precision=16-mixed: must be one of auto, 32-true, bf16-mixed on a CPU")
     if settings.precision != "auto":

@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from ersparse.config import schema
 from ersparse.distributed.collectives import mean_over_ranks
 from ersparse.lightning.auto_settings import memory_format
+from ersparse.lightning.extra_metrics import extra_metrics, per_class_accuracy, probabilities
 from ersparse.lightning.optimizers import make_optimizer
 from ersparse.lightning.parameter_groups import ParameterGroup, norm_parameters, parameter_groups
 from ersparse.lightning.schedules import make_schedule, milestone_epochs
@@ -54,11 +55,20 @@ class Classifier(pl.LightningModule):
         self.optimizer_settings = optimizer
         self.schedule_settings = schedule or schema.ScheduleSettings.model_validate(schema.MULTISTEP)
         self.epochs, self.eval_names = epochs, eval_names
+        self.num_classes, self.label_smoothing = num_classes, 0.0
+        self.per_class: dict[str, list[float | None]] = {}
+        self.extra: dict[str, dict[str, Metric]] = {}  # of `trainer.metrics`, by part of the images
         self.metrics = nn.ModuleDict()
         for name in ["train", *eval_names]:
             # checks of each batch would synchronise with the GPU; without them, MeanMetric must not have weights
             self.metrics[f"{name}/acc"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
             self.metrics[f"{name}/loss"] = MeanMetric(nan_strategy="disable")
+
+    def add_metrics(self, names: Iterable[str]) -> None:
+        """Add the metrics `names` of `ersparse.lightning.extra_metrics` to every evaluation."""
+        for part in self.eval_names:
+            self.extra[part] = extra_metrics(names, self.num_classes)
+            self.metrics.update({f"{part}/{name}": metric for name, metric in self.extra[part].items()})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(self.to_memory_format(x))
@@ -113,6 +123,10 @@ class Classifier(pl.LightningModule):
         """Return the loss, scaled so that DDP averages over the images of all ranks."""
         return mean_over_ranks(self._step("train", batch), len(batch[1]))
 
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the training loss of a batch."""
+        return F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         """Update the metrics of one evaluation dataloader."""
         self._step(self.eval_names[dataloader_idx], batch)
@@ -126,17 +140,23 @@ class Classifier(pl.LightningModule):
         """
         x, y = batch
         logits = self(x)
-        loss = F.cross_entropy(logits, y)
+        loss = self.loss(logits, y) if name == "train" else F.cross_entropy(logits, y)
         self._metric(f"{name}/loss").update(loss.detach().expand(len(y)))
         labels = y.argmax(1) if y.is_floating_point() else y  # of mixed images: the label of the larger share
         self._metric(f"{name}/acc").update(logits.detach(), labels)
+        for metric in self.extra.get(name, {}).values():
+            metric.update(probabilities(logits.detach()), labels)
         return loss
 
     def on_validation_epoch_end(self) -> None:
         """Log and reset all metrics of the epoch; Lightning evaluates at the end of each training epoch."""
         for name in self.metrics:
             metric = self._metric(name)
-            self.log(name, metric.compute())
+            value = metric.compute()
+            if value.dim():
+                self.per_class[name.partition("/")[0]] = per_class_accuracy(value)
+            else:
+                self.log(name, value)
             metric.reset()
 
     def _metric(self, name: str) -> Metric:
@@ -153,6 +173,22 @@ class Classifier(pl.LightningModule):
         optimizer = make_optimizer(groups[0]["params"] if single else groups, self.optimizer_settings)
         scheduler = {"scheduler": self.schedule(optimizer), "interval": self.schedule_settings.interval}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients together; those of removed weights are zero by then.
+
+        Fused optimizers divide by the loss scale of 16-mixed themselves, after clipping, so the limit is scaled.
+        """
+        if gradient_clip_val:
+            scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
+            is_scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+            limit = gradient_clip_val * (scaler.get_scale() if is_scaled else 1.0)
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the names of the parameters of each of the optimizer's groups, and the keys of the group."""

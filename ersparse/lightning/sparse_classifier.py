@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from ersparse.distributed.collectives import mean_over_ranks
 from ersparse.kernels.buffers import Precision
@@ -57,7 +56,7 @@ class SparseClassifier(Classifier):
         return super().training_step(batch, batch_index)
 
     def _store_dense_gradients(self, x: Tensor, y: Tensor) -> None:
-        """Store the gradients of all weights in the dense network; running statistics stay as they are.
+        """Add the gradients of all weights to those that the dense network stores; running statistics stay as they are.
 
         PyTorch's own layers compute them, because the sparse kernels compute gradients of kept weights only.
         """
@@ -65,9 +64,10 @@ class SparseClassifier(Classifier):
         weights = {name: held.weight.detach().requires_grad_() for name, held in self.sparse.layers.items()}
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         logits = functional_call(self.network, {**weights, **buffers}, self.to_memory_format(x))
-        loss = mean_over_ranks(F.cross_entropy(logits, y), len(y))
+        loss = mean_over_ranks(self.loss(logits, y), len(y)) / self.trainer.accumulate_grad_batches
         for name, gradient in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
-            self.network.get_parameter(name).grad = gradient
+            weight = self.network.get_parameter(name)
+            weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
     def final_state(self) -> dict[str, Tensor]:
         """Return dense weights, buffers and masks."""

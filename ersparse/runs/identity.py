@@ -49,6 +49,8 @@ def describe(
         if key in sparsity:
             sparsity[key] = getattr(file_hashes, key)
     schedule = identity_fields(settings.schedule)
+    later = {"loss": identity_fields(settings.loss), "trainer": identity_fields(settings.trainer)}
+    del later["trainer"]["max_epochs"]  # part of epochs
     return {
         "model": identity_fields(settings.model) | {"init_from": file_hashes.init_from},
         "dataset": identity_fields(settings.dataset),
@@ -56,6 +58,7 @@ def describe(
         "method": dict(method_fields),
         "optimizer": identity_fields(settings.optimizer),
         **({"schedule": schedule} if schedule != {"name": "multistep"} else {}),
+        **{group: fields for group, fields in later.items() if fields},
         "epochs": epochs,
         "variant": settings.variant,
         "seeds": {key: seed for key, seed in settings.seeds.model_dump().items() if seed is not None},

@@ -69,6 +69,7 @@ def make_plan(settings: Settings) -> Plan:
         raise UserError(f"model._target_={settings.model.target}: has a mask of its own, {next(iter(masks))}_mask")
     if method.trains:
         _check_optimizer(settings, method, built.module)
+        _check_trainer(settings, method)
     _check_execution(settings, method)
     files = _read_files(settings)
     if files.network is not None:
@@ -155,6 +156,18 @@ def _check_optimizer(settings: Settings, method: Method, network: nn.Module) -> 
     epochs, warmup = method.schedule_epochs(settings), length(schedule.warmup)
     if warmup.unit == "epoch" and warmup.value >= epochs:
         raise UserError(f"schedule.warmup={settings.schedule.warmup}: must be less than the run's {epochs} epochs")
+
+
+def _check_trainer(settings: Settings, method: Method) -> None:
+    """Check keys of the trainer that not every method or data set allows."""
+    trainer = settings.trainer
+    if trainer.clip_norm and getattr(method, "grown_state", "zero") == "keep":
+        raise UserError(
+            f"trainer.clip_norm={trainer.clip_norm}: needs method.grown_state=zero; with keep, the gradients of "
+            "removed weights are kept as well"
+        )
+    if "top5" in trainer.metrics and settings.dataset.num_classes < 6:
+        raise UserError(f"trainer.metrics={trainer.metrics}: top5 needs more than five classes")
 
 
 def _check_execution(settings: Settings, method: Method) -> None:

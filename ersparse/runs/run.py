@@ -240,7 +240,8 @@ def _check_warmup(plan: Plan, arrays: Arrays) -> None:
     settings = plan.settings
     warmup = length(settings.schedule_at_scale().warmup)
     trained_on = len(arrays.y_train) - round(settings.dataset.validation * len(arrays.y_train))
-    steps = plan.method.schedule_epochs(settings) * batches_in(trained_on, settings.dataset.batch_size)
+    batches = batches_in(trained_on, settings.dataset.batch_size)
+    steps = plan.method.schedule_epochs(settings) * -(-batches // settings.trainer.accumulate)
     if warmup.unit == "step" and warmup.value >= steps:
         raise UserError(f"schedule.warmup={settings.schedule.warmup}: must be less than the run's {steps} steps")
 

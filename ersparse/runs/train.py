@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from ersparse.lightning.callbacks import (
     ProgressRecorder,
     RankConsistency,
     SparseInit,
+    StepTrace,
 )
 from ersparse.lightning.callbacks.checkpoints import VerifiedCheckpointIO
 from ersparse.lightning.callbacks.masks import network_of
@@ -84,12 +85,22 @@ def train(
     run_logger = logger_of(plan.settings)
     logger = run_logger.create(plan, record) if record else False
     callbacks = make_callbacks(plan, checkpoints, console, record, partial(run_logger.describe_layers, logger))
-    trainer = make_trainer(plan, callbacks.all, checkpoints, logger, ranks)
-    with run_logger.finished(logger) if logger else nullcontext():
+    with deterministic_only_here(), run_logger.finished(logger) if logger else nullcontext():
+        trainer = make_trainer(plan, callbacks.all, checkpoints, logger, ranks)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         if record:
             finish(record, module, callbacks, checkpoints)
             run_logger.summarise(logger, record)
+
+
+@contextmanager
+def deterministic_only_here() -> Iterator[None]:
+    """Restore PyTorch's setting of deterministic algorithms, which Lightning's Trainer changes, after the block."""
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def make_module(plan: Plan, eval_names: list[str]) -> Classifier:
@@ -101,6 +112,8 @@ def make_module(plan: Plan, eval_names: list[str]) -> Classifier:
         if settings.model.sync_batchnorm:
             synchronise(network)
     module = plan.method.module(plan, network, eval_names)
+    module.label_smoothing = settings.loss.label_smoothing
+    module.add_metrics(settings.trainer.metrics)
     if settings.trainer.execution == "compiled":
         module.compile_steps()
     return module
@@ -135,6 +148,7 @@ def make_callbacks(
             *([SparseInit(settings.model.init, settings.seed_of("init"))] if settings.model.init != "default" else []),
             RankConsistency(),
             *plan.method.callbacks(plan),
+            *([StepTrace(plan.folder / "profile")] if settings.trainer.profile else []),
             *([MaskStatistics()] if run_logger.shows_masks else []),
             EpochProgressBar(console),
             history,
@@ -187,11 +201,14 @@ def make_trainer(
         precision=settings.precision,  # type: ignore[arg-type]
         sync_batchnorm=plan.settings.model.sync_batchnorm and settings.accelerator != "cpu",
         detect_anomaly=settings.detect_anomaly,
+        gradient_clip_val=settings.clip_norm,
+        accumulate_grad_batches=settings.accumulate,
+        deterministic=settings.deterministic,
         max_epochs=plan.epochs,
         logger=logger,
         callbacks=callbacks,
         plugins=[VerifiedCheckpointIO(checkpoints), ranks],
-        benchmark=True,
+        benchmark=not settings.deterministic,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -211,5 +228,7 @@ def finish(
     record.content["network_sha256"] = record.folder.write_network(module.final_state())
     epochs, progress = len(callbacks.history.rows), callbacks.progress
     timing = {"fit_s": progress.fit_s, "epochs": epochs, "images_per_s": progress.images_per_s()}
+    if module.per_class:
+        record.content["per_class"] = module.per_class
     record.save(state="done", metrics=callbacks.history.summary(), timing=timing)
     checkpoints.keep(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ersparse.config.schema import MULTISTEP, ScheduleSettings, Settings
+from ersparse.config.schema import MULTISTEP, LossSettings, ScheduleSettings, Settings
 from ersparse.sources.er import source_from_densities
 from ersparse.sources.unresolved import UnresolvedSource
 from ersparse.sparse.source import Source
@@ -57,7 +57,10 @@ def prerequisite_settings(settings: Settings, nominal: float) -> Settings:
         "optimizer": recipe.optimizer,
         "schedule": ScheduleSettings.model_validate(MULTISTEP),
         "dataset": settings.dataset.model_copy(update={"batch_size": recipe.batch_size}),
-        "trainer": settings.trainer.model_copy(update={"max_epochs": settings.dataset.epochs}),
+        "trainer": settings.trainer.model_copy(
+            update={"max_epochs": settings.dataset.epochs, "clip_norm": None, "accumulate": 1}
+        ),
+        "loss": LossSettings(),
         "seeds": settings.seeds.model_copy(update={"mask": None}),
         "paths": settings.paths.model_copy(update={"root": str(Path(settings.paths.cache).expanduser())}),
         "logger": {"name": "csv"},

@@ -69,3 +69,13 @@ def test_missing_devices_are_errors(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     with pytest.raises(UserError, match=r"trainer.devices=3: must lie in \[1, 2\], this machine has 2 GPUs"):
         auto_settings.resolve(AUTO.model_copy(update={"devices": 3}))
+
+
+def test_apple_gpus_train_in_single_precision_and_masked(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    settings = AUTO.model_copy(update={"accelerator": "mps"})
+    assert auto_settings.resolve(settings, "sparse") == {
+        "accelerator": "mps", "precision": "32-true", "execution": "masked",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="trainer.devices=2: must be 1 with trainer.accelerator=mps"):
+        auto_settings.resolve(settings.model_copy(update={"devices": 2}))

@@ -72,7 +72,7 @@ RULES = {
 }
 
 
-def rewired(module, rewiring, rules, optimizer):
+def rewired(module, rewiring, rules, optimizer, **options):
     """Train a network in double precision for ten steps, three of them updates."""
     torch.manual_seed(0)
     network = models.resnet20(10, width=0.25).double()
@@ -84,7 +84,7 @@ def rewired(module, rewiring, rules, optimizer):
     trainer = pl.Trainer(
         max_steps=10, accelerator="cpu", callbacks=[*masking, rewiring(rules, prunable_layers(network), seed=0)],
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_model_summary=False, **options,
     )  # fmt: skip
     trained = module(network, 10, optimizer, 1, ["test"])
     before = digest(trained.masks())
@@ -100,8 +100,9 @@ def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
         name=optimizer, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[], gamma=0.1
     )
     rules = RULES[name]
-    masked = rewired(Classifier, Rewiring, rules, settings)
-    sparse = rewired(SparseClassifier, SparseRewiring, rules, settings)
+    options = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5} if name == "rigl" else {}
+    masked = rewired(Classifier, Rewiring, rules, settings, **options)
+    sparse = rewired(SparseClassifier, SparseRewiring, rules, settings, **options)
     found = sparse.final_state()
     assert found.keys() == masked.final_state().keys()
     for name, wanted in masked.final_state().items():

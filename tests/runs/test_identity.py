@@ -76,6 +76,7 @@ SAME = [
     "logger=wandb logger.project=x",
     "fresh=true dry_run=true",
     "model.sync_batchnorm=true",
+    "trainer.metrics=[ece,top5] trainer.deterministic=true trainer.profile=true",
     "sparsity.first_dense=true",  # balanced does not take it
     "sparsity.file=nowhere",
     "trainer.max_epochs=300 scale=short",  # a tenth of 300 is the default's 30
@@ -94,6 +95,15 @@ OTHER = [
     "dataset.batch_size=32",
     "model.width=2",
     "scale=short",
+    "optimizer.no_decay=[norm]",
+    "optimizer.args={dampening:0.1}",
+    "optimizer.layers={bn1.*:{lr:0.2}}",
+    "schedule=cosine",
+    "schedule=cosine schedule.interval=epoch",
+    "schedule.warmup=5",
+    "loss.label_smoothing=0.1",
+    "trainer.clip_norm=1",
+    "trainer.accumulate=2",
     "dataset.transforms=randaugment",
     "dataset.mixup=0.2",
 ]

@@ -6,8 +6,9 @@ from ersparse.lightning.callbacks.masks import ERInit, FixedMask, FlowRepair, Sp
 from ersparse.lightning.callbacks.metrics import MetricsHistory, ProgressRecorder
 from ersparse.lightning.callbacks.progress_bar import EpochProgressBar
 from ersparse.lightning.callbacks.rank_consistency import RankConsistency
+from ersparse.lightning.callbacks.step_trace import StepTrace
 
 __all__ = [
     "Checkpoints", "ERInit", "EpochProgressBar", "FixedMask", "FlowRepair", "MaskStatistics", "MetricsHistory",
-    "ProgressRecorder", "RankConsistency", "SparseInit",
+    "ProgressRecorder", "RankConsistency", "SparseInit", "StepTrace",
 ]  # fmt: skip

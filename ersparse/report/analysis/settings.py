@@ -11,7 +11,10 @@ NOT_A_DIFFERENCE = {
     "seed", "experiment", "sparsity.level", "sparsity.budget", "method.final_sparsity", "dataset.root",
     "dataset.download", "dataset.images", "dataset.epochs", "model.sync_batchnorm", "scale.epochs",
 }  # fmt: skip
-HARDWARE = {"accelerator", "devices", "num_nodes", "precision", "execution", "detect_anomaly"}  # keys of `trainer`
+HARDWARE = {  # keys of `trainer`
+    "accelerator", "devices", "num_nodes", "precision", "execution", "detect_anomaly", "metrics", "deterministic",
+    "profile",
+}  # fmt: skip
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
