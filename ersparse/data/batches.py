@@ -11,6 +11,7 @@ from torch import Tensor
 from ersparse.data.augmentation import Augmentation
 from ersparse.data.epoch_plan import EpochPlan
 from ersparse.data.mixing import Mixing
+from ersparse.sparse.transfer import to_device
 
 EVALUATION_BATCH_SIZE = 500  # images
 
@@ -71,7 +72,7 @@ class ImageTable:
         device = self.pixels.device
         if device.type == "cpu":
             return index, rows, columns
-        packed = torch.cat([index[:, None], rows, columns], 1).pin_memory().to(device, non_blocking=True)
+        packed = to_device(torch.cat([index[:, None], rows, columns], 1), device)
         return packed[:, 0], packed[:, 1 : 1 + self.size[0]], packed[:, 1 + self.size[0] :]
 
 

@@ -65,10 +65,15 @@ class Kernels:
         return layer.from_rows(torch.from_numpy(self.kept.reshape(layer.rows_shape)))
 
 
-def degrees(mask: Tensor, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    """Return the in-degrees of the output channels [n_out] and the out-degrees of the input channels [n_in]."""
-    kernels = Kernels(mask.cpu(), layer)
-    return kernels.row_degree, kernels.column_degree
+def degrees(mask: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    """Return the in-degrees of the output channels [n_out] and the out-degrees of the input channels [n_in].
+
+    They are computed on the device of the mask.
+    """
+    kernels = layer.to_rows(mask).reshape(layer.n_out, layer.n_in // layer.groups, -1)
+    edges = kernels.any(2) if kernels.shape[2] > 1 else kernels[..., 0]
+    by_group = edges.reshape(layer.groups, -1, edges.shape[1])
+    return edges.sum(1), by_group.sum(1).reshape(-1)
 
 
 def zero_degrees(mask: Tensor, layer: Layer) -> tuple[int, int]:

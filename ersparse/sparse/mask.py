@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ersparse.errors import UserError
 from ersparse.sparse.layers import Layer, PrunableWeight, prunable_weights
+from ersparse.sparse.transfer import counts
 
 Masks = dict[str, Tensor]
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # integer type by the size of a weight in bytes
@@ -175,7 +176,7 @@ def zero_removed(weight: Tensor, mask: Tensor) -> None:
 def density_of(masks: Mapping[str, Tensor]) -> float:
     """Return the realised density: kept weights divided by all weights; 1.0 for no masks."""
     sizes = sum(mask.numel() for mask in masks.values())
-    return sum(int(mask.sum()) for mask in masks.values()) / sizes if sizes else 1.0
+    return sum(counts(masks).values()) / sizes if sizes else 1.0
 
 
 def digest(masks: Mapping[str, Tensor]) -> str:

@@ -7,7 +7,7 @@ RigL grows the weights with the largest dense gradient (Evci et al. 2020, sectio
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.rng import generator
 from ersparse.sparse.topk import topk_mask
+from ersparse.sparse.transfer import counts, to_device, to_host
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def drop_count(active: int, size: int, fraction: float, regrow: bool) -> int:
     return _feasible(int(fraction * active), active, size, regrow)
 
 
-def global_drop_counts(masks: Masks, drop: Mapping[str, Tensor], fraction: float, regrow: bool) -> dict[str, int]:
+def global_drop_counts(
+    masks: Masks, drop: Mapping[str, Tensor], fraction: float, regrow: bool, active: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Return `drop_count` by layer, with the drop fraction taken globally rather than per layer.
 
     The weights with the smallest drop scores of all layers that are not dense determine how many each layer drops.
@@ -75,18 +78,18 @@ def global_drop_counts(masks: Masks, drop: Mapping[str, Tensor], fraction: float
         drop: drop scores by layer name, NaN-free.
         fraction: drop fraction of the active weights of layers that are not dense.
         regrow: as for `drop_count`.
+        active: number of active weights by layer name; None counts them.
     """
-    sparse = [name for name, mask in masks.items() if not mask.all()]
+    active = counts(masks) if active is None else active
+    sparse = [name for name, mask in masks.items() if active[name] < mask.numel()]
     values = [torch.where(masks[name], -drop[name], -math.inf).reshape(-1) for name in sparse]
     if not sparse:
         return dict.fromkeys(masks, 0)
-    total = int(fraction * sum(int(masks[name].sum()) for name in sparse))
+    total = int(fraction * sum(active[name] for name in sparse))
     chosen = torch.split(topk_mask(torch.cat(values), total)[0], [len(value) for value in values])
-    counts = dict.fromkeys(masks, 0)
-    for name, part in zip(sparse, chosen, strict=True):
-        mask = masks[name]
-        counts[name] = _feasible(int(part.sum()), int(mask.sum()), mask.numel(), regrow)
-    return counts
+    dropped = counts(dict(zip(sparse, chosen, strict=True)))
+    feasible = {name: _feasible(count, active[name], masks[name].numel(), regrow) for name, count in dropped.items()}
+    return dict.fromkeys(masks, 0) | feasible
 
 
 def _feasible(count: int, active: int, size: int, regrow: bool) -> int:
@@ -96,7 +99,9 @@ def _feasible(count: int, active: int, size: int, regrow: bool) -> int:
     return count if regrow else min(count, size - active)
 
 
-def update(mask: Tensor, drop: Tensor, grow: Tensor, count: int, regrow: bool = True) -> Change:
+def update(
+    mask: Tensor, drop: Tensor, grow: Tensor, count: int, regrow: bool = True, active: int | None = None
+) -> Change:
     """Drop the `count` active weights with the smallest drop scores, and grow those with the largest grow scores.
 
     Ties go to the weights that come first in memory: they are kept, and grown.
@@ -107,8 +112,10 @@ def update(mask: Tensor, drop: Tensor, grow: Tensor, count: int, regrow: bool = 
         grow: grow scores, likewise.
         count: number of weights to exchange, from `drop_count`.
         regrow: whether a weight that is dropped may be grown by the same update; it then keeps its value.
+        active: number of active weights; None counts them.
     """
-    kept, _ = topk_mask(torch.where(mask, drop, -math.inf), int(mask.sum()) - count)
+    active = int(mask.sum()) if active is None else active
+    kept, _ = topk_mask(torch.where(mask, drop, -math.inf), active - count)
     free = ~kept if regrow else ~mask
     grown, _ = topk_mask(torch.where(free, grow, -math.inf), count)
     return difference(mask, kept | grown)
@@ -119,15 +126,18 @@ def difference(before: Tensor, after: Tensor) -> Change:
     return Change(before & ~after, after & ~before)
 
 
-def prune_globally(masks: Masks, keep: Mapping[str, Tensor], count: int) -> dict[str, Change]:
+def prune_globally(
+    masks: Masks, keep: Mapping[str, Tensor], count: int, active: Mapping[str, int] | None = None
+) -> dict[str, Change]:
     """Keep the `count` active weights with the largest scores of all layers (GraNet's pruning, Liu et al. 2021b).
 
     Args:
         masks: active weights by layer name.
         keep: scores by layer name, NaN-free; the largest are kept.
         count: number of weights to keep; nothing changes if it is not less than the number of active weights.
+        active: number of active weights by layer name; None counts them.
     """
-    count = min(count, sum(int(mask.sum()) for mask in masks.values()))
+    count = min(count, sum((counts(masks) if active is None else active).values()))
     values = torch.cat([torch.where(mask, keep[name], -math.inf).reshape(-1) for name, mask in masks.items()])
     parts = torch.split(topk_mask(values, count)[0], [mask.numel() for mask in masks.values()])
     return {
@@ -136,19 +146,26 @@ def prune_globally(masks: Masks, keep: Mapping[str, Tensor], count: int) -> dict
     }
 
 
-def repair_change(change: Change, mask: Tensor, layer: Layer, random: np.random.Generator) -> Change:
-    """Repair the flow of the mask after `change` by moving weights within the layer, and return the whole change.
+def repair_changes(
+    changes: Mapping[str, Change],
+    masks: Masks,
+    layers: Mapping[str, Layer],
+    random: Callable[[str], np.random.Generator],
+) -> dict[str, Change]:
+    """Repair the flow of each mask after its change by moving weights within the layer, and return the whole changes.
 
     Args:
-        change: the change to repair.
-        mask: active weights before the change. Every channel must have an edge, or the layer may have too few weights
+        changes: the changes to repair, by layer name.
+        masks: active weights before the changes. Every channel must have an edge, or a layer may have too few weights
             for the repair to preserve their number.
-        layer: the layer.
-        random: the random number generator.
+        layers: the layers.
+        random: returns the random number generator of a layer.
     """
-    after = (mask & ~change.removed) | change.grown
-    repaired, _ = flow_repair.move(after.cpu().contiguous(), layer, 1.0, random)
-    return difference(mask, repaired.to(mask.device))
+    after = {name: (masks[name] & ~change.removed) | change.grown for name, change in changes.items()}
+    repaired = {
+        name: flow_repair.move(mask, layers[name], 1.0, random(name))[0] for name, mask in to_host(after).items()
+    }
+    return {name: difference(masks[name], to_device(mask, masks[name].device)) for name, mask in repaired.items()}
 
 
 @torch.no_grad()
@@ -175,7 +192,7 @@ def apply(
     mask.logical_and_(~change.removed).logical_or_(change.grown)
     weight.masked_fill_(change.removed | change.grown, 0.0)
     if values is not None:
-        weight.copy_(torch.where(change.grown, values.to(weight), weight))
+        weight.copy_(torch.where(change.grown, to_device(values, weight.device).to(weight), weight))
     for value in state.values() if reset_state else ():
         if isinstance(value, Tensor) and value.shape == weight.shape:
             value.masked_fill_(change.removed | change.grown, 0.0)

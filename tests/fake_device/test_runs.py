@@ -39,6 +39,7 @@ RUNS = {
     "synflow": ["method=synflow", "sparsity=dense", *PRUNING],
     "evaluate": ["method=evaluate", *RESIDUAL],
 }
+WAITS_OF_AN_UPDATE = 2  # whatever the number of layers
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -58,5 +59,5 @@ def test_results_equal_those_of_the_cpu_and_no_step_waits_for_the_device(name, t
     watches = steps.watches | rest.watches
     assert len(watches) >= (3 if name == "evaluate" else 4)
     for step, watch in watches.items():
-        if not (updates.exists() and step % 2 == 0):
-            assert not watch.waits, f"step {step}"
+        allowed = WAITS_OF_AN_UPDATE if updates.exists() and step % 2 == 0 else 0
+        assert watch.waits.total() <= allowed, f"step {step}: {watch.waits}"

@@ -165,7 +165,7 @@ def test_an_update_of_two_layers_matches_hand_computed_values(optimizer_of, memo
     }
     rewiring = Rewiring(RULES.model_copy(update={"regrow": regrow}), prunable_layers(network), seed=0)
     rewiring.rewiring_end = 10
-    rewiring._rewire(3, network, optimizer.state)
+    rewiring._update(3, network, optimizer.state)
     masks = masks_of(network)
     assert masks["0.weight"].reshape(-1).tolist() == [bool(there) for there in active]
     assert first.reshape(-1).tolist() == pytest.approx(value)

@@ -244,7 +244,7 @@ def test_repaired_change_preserves_flow_and_count(seed, shape, crowd):
     mask, counts = move(drawn, layer_, 1.0, random)
     assert zero_degrees(mask, layer_) == (0, 0) and counts.added_in == counts.added_out == 0
     change = update(mask, torch.from_numpy(random.random(shape)), torch.from_numpy(random.random(shape)), 0.9, True)
-    kept = R.repair_change(change, mask, layer_, random)
+    kept = R.repair_changes({"a": change}, {"a": mask}, {"a": layer_}, lambda _: random)["a"]
     after = (mask & ~kept.removed) | kept.grown
     assert zero_degrees(after, layer_) == (0, 0) and after.sum() == mask.sum()
     assert not (kept.removed & ~mask).any() and not (kept.grown & mask).any()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from ersparse.sparse.keep import record_dense_gradients, take_dense_gradients
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks, attach, density_of, masks_of
 from ersparse.sparse.rng import generator
+from ersparse.sparse.transfer import counts, to_device
 
 log = logging.getLogger(__name__)
 
@@ -149,12 +152,14 @@ class Rewiring(pl.Callback):
             listener(step, network, changes)
 
     def _update(self, step: int, network: nn.Module, states: States) -> None:
+        active = counts(masks_of(network))
         if self.prunes(step):
-            self._prune(step, network, states)
+            self._prune(step, network, states, active)
+            active = counts(masks_of(network)) if self.rewires(step) else {}
         if self.rewires(step):
-            self._rewire(step, network, states)
+            self._rewire(step, network, states, active)
 
-    def _prune(self, step: int, network: nn.Module, states: States) -> None:
+    def _prune(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
         """Prune globally by magnitude to exactly the density of the schedule."""
         rules, masks = self.rules, masks_of(network)
         assert rules.final_density is not None and self.start_density is not None
@@ -162,10 +167,10 @@ class Rewiring(pl.Callback):
         density = schedules.pruned_density(self.start_density, rules.final_density, part, rules.schedule)
         count = round(density * sum(mask.numel() for mask in masks.values()))
         keep = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
-        for name, change in rewiring.prune_globally(masks, keep, count).items():
+        for name, change in rewiring.prune_globally(masks, keep, count, active).items():
             self._apply(change, name, masks[name], network, states, step)
 
-    def _rewire(self, step: int, network: nn.Module, states: States) -> None:
+    def _rewire(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
         """Drop and grow as many weights in each layer."""
         rules, masks = self.rules, masks_of(network)
         fraction = schedules.drop_fraction(
@@ -173,20 +178,27 @@ class Rewiring(pl.Callback):
         )
         drop = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
         dense = self._dense_gradients(network)
-        for name, count in self._drop_counts(masks, drop, fraction).items():
+        changes = {}
+        for name, count in self._drop_counts(masks, drop, fraction, active).items():
             if count:
                 grow = self._grow_scores(step, name, network, dense)
-                change = rewiring.update(masks[name], drop[name], grow, count, rules.regrow)
-                if rules.keep_flow:
-                    random = generator(self.seed, name, "flow", str(step))
-                    change = rewiring.repair_change(change, masks[name], self.layers[name], random)
-                self._apply(change, name, masks[name], network, states, step)
+                changes[name] = rewiring.update(masks[name], drop[name], grow, count, rules.regrow, active[name])
+        if rules.keep_flow:
+            random = partial(self._flow_generator, step)
+            changes = rewiring.repair_changes(changes, masks, self.layers, random)
+        for name, change in changes.items():
+            self._apply(change, name, masks[name], network, states, step)
 
-    def _drop_counts(self, masks: Masks, drop: dict[str, Tensor], fraction: float) -> dict[str, int]:
+    def _flow_generator(self, step: int, name: str) -> np.random.Generator:
+        return generator(self.seed, name, "flow", str(step))
+
+    def _drop_counts(
+        self, masks: Masks, drop: dict[str, Tensor], fraction: float, active: dict[str, int]
+    ) -> dict[str, int]:
         if self.rules.scope == "global":
-            return rewiring.global_drop_counts(masks, drop, fraction, self.rules.regrow)
+            return rewiring.global_drop_counts(masks, drop, fraction, self.rules.regrow, active)
         return {
-            name: rewiring.drop_count(int(mask.sum()), mask.numel(), fraction, self.rules.regrow)
+            name: rewiring.drop_count(active[name], mask.numel(), fraction, self.rules.regrow)
             for name, mask in masks.items()
         }
 
@@ -203,7 +215,8 @@ class Rewiring(pl.Callback):
     def _grow_scores(self, step: int, name: str, network: nn.Module, dense: dict[str, Tensor]) -> Tensor:
         if self.rules.grow == "random":
             weight = network.get_parameter(name)
-            return rewiring.random_growth_scores(tuple(weight.shape), self.seed, name, step).to(weight.device)
+            scores = rewiring.random_growth_scores(tuple(weight.shape), self.seed, name, step)
+            return to_device(scores, weight.device)
         return rewiring.magnitude(dense[name])
 
     def _weights(self, network: nn.Module) -> dict[str, Tensor]:

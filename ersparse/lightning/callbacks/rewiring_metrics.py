@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,13 @@ from torch.utils.hooks import RemovableHandle
 from ersparse.distributed.collectives import any_over_ranks
 from ersparse.lightning.callbacks.masks import network_of
 from ersparse.lightning.callbacks.rewiring import Rewiring
-from ersparse.sparse.degrees import degrees, zero_degrees
+from ersparse.sparse.degrees import zero_degrees
 from ersparse.sparse.layers import Layer, Prunable, prunable_weights
 from ersparse.sparse.mask import Masks, density_of, masks_of
 from ersparse.sparse.reachability import ChannelOp, effective_density
 from ersparse.sparse.rewiring import Change
+from ersparse.sparse.rewiring_figures import LayerFigures, layer_figures
+from ersparse.sparse.transfer import counts, to_host
 from ersparse.storage.atomic import write_text
 
 COLUMNS = (
@@ -57,6 +58,7 @@ class RewiringMetrics(pl.Callback):
         self.source: Masks = {}
         self.ever: Masks = {}
         self.rows: list[list[Any]] = []
+        self.unread: list[tuple[int, Tensor]] = []  # step, and the figures of all layers on the device
         self.updates, self.weights = 0, 0
         self.active: dict[str, Tensor] = {}
         self.hooks: list[RemovableHandle] = []
@@ -67,7 +69,7 @@ class RewiringMetrics(pl.Callback):
         if not self.source:
             self.source = {name: mask.clone() for name, mask in masks.items()}
             self.ever = {name: mask.clone() for name, mask in masks.items()}
-            self._append_rows(0, masks, {})
+            self._append(0, masks, {})
         for held in (self.source, self.ever):
             for name, mask in masks.items():
                 held[name] = held[name].to(mask.device)
@@ -77,21 +79,27 @@ class RewiringMetrics(pl.Callback):
         for name, change in changes.items():
             self.ever[name] |= change.grown
         self.updates += 1
-        self.weights += sum(int(change.grown.sum()) for change in changes.values())
-        self._append_rows(step, masks_of(network), changes)
+        self._append(step, masks_of(network), changes)
 
-    def _append_rows(self, step: int, masks: Masks, changes: Mapping[str, Change]) -> None:
-        for name, mask in masks.items():
-            in_degrees, out_degrees = degrees(mask, self.layers[name])
-            removed, grown = (int(changes[name].removed.sum()), int(changes[name].grown.sum())) if changes else (0, 0)
-            self.rows.append(
-                [
-                    step, name, int(mask.sum()), removed, grown,
-                    _fraction(mask & self.source[name], self.source[name]), float(self.ever[name].float().mean()),
-                    int((in_degrees == 0).sum()), int((out_degrees == 0).sum()),
-                    *_min_median_max(in_degrees), *_min_median_max(out_degrees),
-                ]
-            )  # fmt: skip
+    def _append(self, step: int, masks: Masks, changes: Mapping[str, Change]) -> None:
+        """Compute the figures of all layers. They are read at the end of the epoch, so that training does not wait."""
+        figures = [
+            layer_figures(mask, self.layers[name], self.source[name], self.ever[name], changes.get(name)).stacked()
+            for name, mask in masks.items()
+        ]
+        self.unread.append((step, torch.stack(figures)))
+
+    def _read(self) -> None:
+        """Make rows of the figures that have not been read yet."""
+        if not self.unread:
+            return
+        source = counts(self.source)
+        tables = torch.stack([figures for _, figures in self.unread]).tolist()
+        for (step, _), table in zip(self.unread, tables, strict=True):
+            found = [LayerFigures(*figures) for figures in table]
+            self.rows += [_row(step, name, f, source[name]) for name, f in zip(self.source, found, strict=True)]
+            self.weights += sum(int(f.grown) for f in found)
+        self.unread = []
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Register the hooks that find inputs which are zero for every image."""
@@ -113,8 +121,9 @@ class RewiringMetrics(pl.Callback):
         for hook in self.hooks:
             hook.remove()
         self.hooks = []
+        self._read()
         masks = masks_of(network_of(pl_module))
-        on_cpu = {name: mask.cpu() for name, mask in masks.items()}
+        on_cpu = to_host(masks)
         metrics = {
             "updates": float(self.updates),
             "weights": float(self.weights),
@@ -130,15 +139,17 @@ class RewiringMetrics(pl.Callback):
             pl_module.log(f"rewire/{name}", torch.tensor(value, dtype=torch.float64))
 
     def _silent_inputs(self) -> float:
-        counts = [int((~any_over_ranks(active)).sum()) for active in self.active.values()]
-        return float(sum(counts)) if counts else math.nan
+        silent = {name: ~any_over_ranks(active) for name, active in self.active.items()}
+        return float(sum(counts(silent).values())) if silent else math.nan
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._read()
         if trainer.is_global_zero:
             lines = [",".join(COLUMNS), *(",".join(_formatted(value) for value in row) for row in self.rows)]
             write_text(self.path, "\n".join(lines) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
+        self._read()
         kept = ("source", "ever", "rows", "updates", "weights")
         return {key: getattr(self, key) for key in kept}
 
@@ -147,16 +158,18 @@ class RewiringMetrics(pl.Callback):
             setattr(self, key, value)
 
 
-def _fraction(part: Tensor, whole: Tensor) -> float:
-    return int(part.sum()) / max(1, int(whole.sum()))
+def _row(step: int, name: str, figures: LayerFigures, source: int) -> list[Any]:
+    """Return a row of rewiring.csv from figures that have been read; `source` is the layer's count at the start."""
+    f = figures
+    return [
+        step, name, *map(int, (f.nonzero, f.removed, f.grown)), int(f.overlap) / max(1, source), float(f.explored),
+        *map(int, (f.no_input, f.no_output)),
+        int(f.in_min), float(f.in_median), int(f.in_max), int(f.out_min), float(f.out_median), int(f.out_max),
+    ]  # fmt: skip
 
 
 def _global_fraction(part: Masks, whole: Masks) -> float:
-    return sum(int(mask.sum()) for mask in part.values()) / max(1, sum(int(mask.sum()) for mask in whole.values()))
-
-
-def _min_median_max(values: np.ndarray) -> tuple[int, float, int]:
-    return int(values.min()), float(np.median(values)), int(values.max())
+    return sum(counts(part).values()) / max(1, sum(counts(whole).values()))
 
 
 def _formatted(value: Any) -> str:
