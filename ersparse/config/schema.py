@@ -214,6 +214,9 @@ class TrainerSettings(SettingsGroup):
     detect_anomaly: Annotated[bool, NotIdentity]
     clip_norm: Annotated[Positive | None, Since(None)] = None
     accumulate: Annotated[Count, Since(1)] = 1
+    ema: Annotated[Annotated[float, In("(0, 1)")] | None, Since(None)] = None
+    early_stopping: Annotated[Count | None, Since(None)] = None
+    keep_best: Annotated[bool, NotIdentity] = False
     metrics: Annotated[list[Literal["top5", "ece", "per_class"]], NotIdentity] = Field(default_factory=list)
     deterministic: Annotated[bool, NotIdentity] = False
     profile: Annotated[bool, NotIdentity] = False

@@ -57,18 +57,34 @@ class Classifier(pl.LightningModule):
         self.epochs, self.eval_names = epochs, eval_names
         self.num_classes, self.label_smoothing = num_classes, 0.0
         self.per_class: dict[str, list[float | None]] = {}
+        self.beside: dict[str, Callable[[Tensor], Tensor]] = {}
         self.extra: dict[str, dict[str, Metric]] = {}  # of `trainer.metrics`, by part of the images
         self.metrics = nn.ModuleDict()
         for name in ["train", *eval_names]:
-            # checks of each batch would synchronise with the GPU; without them, MeanMetric must not have weights
-            self.metrics[f"{name}/acc"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-            self.metrics[f"{name}/loss"] = MeanMetric(nan_strategy="disable")
+            self._add_accuracy_and_loss(name)
 
     def add_metrics(self, names: Iterable[str]) -> None:
         """Add the metrics `names` of `ersparse.lightning.extra_metrics` to every evaluation."""
         for part in self.eval_names:
             self.extra[part] = extra_metrics(names, self.num_classes)
             self.metrics.update({f"{part}/{name}": metric for name, metric in self.extra[part].items()})
+
+    def evaluate_beside(self, name: str, logits: Callable[[Tensor], Tensor]) -> None:
+        """Evaluate other weights as well, as metrics `test/acc_name` and `test/loss_name`.
+
+        Args:
+            name: what they are called.
+            logits: function from images to their logits.
+        """
+        self.beside[name] = logits
+        for part in self.eval_names:
+            self._add_accuracy_and_loss(part, f"_{name}")
+
+    def _add_accuracy_and_loss(self, part: str, suffix: str = "") -> None:
+        # checks of each batch would synchronise with the GPU; without them, MeanMetric must not have weights
+        accuracy = MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)
+        self.metrics[f"{part}/acc{suffix}"] = accuracy
+        self.metrics[f"{part}/loss{suffix}"] = MeanMetric(nan_strategy="disable")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(self.to_memory_format(x))
@@ -129,7 +145,12 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         """Update the metrics of one evaluation dataloader."""
-        self._step(self.eval_names[dataloader_idx], batch)
+        part, (x, y) = self.eval_names[dataloader_idx], batch
+        self._step(part, batch)
+        for name, logits_of in self.beside.items():
+            logits = logits_of(self.to_memory_format(x))
+            self._metric(f"{part}/loss_{name}").update(F.cross_entropy(logits, y).expand(len(y)))
+            self._metric(f"{part}/acc_{name}").update(logits, y)
 
     def _step(self, name: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Update the metrics `name`/acc and `name`/loss, and return the loss of the batch.

@@ -65,12 +65,18 @@ class Method(TargetedSettings):
         executions: the values that `trainer.execution` may have.
         sparse_by_default: whether `trainer.execution=auto` may choose sparse execution, because it records everything
             that masked execution does.
+        averages: whether `trainer.ema` may average its weights.
         trains: False ends the run once the source network is recorded; no data is read, and Lightning is not imported.
     """
 
     trains: ClassVar[bool] = True
     executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled")
     sparse_by_default: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+
+    def keeps_sparsity(self) -> bool:
+        """Return whether all epochs have the same sparsity, so that the best of them can be chosen."""
+        return False
 
     def epochs(self, settings: Settings) -> int:
         """Return the number of epochs of a run."""

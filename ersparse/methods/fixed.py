@@ -15,6 +15,10 @@ class Fixed(Method):
 
     executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
     sparse_by_default: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
+
+    def keeps_sparsity(self) -> bool:
+        return True
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:
         from ersparse.lightning.callbacks import FixedMask

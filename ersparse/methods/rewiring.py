@@ -22,6 +22,10 @@ class Rewire(RewiringRules, Method):
     """Trains a network whose masks are updated every `delta_t` steps; its keys are those of `RewiringRules`."""
 
     executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
+    averages: ClassVar[bool] = True
+
+    def keeps_sparsity(self) -> bool:
+        return self.final_sparsity is None
 
     def interval(self, settings: Settings) -> int:
         """Return the number of steps between two updates, at this scale."""

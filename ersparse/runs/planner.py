@@ -166,6 +166,15 @@ def _check_trainer(settings: Settings, method: Method) -> None:
             f"trainer.clip_norm={trainer.clip_norm}: needs method.grown_state=zero; with keep, the gradients of "
             "removed weights are kept as well"
         )
+    if trainer.ema and not method.averages:
+        raise UserError(f"trainer.ema={trainer.ema}: must be null with method={method.name}")
+    chosen = "early_stopping" if trainer.early_stopping else "keep_best"
+    if trainer.early_stopping or trainer.keep_best:
+        key = f"trainer.{chosen}={str(getattr(trainer, chosen)).lower()}"
+        if not settings.dataset.validation:
+            raise UserError(f"{key}: needs a validation split, dataset.validation above 0")
+        if not method.keeps_sparsity():
+            raise UserError(f"{key}: must not be set with method={method.name}, whose epochs differ in sparsity")
     if "top5" in trainer.metrics and settings.dataset.num_classes < 6:
         raise UserError(f"trainer.metrics={trainer.metrics}: top5 needs more than five classes")
 

@@ -72,6 +72,8 @@ def run_plan(plan: Plan) -> Path:
     done = folder.read()
     if not settings.fresh and done and _is_done(done, plan):
         screen.make_console().print(f"already done: {screen.outcome(done, plan.folder)}", markup=False)
+        if missing := _not_done(settings.trainer, done):
+            screen.make_console().print(f"it has no {missing}; fresh=true runs it again", markup=False)
         return plan.folder
     if done is None:
         check_unchanged_data(plan)
@@ -179,6 +181,14 @@ def _is_done(record: Mapping[str, Any], plan: Plan) -> bool:
     """Return whether nothing is left to do. A lost network is restored from the last checkpoint, if there is one."""
     lost = plan.method.trains and not RunFolder(plan.folder).network.exists()
     return record["state"] == "done" and not (lost and plan.checkpoints().some())
+
+
+def _not_done(trainer: TrainerSettings, done: Mapping[str, Any]) -> str:
+    """Return the keys outside the identity that ask for more than a finished run has, as a list in words."""
+    had = done["config"].get("trainer", {})
+    keys = [key for key in ("keep_best", "profile") if getattr(trainer, key) and not had.get(key)]
+    keys += ["metrics"] if set(trainer.metrics) - set(had.get("metrics", [])) else []
+    return ", ".join(f"trainer.{key}" for key in keys)
 
 
 def _check_budget(plan: Plan) -> None:

@@ -21,6 +21,7 @@ from ersparse.distributed.environment import RankEnvironment
 from ersparse.distributed.sync_batchnorm import synchronise
 from ersparse.lightning.allocator import keep_freed
 from ersparse.lightning.callbacks import (
+    BestWeights,
     Checkpoints,
     EpochProgressBar,
     ERInit,
@@ -31,6 +32,7 @@ from ersparse.lightning.callbacks import (
     RankConsistency,
     SparseInit,
     StepTrace,
+    WeightAverage,
 )
 from ersparse.lightning.callbacks.checkpoints import VerifiedCheckpointIO
 from ersparse.lightning.callbacks.masks import network_of
@@ -55,6 +57,8 @@ class TrainingCallbacks(NamedTuple):
     repair: FlowRepair
     history: MetricsHistory
     progress: ProgressRecorder
+    average: WeightAverage | None
+    best: BestWeights | None
 
 
 def train(
@@ -136,6 +140,8 @@ def make_callbacks(
         describe_layers: shows the layers in the logger once the masks are known.
     """
     settings, repair = plan.settings, FlowRepair(plan.source)
+    average = WeightAverage(settings.trainer.ema) if settings.trainer.ema else None
+    best = _best_weights(plan, record) if settings.trainer.keep_best or settings.trainer.early_stopping else None
     run_logger = logger_of(settings)
     history = MetricsHistory(RunFolder(plan.folder).metrics if record else None)
     progress = ProgressRecorder(
@@ -148,6 +154,8 @@ def make_callbacks(
             *([SparseInit(settings.model.init, settings.seed_of("init"))] if settings.model.init != "default" else []),
             RankConsistency(),
             *plan.method.callbacks(plan),
+            *([average] if average else []),
+            *([best] if best else []),
             *([StepTrace(plan.folder / "profile")] if settings.trainer.profile else []),
             *([MaskStatistics()] if run_logger.shows_masks else []),
             EpochProgressBar(console),
@@ -158,7 +166,15 @@ def make_callbacks(
         repair,
         history,
         progress,
+        average,
+        best,
     )
+
+
+def _best_weights(plan: Plan, record: NetworkRecord | None) -> BestWeights:
+    folder = RunFolder(plan.folder)
+    write = partial(folder.write_network, path=folder.best_network) if record else None
+    return BestWeights(write, plan.settings.trainer.early_stopping)
 
 
 def _record_source(
@@ -226,6 +242,11 @@ def finish(
     """Write the network, record metrics and timing with state "done", and remove all but the last checkpoint."""
     record.describe_masks(module.masks())
     record.content["network_sha256"] = record.folder.write_network(module.final_state())
+    if callbacks.average:
+        averaged = module.final_state() | callbacks.average.dense()
+        record.folder.write_network(averaged, record.folder.averaged_network)
+    if best := callbacks.best:
+        record.content["best_validation"] = {"epoch": best.epoch, "val/acc": best.best, "stopped_after": best.stopped}
     epochs, progress = len(callbacks.history.rows), callbacks.progress
     timing = {"fit_s": progress.fit_s, "epochs": epochs, "images_per_s": progress.images_per_s()}
     if module.per_class:

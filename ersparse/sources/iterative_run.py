@@ -58,7 +58,13 @@ def prerequisite_settings(settings: Settings, nominal: float) -> Settings:
         "schedule": ScheduleSettings.model_validate(MULTISTEP),
         "dataset": settings.dataset.model_copy(update={"batch_size": recipe.batch_size}),
         "trainer": settings.trainer.model_copy(
-            update={"max_epochs": settings.dataset.epochs, "clip_norm": None, "accumulate": 1}
+            update={
+                "max_epochs": settings.dataset.epochs,
+                "clip_norm": None,
+                "accumulate": 1,
+                "ema": None,
+                "early_stopping": None,
+            }
         ),
         "loss": LossSettings(),
         "seeds": settings.seeds.model_copy(update={"mask": None}),

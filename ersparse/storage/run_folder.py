@@ -39,6 +39,8 @@ class RunFolder:
         metrics: path of metrics.csv.
         log: path of run.log.
         network: path of network.safetensors.
+        best_network: path of network-best.safetensors, of the best validation epoch.
+        averaged_network: path of network-ema.safetensors, the moving average of the weights.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,6 +48,8 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.log = path / "run.log"
         self.network = path / "network.safetensors"
+        self.best_network = path / "network-best.safetensors"
+        self.averaged_network = path / "network-ema.safetensors"
         self._lock: HeartbeatLock | None = None
         self._in_main_thread = False
 
@@ -123,10 +127,10 @@ class RunFolder:
         """Write the resolved configuration to config.yaml."""
         write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
-    def write_network(self, state: dict[str, Tensor]) -> str:
-        """Write weights and masks to network.safetensors, and return the SHA-256 of the file."""
+    def write_network(self, state: dict[str, Tensor], path: Path | None = None) -> str:
+        """Write weights and masks to network.safetensors or `path`, and return the SHA-256 of the file."""
         data = save(_separate(state))
-        write_bytes(self.network, data)
+        write_bytes(path or self.network, data)
         return hashlib.sha256(data).hexdigest()
 
 

@@ -14,7 +14,7 @@ from ersparse import models, sparsify
 from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.config.schema import OptimizerSettings
 from ersparse.kernels.compile import KernelsUnavailable, library
-from ersparse.lightning.callbacks import Checkpoints, FixedMask
+from ersparse.lightning.callbacks import Checkpoints, FixedMask, WeightAverage
 from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.lightning.callbacks.sparse_rewiring import SparseRewiring
 from ersparse.lightning.classifier import Classifier
@@ -80,9 +80,10 @@ def rewired(module, rewiring, rules, optimizer, **options):
     random = torch.Generator().manual_seed(1)
     images = torch.randn(200, 3, 16, 16, generator=random, dtype=torch.float64)
     batches = DataLoader(TensorDataset(images, torch.randint(10, (200,), generator=random)), batch_size=20)
-    masking = [FixedMask()] if module is Classifier else []
+    masking, average = [FixedMask()] if module is Classifier else [], WeightAverage(0.8)
     trainer = pl.Trainer(
-        max_steps=10, accelerator="cpu", callbacks=[*masking, rewiring(rules, prunable_layers(network), seed=0)],
+        max_steps=10, accelerator="cpu",
+        callbacks=[*masking, rewiring(rules, prunable_layers(network), seed=0), average],
         limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, **options,
     )  # fmt: skip
@@ -90,7 +91,9 @@ def rewired(module, rewiring, rules, optimizer, **options):
     before = digest(trained.masks())
     trainer.fit(trained, batches, batches)
     assert digest(trained.masks()) != before
-    return trained
+    for name, mask in trained.masks().items():
+        assert not average.dense()[name][~mask].any() and average.dense()[name][mask].count_nonzero() > 0
+    return trained, average.dense()
 
 
 @pytest.mark.parametrize("name, optimizer", [("rigl", "lion"), ("set", "adam"), ("skip", "sgd"), ("granet", "adamw")])
@@ -101,12 +104,16 @@ def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
     )
     rules = RULES[name]
     options = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5} if name == "rigl" else {}
-    masked = rewired(Classifier, Rewiring, rules, settings, **options)
-    sparse = rewired(SparseClassifier, SparseRewiring, rules, settings, **options)
+    masked, masked_average = rewired(Classifier, Rewiring, rules, settings, **options)
+    sparse, sparse_average = rewired(SparseClassifier, SparseRewiring, rules, settings, **options)
     found = sparse.final_state()
     assert found.keys() == masked.final_state().keys()
     for name, wanted in masked.final_state().items():
         torch.testing.assert_close(found[name], wanted, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    for name, wanted in masked_average.items():
+        torch.testing.assert_close(
+            sparse_average[name], wanted, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
     masks = sparse.masks()
     others = sum(p.numel() for name, p in sparse.network.named_parameters() if name not in masks)
     trained = sum(p.numel() for p in sparse.parameters() if p.requires_grad)

@@ -104,6 +104,9 @@ OTHER = [
     "loss.label_smoothing=0.1",
     "trainer.clip_norm=1",
     "trainer.accumulate=2",
+    "trainer.ema=0.9",
+    "dataset.validation=0.1 trainer.keep_best=true",
+    "dataset.validation=0.1 trainer.early_stopping=3",
     "dataset.transforms=randaugment",
     "dataset.mixup=0.2",
 ]

@@ -1,5 +1,6 @@
 """Thin Lightning callbacks: each decides when to act, and calls a function of `ersparse.sparse` or writes a record."""
 
+from ersparse.lightning.callbacks.best_weights import BestWeights
 from ersparse.lightning.callbacks.checkpoints import Checkpoints
 from ersparse.lightning.callbacks.mask_statistics import MaskStatistics
 from ersparse.lightning.callbacks.masks import ERInit, FixedMask, FlowRepair, SparseInit
@@ -7,8 +8,9 @@ from ersparse.lightning.callbacks.metrics import MetricsHistory, ProgressRecorde
 from ersparse.lightning.callbacks.progress_bar import EpochProgressBar
 from ersparse.lightning.callbacks.rank_consistency import RankConsistency
 from ersparse.lightning.callbacks.step_trace import StepTrace
+from ersparse.lightning.callbacks.weight_average import WeightAverage
 
 __all__ = [
-    "Checkpoints", "ERInit", "EpochProgressBar", "FixedMask", "FlowRepair", "MaskStatistics", "MetricsHistory",
-    "ProgressRecorder", "RankConsistency", "SparseInit", "StepTrace",
+    "BestWeights", "Checkpoints", "ERInit", "EpochProgressBar", "FixedMask", "FlowRepair", "MaskStatistics",
+    "MetricsHistory", "ProgressRecorder", "RankConsistency", "SparseInit", "StepTrace", "WeightAverage",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ NOT_A_DIFFERENCE = {
 }  # fmt: skip
 HARDWARE = {  # keys of `trainer`
     "accelerator", "devices", "num_nodes", "precision", "execution", "detect_anomaly", "metrics", "deterministic",
-    "profile",
+    "profile", "keep_best",
 }  # fmt: skip
 
 
