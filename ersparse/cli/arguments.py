@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from ersparse.errors import UserError
@@ -22,3 +24,24 @@ class CommandParser(argparse.ArgumentParser):
 def out_as_option(words: Sequence[str]) -> list[str]:
     """Return the words of a command line with `out=FILE` written as `--out=FILE`."""
     return [f"--{word}" if word.startswith("out=") else word for word in words]
+
+
+def positive(text: str) -> int:
+    """Return the whole number above 0 that an argument spells.
+
+    Raises:
+        ArgumentTypeError: it spells none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number above 0")
+    return int(text)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that an argument names a folder.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
+        raise UserError(f"{folder}: no such folder")

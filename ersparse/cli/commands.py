@@ -6,12 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from ersparse.cli.run import launch, refuse
 from ersparse.cli.streams import guarded
-from ersparse.config.options import explain
+from ersparse.config.hydra_errors import explain, is_from_hydra
 from ersparse.errors import UserError
 
 COMMANDS = """\
@@ -55,7 +52,9 @@ def _main() -> int:
         return SUBCOMMANDS[name]()
     except UserError as error:
         return refuse(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
+        if not is_from_hydra(error):
+            raise
         return refuse(explain(error))
 
 

@@ -9,7 +9,8 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from ersparse.cli.arguments import CommandParser, out_as_option
+from ersparse.cli.arguments import CommandParser, check_folder, out_as_option
+from ersparse.cli.overrides import check_override, quoted_path
 from ersparse.config.groups import build
 from ersparse.config.options import CONF, search_path, use_config_folders, values_of
 from ersparse.config.schema import Settings
@@ -22,6 +23,7 @@ from ersparse.report.tables.console import density_table, flow_table
 from ersparse.runs.plan import Plan
 from ersparse.runs.planner import make_plan
 from ersparse.runs.run import resolve_source
+from ersparse.sweep.grids import swept_values
 from ersparse.sweep.override_syntax import with_free_key
 
 LEVELS = "0.5,0.8,0.9,0.95,0.98,0.99,0.995,0.999"
@@ -42,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config-dir", metavar="FOLDER", help="a folder with options of your own")
     parser.add_argument("overrides", nargs="*", help="group=option or key=value; sparsity takes several options")
     asked, unknown = parser.parse_known_intermixed_args(out_as_option(arguments))
+    if asked.config_dir is not None:
+        check_folder(Path(asked.config_dir))
     use_config_folders(["--config-dir", asked.config_dir] if asked.config_dir else [])
     overrides = _values_by_key([*unknown, *asked.overrides])
     _check_out(asked.out)
@@ -59,8 +63,9 @@ def _values_by_key(words: Sequence[str]) -> dict[str, str]:
     """Return key -> value as written; the last one counts if a key is given twice."""
     for word in words:
         if "=" not in word or word.startswith("-"):
-            raise UserError(f"{word}: must be group=option or key=value, or --flow, or out=FILE")
-    return dict(word.split("=", 1) for word in words)
+            raise UserError(f"{word or repr(word)}: must be group=option or key=value, or --flow, or out=FILE")
+        check_override(word)
+    return dict(quoted_path(word).split("=", 1) for word in words)
 
 
 def _check_out(out: Path) -> None:
@@ -77,11 +82,7 @@ def _swept(key: str, value: str) -> list[str]:
         UserError: the sweep cannot be enumerated.
     """
     override = OverridesParser.create().parse_overrides([f"{key}={value}"])[0]
-    if not override.is_sweep_override():
-        return [value]
-    if not override.is_discrete_sweep():
-        raise UserError(f"{key}={value}: must list its values, as in {key}=1,2,3")
-    return list(override.sweep_string_iterator())
+    return swept_values(override) if override.is_sweep_override() else [value]
 
 
 def _densities(overrides: dict[str, str], out: Path) -> None:
@@ -127,6 +128,11 @@ def _flow(overrides: dict[str, str], out: Path) -> None:
 
 def _plan(overrides: Mapping[str, str]) -> Plan:
     """Compose the settings and return the plan of the run, with the layer densities computed."""
+    for key, value in overrides.items():
+        if OverridesParser.create().parse_overrides([f"{key}={value}"])[0].is_sweep_override():
+            raise UserError(
+                f"{key}={value}: must be a single value; sparsity takes several, as does sparsity.level with --flow"
+            )
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         words = [with_free_key(f"{key}={value}") for key, value in overrides.items()]
         config = hydra.compose("config", [*search_path(), *words])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ersparse.api import load
+from ersparse.cli.arguments import CommandParser
 from ersparse.errors import UserError
 from ersparse.export import sparse_file
 from ersparse.export.folded import FoldedNetwork, fold
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ersparse export")
+def _parser() -> CommandParser:
+    parser = CommandParser("ersparse export", description="Write the network of a finished run for prediction.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--format", choices=FILE_NAMES, default="sparse")
     parser.add_argument("--out", type=Path)

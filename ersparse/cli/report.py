@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ersparse.cli.arguments import CommandParser
+from ersparse.cli.arguments import CommandParser, check_folder
 from ersparse.errors import UserError
 from ersparse.report.analysis.groups import group_by_experiment
 from ersparse.report.analysis.runs import Run, Skipped, read_runs
@@ -53,8 +53,7 @@ def _parser() -> CommandParser:
 
 
 def _read(root: Path) -> tuple[list[Run], list[Skipped]]:
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
+    check_folder(root)
     runs, skipped = read_runs(root)
     if not runs:
         more = f"; {skipped[0].path}: {skipped[0].why}" if skipped else ""

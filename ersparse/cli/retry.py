@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ersparse.cli.arguments import CommandParser, check_folder, positive
 from ersparse.errors import UserError
 from ersparse.storage import run_json
 from ersparse.sweep.job import Job
@@ -27,8 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         UserError: there is no such folder.
     """
     options = _parser().parse_args(arguments)
-    if not options.folder.is_dir():
-        raise UserError(f"{options.folder}: no such folder")
+    check_folder(options.folder)
     jobs = _unfinished_jobs(options.folder)
     if options.run:
         from ersparse.sweep.local.launcher import LocalLauncher
@@ -39,11 +38,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("ersparse retry", description="The commands of runs that are not done.")
+def _parser() -> CommandParser:
+    parser = CommandParser("ersparse retry", description="The commands of runs that are not done.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", action="store_true", help="run them here, as a sweep does, instead of printing them")
-    parser.add_argument("--slots", type=int, help="number of jobs at a time")
+    parser.add_argument("--slots", type=positive, help="number of jobs at a time")
     return parser
 
 

@@ -13,7 +13,6 @@ os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # read at import; Hydra then pas
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -21,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ersparse.cli.help import help_text
 from ersparse.cli.overrides import for_hydra_parser
 from ersparse.cli.streams import guarded
-from ersparse.config.options import CONF, explain, use_config_folders, values_of
+from ersparse.config.hydra_errors import explain, is_from_hydra
+from ersparse.config.options import CONF, use_config_folders, values_of
 from ersparse.distributed.parent_death import tie_to_parent
 from ersparse.errors import RunFailed, UserError
 from ersparse.sweep.sweeper import refuse_ranks
@@ -39,6 +39,8 @@ def _task(config: DictConfig) -> None:
         run(values)
     except UserError as error:
         sys.exit(refuse(str(error)))
+    except OmegaConfBaseException as error:  # an interpolation that cannot be resolved
+        sys.exit(refuse(explain(error)))
     except RunFailed as error:
         print(error, file=sys.stderr)
         sys.exit(1)
@@ -61,16 +63,22 @@ def _launch() -> int:
     try:
         sys.argv[1:] = for_hydra_parser(sys.argv[1:])
         _task()
+    except SystemExit as exit_:
+        if exit_.code == 1 and {"--package", "-p"} & set(sys.argv):  # there is no such package
+            return 2
+        raise
     except UserError as error:
         return refuse(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        return refuse(explain(error))
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if not is_from_hydra(error):
+            raise
+        return refuse(explain(error))
     return 0
 
 
 def refuse(line: str) -> int:
     """Print one line about bad input, and return its exit status, 2."""
-    print(line, file=sys.stderr)
+    print(*line.splitlines(), sep=r"\n", file=sys.stderr)
     return 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from ersparse.cli.arguments import CommandParser, check_folder
 from ersparse.errors import UserError
 from ersparse.storage import run_json
 from ersparse.sweep.durations import format_age
@@ -57,8 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         UserError: there is no such folder.
     """
     options = _parser().parse_args(arguments)
-    if not options.folder.is_dir():
-        raise UserError(f"{options.folder}: no such folder")
+    check_folder(options.folder)
     console = Console(highlight=False, soft_wrap=True)
     if options.json:
         print(json.dumps([asdict(status) for status in run_statuses(options.folder)], indent=1))
@@ -70,8 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("ersparse status", description="How the runs below a folder stand.")
+def _parser() -> CommandParser:
+    parser = CommandParser("ersparse status", description="How the runs below a folder stand.")
     parser.add_argument("folder", nargs="?", default="outputs", type=Path, help="outputs, unless given")
     parser.add_argument("--watch", action="store_true", help="refresh every two seconds, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print a list of runs, for other programs")

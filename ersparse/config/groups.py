@@ -9,8 +9,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from ersparse.config.types import plain, spelled
 from ersparse.errors import UserError
 from ersparse.locate import locate
 
@@ -19,6 +20,12 @@ class SettingsGroup(BaseModel):
     """A frozen group of keys; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def spelled_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """Return the number or boolean that a text in quotes spells."""
+        return spelled(value, cls.model_fields[str(info.field_name)].annotation) if isinstance(value, str) else value
 
 
 G = TypeVar("G", bound=SettingsGroup)
@@ -86,7 +93,7 @@ def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:
         UserError: one line with the first offending key, its value, and what is allowed.
     """
     try:
-        return group.model_validate(dict(values))
+        return group.model_validate(plain(values))
     except ValidationError as error:
         first = error.errors()[0]
         words = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
@@ -105,6 +112,8 @@ def _explain(key: str, error: Any) -> str:
         return f"{key}={_shown(value)}: must be one of {allowed}"
     if error["type"] == "value_error":  # a UserError raised by a validator across keys
         return str(error["ctx"]["error"])
+    if error["type"] == "bool_type":
+        return f"{key}={_shown(value)}: must be a valid boolean, true or false"
     return f"{key}={_shown(value)}: {error['msg'].replace('Input should be', 'must be')}"
 
 

@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from ersparse.errors import UserError
@@ -70,7 +69,7 @@ def values_of(config: DictConfig) -> dict[str, Any]:
     known = set(all_keys())
     for key in _flat(plain, ""):
         if key not in known:
-            raise UserError(_no_such_key(key))
+            raise UserError(no_such_key(key))
     return plain
 
 
@@ -95,7 +94,7 @@ def option_file(group: str, option: str) -> Path:
     for folder in folders():
         if (path := folder / group / f"{option}.yaml").is_file():
             return path
-    raise UserError(_no_such_option(group, option))
+    raise UserError(no_such_option(group, option))
 
 
 def option_target(group: str, option: str) -> str | None:
@@ -110,30 +109,16 @@ def _target_in(path: Path) -> str | None:
     return content.get("_target_")
 
 
-def explain(error: Exception) -> str:
-    """Return one line for an error that Hydra or OmegaConf explains in several."""
-    text = str(error)
-    if match := re.search(r"An item is already at '([^']+)'", text):
-        return f"+{match[1]}: the key exists already; write {match[1]}=... without +"
-    if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        return f"{error.override}: cannot be parsed; quote the value, as in '{key}=\"{value}\"'"
-    if match := re.search(r"Could not (?:override|append to config\b.*?) '([^']+)'", text):
-        return _no_such_key(match[1])
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = match[1].rpartition("/")
-        return _no_such_option(group, option)
-    if match := re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text):
-        return _no_such_key(match[2])
-    return " ".join(text.split())
-
-
-def _no_such_option(group: str, option: str) -> str:
+def no_such_option(group: str, option: str) -> str:
+    """Return the error message for an option that its group does not have."""
     return f"{group}={option}: no such option; must be one of {', '.join(options_of(group)) or 'none'}"
 
 
-def _no_such_key(key: str) -> str:
+def no_such_key(key: str) -> str:
+    """Return the error message for an unknown key, with the known key that resembles it most."""
     known = all_keys()
+    if key in known:
+        return f"{key}: no such key of this {key.split('.')[0]}; other options of the group have it"
     near = difflib.get_close_matches(key, known, 1, 0.7)
     if not near:  # perhaps the right name in the wrong place
         near = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]

@@ -14,7 +14,19 @@ from ersparse.config.augmentation import Transforms
 from ersparse.config.from_data import read_from_data
 from ersparse.config.groups import FunctionSettings, SettingsGroup
 from ersparse.config.options import CONF, option_target, options_of
-from ersparse.config.types import Count, Fraction, In, NonNegative, NotIdentity, Positive, Seed, Since
+from ersparse.config.types import (
+    CacheFolder,
+    Count,
+    Folder,
+    Fraction,
+    In,
+    NonNegative,
+    NotIdentity,
+    Path,
+    Positive,
+    Seed,
+    Since,
+)
 from ersparse.config.warmup import Warmup, length, scaled
 from ersparse.errors import UserError
 
@@ -26,7 +38,7 @@ class ModelSettings(FunctionSettings):
 
     width: Annotated[float, In("(0, 64]")]
     init: Literal["default", "layer", "neuron"]
-    init_from: str | None
+    init_from: Path | None
     sync_batchnorm: Annotated[bool, NotIdentity]
     args: Annotated[dict[str, Any], Since({})] = Field(default_factory=dict)
 
@@ -57,7 +69,7 @@ class ModelSettings(FunctionSettings):
 class DatasetSettings(FunctionSettings):
     group: ClassVar[str] = "dataset"
 
-    root: Annotated[str, NotIdentity]
+    root: Annotated[Path, NotIdentity]
     download: Annotated[bool, NotIdentity]
     augment: bool
     validation: Fraction
@@ -177,7 +189,7 @@ class SparsitySettings(FunctionSettings):
     floor: NonNegative
     first_dense: bool
     redistribute: Literal["exact", "none"]
-    file: str | None
+    file: Path | None
     keep_mask: bool
     images: Count
     images_per_class: Count
@@ -305,8 +317,8 @@ class SeedSettings(SettingsGroup):
 
 
 class PathSettings(SettingsGroup):
-    root: str
-    cache: str
+    root: Folder
+    cache: CacheFolder
 
 
 class Settings(SettingsGroup):

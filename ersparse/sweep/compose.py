@@ -35,7 +35,7 @@ class Composer:
         """
         self.loader, self.config_name, self.common_overrides = loader, config_name, list(common_overrides)
         self.parser = OverridesParser.create(config_loader=loader)
-        self.parsed = cache(self.parser.parse_override)
+        self.parsed = cache(lambda text: self.parser.parse_overrides([text])[0])
         self.is_group = cache(self._is_group)
         self.compose_groups = cache(self._compose_groups)
 
@@ -75,5 +75,6 @@ class Composer:
 
 def make_composer(context: HydraContext, config: DictConfig) -> Composer:
     """Return the composer for the jobs of the sweep with this configuration."""
-    common = [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
+    own = ("hydra.searchpath=", "hydra.sweeper.params")
+    common = [override for override in config.hydra.overrides.hydra if override.lstrip("+").startswith(own)]
     return Composer(context.config_loader, config.hydra.job.config_name, common)

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Transformer
+from hydra.core.override_parser.types import Glob, Override, Transformer
 
+from ersparse.config.options import options_of
 from ersparse.errors import UserError
 from ersparse.sweep.override_syntax import OR, ZIPPED_AXIS
 
@@ -82,13 +83,27 @@ def parse_axis(override: str, parser: OverridesParser) -> Axis:
     if ZIPPED_AXIS.fullmatch(override):
         keys, text = override.split("=", 1)
         return _zipped_axis(keys, _parse_values(text, parser))
-    parsed = parser.parse_override(override)
+    parsed = parser.parse_overrides([override])[0]
     key = parsed.get_key_element()
     if not parsed.is_sweep_override():
         return Axis((key,), ((override.partition("=")[2],),))
-    if not parsed.is_discrete_sweep():
-        raise UserError(f"{override}: must list its values, as in {key}=1,2,3")
-    return Axis((key,), tuple((text,) for text in parsed.sweep_string_iterator()))
+    return Axis((key,), tuple((text,) for text in swept_values(parsed)))
+
+
+def swept_values(override: Override) -> list[str]:
+    """Return the values of an override that is a sweep, as written on the command line.
+
+    Raises:
+        UserError: they cannot be listed, or there are none.
+    """
+    key, value = override.get_key_element(), override.value()
+    if isinstance(value, Glob):
+        if not (matching := value.filter(options_of(key))):
+            raise UserError(f"{override.input_line}: must match an option of {key}")
+        return matching
+    if not override.is_discrete_sweep():
+        raise UserError(f"{override.input_line}: must list its values, as in {key}=1,2,3")
+    return list(override.sweep_string_iterator())
 
 
 def parse_params(params: Any, parser: OverridesParser) -> list[Grid]:
@@ -142,7 +157,7 @@ def _parse_yaml_axis(key: str, value: Any, parser: OverridesParser) -> Axis:
 
 
 def _parse_values(text: str, parser: OverridesParser) -> list[Any]:
-    parsed = parser.parse_override(f"zipped={text}")
+    parsed = parser.parse_overrides([f"zipped={text}"])[0]
     return list(parsed.sweep_iterator()) if parsed.is_discrete_sweep() else [parsed.value()]
 
 

@@ -31,13 +31,23 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     rest = [argument for argument in arguments if argument not in MULTIRUN]
     multirun = len(rest) < len(arguments) or SLURM_LAUNCHER in rest
     nested = _keys_of_swept_groups(rest) if multirun else []
-    if not nested and not any(argument == OR or ZIPPED_AXIS.fullmatch(argument) for argument in rest):
+    if not nested and not _exceeds_grammar(rest):
         return [*MULTIRUN[:multirun], *rest]
     end = rest.index(OR) if OR in rest else len(rest)
     first_grid = [text for text in rest[:end] if not ZIPPED_AXIS.fullmatch(text) and text not in nested]
     hydra_arguments = [text for text in rest[end:] if text != OR and not _is_job_override(text)]
     quoted = [_quoted(text) for text in rest if text == OR or _is_job_override(text)]
     return [MULTIRUN[0], *hydra_arguments, *first_grid, f"hydra.sweeper.words=[{','.join(quoted)}]"]
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Return whether the arguments themselves ask for a sweep. A preset may do so as well."""
+    return bool({*MULTIRUN, SLURM_LAUNCHER} & set(arguments)) or _exceeds_grammar(arguments)
+
+
+def _exceeds_grammar(arguments: Sequence[str]) -> bool:
+    """Return whether there is a zipped axis or a union."""
+    return any(argument == OR or ZIPPED_AXIS.fullmatch(argument) for argument in arguments)
 
 
 def _keys_of_swept_groups(arguments: Sequence[str]) -> list[str]:

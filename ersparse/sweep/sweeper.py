@@ -46,7 +46,7 @@ class GridSweeper(Sweeper):
         assert isinstance(sweeper, dict)
         composer = make_composer(self.hydra_context, self.config)
         launcher = self.launcher if isinstance(self.launcher, JobLauncher) else None
-        override_lists = expand(sweeper["words"] or arguments, composer)
+        override_lists = expand(_words(sweeper["words"]) or arguments, composer)
         jobs = build_jobs(override_lists, composer, local=launcher is None or launcher.local)
         for job in jobs:
             refuse_ranks(self.config.hydra.launcher._target_, job.devices)
@@ -57,6 +57,17 @@ class GridSweeper(Sweeper):
         if launcher:
             sys.exit(launcher.run(jobs))
         return self.launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
+
+
+def _words(words: Any) -> list[str]:
+    """Return the overrides that the command line has quoted.
+
+    Raises:
+        UserError: somebody else has set them.
+    """
+    if words is not None and not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+        raise UserError(f"hydra.sweeper.words={words}: must be a list of overrides; leave it to the command line")
+    return words or []
 
 
 def refuse_ranks(launcher: str, devices: int) -> None:

@@ -22,7 +22,7 @@ REFUSED = [
     (["sparsity.level=null"], "sparsity.level=null: must lie in [0, 1)"),
     (["sparsity.budget=21"], "sparsity.budget=21: must lie in [22, 270608], from one weight a layer to all"),
     (["sparsity.budget=270609"], "sparsity.budget=270609: must lie in [22, 270608], from one weight a layer to all"),
-    (["sparsity.budget=0.5"], "sparsity.budget=0.5: must lie in [1, inf)"),
+    (["sparsity.budget=0.5"], "sparsity.budget=0.5: must lie in [1, inf), and be an integer"),
     (["sparsity.flow=maybe"], "sparsity.flow=maybe: must be one of none, add, move, resample, released"),
     (["sparsity.flow=resample", "sparsity.level=0.999"], "sparsity.flow=resample: layer conv1.weight: resample needs"),
     (["sparsity.flow=resample", "sparsity.sampling=exact"], "sparsity.sampling=exact: must be bernoulli with"),
@@ -39,7 +39,7 @@ REFUSED = [
         "model=vgg17: no such option; must be one of resnet110, resnet18, resnet20, resnet50, vgg16, vgg19",
     ),
     (["seed=-1"], "seed=-1: must lie in [0, 9223372036854775807]"),
-    (["seed=1.5"], "seed=1.5: must lie in"),
+    (["seed=1.5"], "seed=1.5: must lie in [0, 9223372036854775807], and be an integer"),
     (["trainer.max_epochs=0"], "trainer.max_epochs=0: must lie in [1, inf)"),
     (["trainer.devices=1000"], "trainer.devices=1000: must lie in [1, "),
     (["trainer.precision=8"], "trainer.precision=8: must be one of auto, 32-true, bf16-mixed, 16-mixed"),
@@ -56,7 +56,7 @@ REFUSED = [
     (["optimizer.lr=inf"], "optimizer.lr=inf: must lie in (0, inf)"),
     (["dataset.mean=[0.1,0.2]"], "dataset.mean=[0.1, 0.2]: must have one number for each of dataset.channels=1"),
     (["dataset.validation=0.0001"], "dataset.validation=0.0001: leaves 1437 training and 0 validation images"),
-    (["dataset.flip=3"], "dataset.flip=3: must be a valid boolean"),
+    (["dataset.flip=3"], "dataset.flip=3: must be a valid boolean, true or false"),
     (
         ["dataset=cifar10", "dataset.root=/nowhere", "dataset.download=false"],
         "dataset.root=/nowhere: no /nowhere/cifar10.npz",
@@ -161,6 +161,12 @@ def test_density_refuses(monkeypatch, capsys):
         ("seed=-1", "seed=-1"),
         ("out=a.foo", "out=a.foo: must end in .png, .svg or .pdf"),
         ("--flow=1", "--flow: ignored explicit argument"),
+        ("model.init_from=/a=b", "model.init_from=/a=b: has no network"),
+        ("seed=0,1", "seed=0,1: must be a single value"),
+        ("sparsity=null", "sparsity=null: must be one of balanced, "),
+        ("sparsity=glob(x*)", "sparsity=glob(x*): must match an option"),
+        ("--config-dir=/nowhere", "/nowhere: no such folder"),
+        ("", "'': must be group=option"),
         ("--flaw", "--flaw: must be group=option or key=value, or --flow"),
     ):
         monkeypatch.setattr(sys, "argv", ["ersparse", "density", word])
@@ -174,6 +180,27 @@ def test_density_accepts_words_in_any_order_and_range_sweeps(monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", ["ersparse", "density", *words])
     assert cli.main() == 0 and (tmp_path / "a=b (1).svg").exists()
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:4]] == [["erk", "0.5"], ["erk", "0.7"]]
+
+
+WRONG = [
+    ("status --nope", "ersparse status: unrecognized arguments: --nope"),
+    ("retry", "ersparse retry: the following arguments are required: folder"),
+    ("retry . --slots 0", "--slots: 0: must be a whole number above 0"),
+    ("retry . --slots x", "--slots: x: must be a whole number above 0"),
+    ("export . --format x", "--format: invalid choice: 'x'"),
+    ("report . --keep", "--keep: expected one argument"),
+    (f"status {'a' * 300}", f"{'a' * 300}: no such folder"),
+    ("theory weak =1", "=1: must be group=option or key=value"),
+    ("nope", "ersparse nope: no such command"),
+]
+
+
+@pytest.mark.parametrize("line, start", WRONG, ids=[line[:20] for line, _ in WRONG])
+def test_every_command_refuses_in_one_line(monkeypatch, capsys, line, start):
+    monkeypatch.setattr(sys, "argv", ["ersparse", *line.split()])
+    assert cli.main() == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(start) and printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("words", [[], ["a", "b"], ["a", "foo=1"], ["a", "--foo"]])

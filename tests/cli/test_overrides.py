@@ -1,15 +1,22 @@
 """Command lines that users of Hydra write, in any order, with any path."""
 
+import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 import ersparse
 from ersparse.cli.overrides import flags_first, quoted_path
 from ersparse.config.options import CONF
+from ersparse.sweep.local.launcher import LocalLauncher
 
 DRAW = ("method=draw", "dry_run=true")
 
@@ -33,6 +40,116 @@ def test_printing_flags_stand_anywhere_but_in_a_sweep(launch, capfd, flags, plac
     assert status == 0, printed
     status, printed = launch("-m", *words, "seed=0,1")
     assert status == 2 and "must be used without -m" in printed and printed.count("\n") == 1
+
+
+REFUSED = [
+    (["--cfg", "nope"], "--cfg/-c: invalid choice: 'nope'"),
+    (["--nope"], "--nope: no such flag"),
+    (["--resolve"], "--resolve: must be used with --cfg job"),
+    (["--package", "model"], "--package: must be used with --cfg job"),
+    (["--cfg", "job", "--package", "nope"], "package 'nope' not found"),
+    (["--run", "-m", "seed=0,1"], "Only one of --run, --multirun"),
+    (["--cfg", "job", "--run"], "--cfg: must be used without --run"),
+    (["--shell-completion"], "Expecting one subcommand"),
+    (["model=null"], "model=null: must be one of resnet110, "),
+    (["hydra=null"], "hydra=null: must be one of"),
+    (["hydra.sweeper=null", "-m"], "hydra.sweeper=null: must be one of grids"),
+    (["hydra/launcher=joblib", "-m"], "hydra/launcher=joblib: no such option; must be one of local, slurm"),
+    (["hydra.launcher._target_=foo", "-m"], "Invalid plugin 'foo'"),
+    (["hydra.sweeper.words=3", "-m"], "hydra.sweeper.words=3: must be a list"),
+    (["hydra.sweeper.params=3", "-m"], "hydra.sweeper.params: must be a mapping"),
+    (["hydra.run.dir=x"], "hydra.run.dir=x: must be ."),
+    (["hydra.output_subdir=.hydra"], "hydra.output_subdir=.hydra: must be null"),
+    (["hydra.job.chdir=true"], "hydra.job.chdir=true: must be false"),
+    (["hydra/job_logging=default"], "hydra/job_logging=default: must be none or"),
+    (["=1"], "=1: must be group=option or key=value"),
+    ([""], "'': must be group=option or key=value"),
+    (["seed"], "seed: must be group=option or key=value"),
+    (["model={a:1}"], "model: must name an option, as in model=resnet110"),
+    (["+model=vgg16"], "+model=vgg16: the group has an option already; write model=vgg16 without +"),
+    (["++model=vgg16"], "++model=vgg16: the group has an option already; write model=vgg16 without ++"),
+    (["~sparsity.nope"], "sparsity.nope: no such key"),
+    (["~sparsity.file"], "~sparsity.file: has no value that could be removed"),
+    (["method.delta_t=5"], "method.delta_t: no such key of this method; other options of the group have it"),
+    (["seed=${nope}"], "seed: interpolation key 'nope' not found"),
+    (["seed=${seed}"], "seed: recursive interpolation"),
+    (["seed=${oc.env:NO_SUCH_NAME}"], "seed: the environment variable NO_SUCH_NAME is not set"),
+    (["seed=0,1"], "seed=0,1: several values are a sweep, which needs -m"),
+    (["sparsity=glob(er*)"], "sparsity=glob(er*): several values are a sweep; add -m"),
+    (["-m", "sparsity=glob(x*)"], "sparsity=glob(x*): must match an option of sparsity"),
+    (["paths.root="], "paths.root=: must name a folder"),
+    (["dry_run=1"], "dry_run=1: must be a valid boolean, true or false"),
+]
+
+
+@pytest.mark.parametrize("words, line", REFUSED, ids=[" ".join(words) for words, _ in REFUSED])
+def test_what_is_not_taken_is_said_in_one_line(launch, tmp_path, capfd, words, line):
+    status, printed = launch("method=draw", *words)
+    printed = printed or capfd.readouterr().err
+    assert status == 2 and printed.startswith(line) and printed.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words, folder", [
+    (["seed='3'"], "s3"), (["seed=${oc.env:NUMBER}"], "s7"), (['sparsity.level="0.9"', "fresh='True'"], "s0"),
+    (["experiment=null"], "s0"),
+])  # fmt: skip
+def test_a_text_that_spells_a_number_is_one(launch, monkeypatch, words, folder):
+    """Environment variables are texts in any case."""
+    monkeypatch.setenv("NUMBER", "7")
+    status, printed = launch(*DRAW, *words)
+    assert status == 0 and f"balanced0.9-draw-808a69e7/{folder}\n" in printed
+
+
+SWEEPS = ["hydra/sweeper=basic seed=0,1", "sparsity=glob(er*)", "hydra.sweeper.params={seed:'0,1'}", "seed=choice(0,1)"]
+
+
+@pytest.mark.parametrize("words", SWEEPS)
+def test_a_dry_run_of_any_sweep_lists_its_jobs_and_creates_nothing(launch, tmp_path, words):
+    status, printed = launch("-m", *DRAW, *words.split())
+    assert status == 0 and printed.endswith("2 jobs\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_a_foreign_sweeper_lists_its_jobs(monkeypatch, capsys):
+    """Other sweepers pass overrides to the launcher, not jobs."""
+    monkeypatch.setattr(LocalLauncher, "run", None)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        launcher = LocalLauncher()
+        launcher.hydra_context = SimpleNamespace(config_loader=GlobalHydra.instance().config_loader())
+        launcher.config = compose("config", return_hydra_config=True)
+        with pytest.raises(SystemExit) as exit_:
+            launcher.launch([[*DRAW, "seed=0"], [*DRAW, "seed=1"]], 0)
+    assert exit_.value.code == 0 and capsys.readouterr().out.endswith("2 jobs\n")
+
+
+@pytest.mark.parametrize("path", ["2024", "1e3", "true", "a,b", "[a]", "{a:b}", "~/x", "a=b", "x/"])
+@pytest.mark.parametrize("plus", ["", "++"])
+def test_a_root_of_any_name(launch, monkeypatch, path, plus):
+    monkeypatch.setenv("HOME", "/home/mine")
+    status, printed = launch(*DRAW, f"{plus}paths.root={path}")
+    expected = path.replace("~", "/home/mine").rstrip("/")
+    assert status == 0 and f" {expected}/runs/resnet20" in printed
+
+
+@pytest.mark.parametrize("words", [
+    ["paths.root"], ["dataset.root"], ["model.init_from"], ["sparsity=file", "sparsity.file"],
+])  # fmt: skip
+def test_a_path_that_is_too_long_is_refused(launch, words):
+    *group, key = words
+    status, printed = launch("method=fixed", *group, f"{key}={'a' * 300}")
+    assert status == 2 and printed == f"{key}={'a' * 300}: file name too long\n"
+
+
+def test_numbers_of_numpy_and_pytorch_and_paths_are_taken(tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        values = OmegaConf.to_container(compose("config", overrides=["method=draw"]), resolve=True)
+    values |= {"seed": np.int64(3), "fresh": np.bool_(False), "paths": {"root": tmp_path, "cache": tmp_path / "cache"}}
+    values["sparsity"] |= {"level": torch.tensor(0.5), "budget": None, "floor": np.float32(0)}
+    values["optimizer"]["milestones"] = np.array([0.5, 0.75])
+    folder = ersparse.run(values)
+    assert folder == tmp_path / "runs" / folder.parent.name / "s3" and "balanced0.5-draw" in folder.parent.name
+    assert json.loads((folder / "run.json").read_text())["config"]["optimizer"]["milestones"] == [0.5, 0.75]
 
 
 @pytest.mark.parametrize("path", [

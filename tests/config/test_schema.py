@@ -7,7 +7,7 @@ import pytest
 
 from ersparse.config.groups import SettingsGroup, build
 from ersparse.config.schema import SeedSettings
-from ersparse.config.types import In
+from ersparse.config.types import In, spelled
 from ersparse.errors import UserError
 from ersparse.locate import locate
 
@@ -16,15 +16,23 @@ class Some(SettingsGroup):
     half_open: Annotated[float, In("[0, 1)")]
 
 
-@pytest.mark.parametrize("value", [0, 0.0, 0.5, 1 - 1e-16])
+@pytest.mark.parametrize("value", [0, 0.0, 0.5, 1 - 1e-16, "0.5"])
 def test_inside(value):
-    assert build(Some, {"half_open": value}).half_open == value
+    assert build(Some, {"half_open": value}).half_open == float(value)
 
 
-@pytest.mark.parametrize("value", [1, -1e-9, math.nan, math.inf, "abc", None, [0.5], True])
+@pytest.mark.parametrize("value", [1, -1e-9, math.nan, math.inf, "abc", None, [0.5], True, "1", "nan"])
 def test_outside(value):
     with pytest.raises(UserError, match=r"^g\.half_open=.*: must lie in \[0, 1\)$"):
         build(Some, {"half_open": value}, "g.")
+
+
+@pytest.mark.parametrize("annotation, text, value", [
+    (int, "3", 3), (int | None, "-3", -3), (int, "3.0", "3.0"), (float, "1e-3", 1e-3), (bool, "True", True),
+    (bool, "yes", "yes"), (str, "3", "3"), (int | str, "3", "3"), (float | None, "abc", "abc"),
+])  # fmt: skip
+def test_a_text_is_read_as_the_type_of_its_key(annotation, text, value):
+    assert spelled(text, annotation) == value and type(spelled(text, annotation)) is type(value)
 
 
 def test_missing_and_unknown():

@@ -51,6 +51,8 @@ WRITTEN = [
     ),
     ("seed=range(0,3)", ["seed=0", "seed=1", "seed=2"]),
     ("seed=choice(4,5)", ["seed=4", "seed=5"]),
+    ("sparsity=glob(er*)", ["sparsity=er", "sparsity=erk"]),
+    ("variant=glob(*,exclude=p*)", ["variant=code"]),
     ("seed,trainer.devices=[0,1],[1,2]", ["seed=0 trainer.devices=1", "seed=1 trainer.devices=2"]),
     ("seed,trainer.devices=[0,1]", ["seed=0 trainer.devices=1"]),
     (

@@ -149,7 +149,7 @@ def test_an_invalid_job_is_refused_before_the_first_starts(launch, tmp_path, lin
 
 
 def test_several_devices_are_refused_with_hydras_own_sweeper(launch, tmp_path):
-    status, printed = launch("-m", "hydra/sweeper=basic", "hydra/launcher=basic", "trainer.devices=2,3")
+    status, printed = launch("-m", "hydra/sweeper=basic", "hydra/launcher=basic", "trainer.devices=2")
     assert status == 2 and printed.startswith("trainer.devices=2: must be 1 with hydra/launcher=basic")
     assert not list(tmp_path.rglob("run.json"))
 

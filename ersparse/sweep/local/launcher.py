@@ -38,8 +38,11 @@ class JobLauncher(Launcher):
         from ersparse.sweep.build_jobs import build_jobs
         from ersparse.sweep.compose import make_composer
 
-        composer = make_composer(self.hydra_context, self.config)
-        sys.exit(self.run(build_jobs(job_overrides, composer, local=self.local)))
+        jobs = build_jobs(job_overrides, make_composer(self.hydra_context, self.config), local=self.local)
+        if any(job.settings and job.settings.dry_run for job in jobs):
+            self.dry_run(jobs)
+            sys.exit(0)
+        sys.exit(self.run(jobs))
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Run the jobs that are not done.
