@@ -14,21 +14,19 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def mean_over_ranks(loss: Tensor, count: int) -> Tensor:
+def mean_over_ranks(loss: Tensor, count: int, total: int) -> Tensor:
     """Scale the loss of this rank so that DDP's average over ranks is the mean over all images of the global batch.
 
-    The ranks' shares of a batch differ by one image if the number of ranks does not divide the batch size.
+    The ranks' shares of a batch differ by one image if the number of ranks does not divide the batch size. Every rank
+    knows the size of the global batch, so that nothing is communicated.
 
     Args:
         loss: scalar, the mean over this rank's images.
         count: number of images on this rank.
+        total: number of images on all ranks.
     """
     ranks = world_size()
-    if ranks == 1:
-        return loss
-    total = loss.new_tensor(count, dtype=torch.promote_types(loss.dtype, torch.float32))
-    distributed.all_reduce(total)
-    return loss * (count * ranks / total)
+    return loss if ranks == 1 else loss * (count * ranks / total)
 
 
 @torch.no_grad()

@@ -105,7 +105,7 @@ def _sparse_or_masked(requested: str, storage: str) -> str:
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
-    """Return the memory format for training: channels-last, which is faster on CPUs and GPUs, where it is safe.
+    """Return the memory format for training on a CPU: channels-last, which is faster, where it is safe.
 
     On x86 with AVX-512, oneDNN (torch 2.15) writes past its buffers in a strided 1x1 convolution of fewer than 16 input
     channels in channels-last format. Narrow residual networks, which have such shortcuts, crash.

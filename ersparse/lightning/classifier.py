@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from ersparse.config import schema
-from ersparse.distributed.collectives import mean_over_ranks
+from ersparse.distributed.collectives import mean_over_ranks, world_size
 from ersparse.lightning.auto_settings import memory_format
 from ersparse.lightning.extra_metrics import extra_metrics, per_class_accuracy, probabilities
 from ersparse.lightning.optimizers import make_optimizer
@@ -96,6 +96,22 @@ class Classifier(pl.LightningModule):
         # clone copies: for one channel, `contiguous` keeps strides that convolutions take for channels-last
         return x.clone(memory_format=torch.contiguous_format)
 
+    def use_channels_last(self) -> None:
+        """Train in channels-last format, also networks for which it is not safe on CPUs."""
+        self.memory_format = torch.channels_last
+        self.to(memory_format=torch.channels_last)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give optimizer state the memory format of the weights, which on another device may be another.
+
+        Fused optimizers read both in the order of memory, and would combine a weight with the momentum of another.
+        """
+        for optimizer in checkpoint.get("optimizer_states", []):
+            for state in optimizer["state"].values():
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.dim() == 4:
+                        state[key] = value.contiguous(memory_format=self.memory_format)
+
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits [B, num_classes] of images that have the network's memory format."""
         return self.apply_network(x)
@@ -115,9 +131,10 @@ class Classifier(pl.LightningModule):
         """Compile the forward pass of training steps with `torch.compile`, at the first step.
 
         Evaluation is not compiled, because callbacks register forward hooks there. Masks are not part of the compiled
-        graph, so they may change without recompilation.
+        graph, so they may change without recompilation. Each batch size has a graph of its own. Otherwise the smaller
+        last batch would make PyTorch compile one for all sizes, which is slower, and use it from then on.
         """
-        self.compiled = torch.compile(_call_network)
+        self.compiled = torch.compile(_call_network, dynamic=False)
 
     def masks(self) -> Masks:
         """Return the current masks by layer name; empty for a dense network."""
@@ -137,7 +154,14 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return the loss, scaled so that DDP averages over the images of all ranks."""
-        return mean_over_ranks(self._step("train", batch), len(batch[1]))
+        return self.mean_over_ranks(self._step("train", batch), len(batch[1]), batch_index)
+
+    def mean_over_ranks(self, loss: Tensor, count: int, batch_index: int) -> Tensor:
+        """Scale the mean loss of this rank's `count` images by their share of the global batch."""
+        if world_size() == 1:
+            return loss
+        loader: Any = self.trainer.train_dataloader
+        return mean_over_ranks(loss, count, loader.batch_sizes[batch_index])
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the training loss of a batch."""

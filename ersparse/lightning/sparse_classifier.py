@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ersparse.distributed.collectives import mean_over_ranks
 from ersparse.kernels.buffers import Precision
 from ersparse.kernels.network import SparseNetwork, to_dense, to_kept
 from ersparse.lightning.classifier import Classifier
@@ -52,10 +51,10 @@ class SparseClassifier(Classifier):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return the loss, after storing dense gradients if rewiring needs them."""
         if self.needs_dense_gradients:
-            self._store_dense_gradients(*batch)
+            self._store_dense_gradients(*batch, batch_index)
         return super().training_step(batch, batch_index)
 
-    def _store_dense_gradients(self, x: Tensor, y: Tensor) -> None:
+    def _store_dense_gradients(self, x: Tensor, y: Tensor, batch_index: int) -> None:
         """Add the gradients of all weights to those that the dense network stores; running statistics stay as they are.
 
         PyTorch's own layers compute them, because the sparse kernels compute gradients of kept weights only.
@@ -64,7 +63,7 @@ class SparseClassifier(Classifier):
         weights = {name: held.weight.detach().requires_grad_() for name, held in self.sparse.layers.items()}
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         logits = functional_call(self.network, {**weights, **buffers}, self.to_memory_format(x))
-        loss = mean_over_ranks(self.loss(logits, y), len(y)) / self.trainer.accumulate_grad_batches
+        loss = self.mean_over_ranks(self.loss(logits, y), len(y), batch_index) / self.trainer.accumulate_grad_batches
         for name, gradient in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
             weight = self.network.get_parameter(name)
             weight.grad = gradient if weight.grad is None else weight.grad + gradient

@@ -116,6 +116,8 @@ def make_module(plan: Plan, eval_names: list[str]) -> Classifier:
         if settings.model.sync_batchnorm:
             synchronise(network)
     module = plan.method.module(plan, network, eval_names)
+    if not on_cpu:
+        module.use_channels_last()
     module.label_smoothing = settings.loss.label_smoothing
     module.add_metrics(settings.trainer.metrics)
     if settings.trainer.execution == "compiled":

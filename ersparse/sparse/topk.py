@@ -40,10 +40,21 @@ def topk_mask(values: Tensor, count: int, near: float | None = None) -> tuple[Te
         kept, threshold = _topk_on_cpu(flat.numpy(), count, _threshold_intervals(flat, count, near))
         mask = torch.from_numpy(kept)
     else:
-        least = flat.kthvalue(len(flat) - count + 1).values
+        least = _kth_largest(flat, count)
         above, tied = flat > least, flat == least
         mask = above | (tied & (tied.cumsum(0) <= count - above.sum()))
     return mask.reshape(ordered.shape).permute(tuple(np.argsort(order).tolist())), threshold
+
+
+def _kth_largest(flat: Tensor, count: int) -> Tensor:
+    """Return the `count`-th largest value as a tensor.
+
+    On a GPU, `topk` selects from a long row with many blocks of threads, `kthvalue` with a single one.
+    """
+    rest = len(flat) - count + 1
+    if count <= rest:
+        return flat.topk(count, sorted=False).values.amin()
+    return flat.topk(rest, largest=False, sorted=False).values.amax()
 
 
 def _memory_order(values: Tensor) -> tuple[int, ...]:

@@ -68,9 +68,9 @@ def estimate_cost(job: Job, epochs_done: int, epoch_times: Mapping[TimingKey, fl
     if not epochs or settings is None:
         return Cost()
     config = settings.model_dump(by_alias=True)
-    config["trainer"]["execution"] = job.execution
-    epoch_time = epoch_times.get(timing_key(config))
-    seconds = None if epoch_time is None else epoch_time * epochs
+    config["trainer"] |= {"execution": job.execution, "accelerator": accelerator_of(settings, job.gpu)}
+    found = matching_times(timing_key(config), epoch_times)
+    seconds = max(found) * epochs if found else None
     if settings.dataset.images is None:
         return Cost(epochs, None, None, None, seconds)
     train, test = settings.dataset.images
@@ -93,17 +93,38 @@ def operations(settings: Settings) -> dict[str, tuple[float, float]]:
     return {name: (flops, flops * (3 if number else 2)) for number, (name, flops) in enumerate(forward.items())}
 
 
-def timing_key(config: Mapping[str, Any]) -> TimingKey:
+def accelerator_of(settings: Settings, gpu: bool) -> str:
+    """Return "cpu" or "gpu" for a run; `gpu` is what `trainer.accelerator=auto` means where it trains."""
+    accelerator = str(settings.trainer.accelerator)
+    return ("gpu" if gpu else "cpu") if accelerator == "auto" else accelerator
+
+
+def timing_key(config: Mapping[str, Any], machine: str = "") -> TimingKey:
     """Return what determines the time per epoch of a run with this configuration.
 
     Masks do not: masked execution multiplies every weight. With sparse execution the sparsity is part of the key.
+
+    Args:
+        config: the configuration; what is "auto" in it is unknown.
+        machine: the entry "machine" of run.json, which ends with the name of the GPU; "" if it is unknown.
     """
     model, data, trainer, sparsity = config["model"], config["dataset"], config["trainer"], config["sparsity"]
     kept = (sparsity["name"], sparsity["level"], sparsity["budget"]) if trainer["execution"] == "sparse" else None
+    gpu = machine.rpartition(", ")[2] if trainer["accelerator"] == "gpu" else ""
     return (
         model["name"], model["width"], data["name"], data["image_size"], data["batch_size"], data["validation"],
-        config["method"]["name"], trainer["devices"], trainer["num_nodes"], kept,
+        config["method"]["name"], trainer["devices"], trainer["num_nodes"], kept, trainer["accelerator"],
+        trainer["precision"], trainer["execution"], gpu or "auto",
     )  # fmt: skip
+
+
+def matching_times(key: TimingKey, epoch_times: Mapping[TimingKey, float]) -> list[float]:
+    """Return the times per epoch of the kinds of runs that agree with `key` in all that is known of both."""
+    return [
+        seconds
+        for known, seconds in epoch_times.items()
+        if all(one == other or "auto" in (one, other) for one, other in zip(key, known, strict=True))
+    ]
 
 
 def seconds_per_epoch(records: Iterable[Mapping[str, Any]]) -> dict[TimingKey, float]:
@@ -116,7 +137,8 @@ def seconds_per_epoch(records: Iterable[Mapping[str, Any]]) -> dict[TimingKey, f
     for record in records:
         timing = record.get("timing") or {}
         if record.get("state") == "done" and timing.get("epochs") and timing.get("fit_s"):
-            found.setdefault(timing_key(record["config"]), []).append(timing["fit_s"] / timing["epochs"])
+            key = timing_key(record["config"], record.get("machine") or "")
+            found.setdefault(key, []).append(timing["fit_s"] / timing["epochs"])
     return {key: sum(times) / len(times) for key, times in found.items()}
 
 

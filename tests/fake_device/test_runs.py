@@ -1,9 +1,15 @@
 """Whole runs of every method on a device without hardware: results of the CPU bit for bit, and no step that waits."""
 
+from unittest import mock
+
 import pytest
+import torch
 from conftest import outcome, read
 from fake_device.training import Steps, run
 from pytorch_lightning import Callback
+from safetensors.torch import load_file
+
+from ersparse.lightning import classifier
 
 EPOCHS = ["trainer.max_epochs=2"]
 REWIRING = [*EPOCHS, "method.delta_t=2", "sparsity.level=0.5"]  # updates after two and four of six steps
@@ -11,7 +17,7 @@ RIGL = ["method=rigl", *REWIRING]
 LEVELS = ["method.levels=2", "method.epochs_per_level=1"]
 SEARCH = ["method=edge_popup", "sparsity=uniform", "sparsity.level=0.5", "method.final_sparsity=0.9", *LEVELS]
 PRUNING = ["method.final_sparsity=0.8", *LEVELS, "method.final_epochs=1"]
-RESIDUAL = ["model._target_=plain.residual", "model.name=residual"]
+RESIDUAL = ["model._target_=plain.residual", "model.name=residual", "model.width=1"]
 RUNS = {
     "fixed": EPOCHS,
     "dense": [*EPOCHS, *RESIDUAL, "sparsity=dense"],
@@ -61,3 +67,29 @@ def test_results_equal_those_of_the_cpu_and_no_step_waits_for_the_device(name, t
     for step, watch in watches.items():
         allowed = WAITS_OF_AN_UPDATE if updates.exists() and step % 2 == 0 else 0
         assert watch.waits.total() <= allowed, f"step {step}: {watch.waits}"
+        assert "kthvalue" not in watch.operations, "on a GPU it is a single block of threads"
+
+
+def test_a_run_resumes_in_another_memory_format(tmp_path):
+    """As on a GPU after a CPU. Fused optimizers ignore strides, and momentum would belong to other weights."""
+    expected = run(tmp_path / "expected", EPOCHS, "cpu", Callback())
+    with pytest.raises(KeyboardInterrupt), mock.patch.object(classifier, "memory_format") as chosen:
+        chosen.return_value = torch.contiguous_format
+        run(tmp_path / "resumed", EPOCHS, "cpu", Steps(interrupt=True))
+    resumed = run(tmp_path / "resumed", EPOCHS, "cpu", Callback())
+    before, after = (load_file(folder / "network.safetensors") for folder in (expected, resumed))
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], rtol=1e-4, atol=1e-5)
+
+
+def test_narrow_networks_train_in_channels_last_format_on_gpus_alone(tmp_path):
+    class Format(Callback):
+        def on_fit_start(self, trainer, module):
+            self.strides = module.network.branch[0].weight.stride()
+            raise KeyboardInterrupt
+
+    formats = {device: Format() for device in ("cpu", "fake")}
+    for device, callback in formats.items():
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / device, [*EPOCHS, *RESIDUAL, "model.width=0.5"], device, callback)
+    assert formats["cpu"].strides[1] == 9 and formats["fake"].strides[1] == 1

@@ -98,10 +98,33 @@ def test_hours_are_estimated_from_finished_runs_of_the_same_kind(job):
     assert "hours       0.0025 on 2 slots, 0.005 in all" in format_cost(cost, 2)
 
 
+def test_hours_on_one_kind_of_hardware_are_not_promised_for_another(job, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    made = job("sparsity.level=0.5", "trainer.max_epochs=5", "trainer=cpu")
+    cpu = made.settings.model_dump(by_alias=True)
+    cpu["trainer"] |= {"precision": "32-true", "execution": "masked"}
+    gpu = {**cpu, "trainer": cpu["trainer"] | {"accelerator": "gpu"}}
+    machine = "AMD EPYC, 64 cores, NVIDIA "
+    timed = seconds_per_epoch(
+        [
+            {"state": "done", "config": gpu, "machine": machine + "H100", "timing": {"fit_s": 5.0, "epochs": 5}},
+            {"state": "done", "config": gpu, "machine": machine + "A100", "timing": {"fit_s": 10.0, "epochs": 5}},
+        ]
+    )
+    assert len(timed) == 2 and estimate_cost(made, 0, timed).seconds is None
+    on_gpu = job("sparsity.level=0.5", "trainer.max_epochs=5", "trainer=gpu")
+    assert estimate_cost(on_gpu, 0, timed).seconds == 10.0, "the slower of two kinds of GPU"
+    compiled = job("sparsity.level=0.5", "trainer.max_epochs=5", "trainer=gpu", "trainer.execution=compiled")
+    assert estimate_cost(compiled, 0, timed).seconds is None
+    half = job("sparsity.level=0.5", "trainer.max_epochs=5", "trainer=gpu", "trainer.precision=16-mixed")
+    assert estimate_cost(half, 0, timed).seconds is None
+
+
 def test_sparsity_is_part_of_the_timing_key_with_sparse_execution_only(job):
     kind = lambda *words: timing_key(job(*words).settings.model_dump(by_alias=True))
     half, tenth = "sparsity.level=0.5", "sparsity.level=0.9"
-    assert kind(half) == kind(tenth) == kind(half, "trainer.execution=masked")
+    assert kind(half) == kind(tenth)
     assert len({kind(half), kind(half, "trainer.execution=sparse"), kind(tenth, "trainer.execution=sparse")}) == 3
 
 

@@ -104,6 +104,9 @@ def test_a_time_limit_shorter_than_a_recorded_epoch_gives_a_warning(tmp_path):
     (line,) = time_limit_warnings(jobs, 60)
     assert line.startswith("hydra.launcher.time_limit=0:01:00: an epoch of model=resnet20 dataset=digits has taken")
     assert not list(time_limit_warnings(jobs, 61))
+    timed["config"]["trainer"]["accelerator"] = "cpu"
+    (jobs[0].folder / "run.json").write_text(json.dumps({"state": "done", **timed}))
+    assert list(time_limit_warnings(jobs, 60)) and not list(time_limit_warnings(jobs, 60, gpus=True))
 
 
 def job(root, name="runs/a/s0"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -104,8 +106,25 @@ def machine_resources() -> tuple[list[int], float]:
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs, or the MIG instances, that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    CUDA shows a process one MIG instance only, however many the variable names, so they are not counted by PyTorch.
+    """
     import torch
 
     names = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return names[: torch.cuda.device_count()] or [str(number) for number in range(torch.cuda.device_count())]
+    if any(name.startswith("MIG-") for name in names):
+        return [name for name in names if name.startswith("MIG-")]
+    count = torch.cuda.device_count()
+    if names or not count:
+        return names[:count]
+    return _mig_instances() or [str(number) for number in range(count)]
+
+
+def _mig_instances() -> list[str]:
+    """Return the MIG instances of all GPUs, as `nvidia-smi -L` lists them; empty if there are none."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return re.findall(r"UUID: (MIG-[^)\s]+)", listed)

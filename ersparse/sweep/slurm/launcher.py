@@ -116,7 +116,7 @@ class SlurmLauncher(JobLauncher):
         arrays = self._arrays(jobs, sweep)
         for array in arrays:
             array.check()
-        for line in time_limit_warnings(jobs, self.options.time_limit):
+        for line in time_limit_warnings(jobs, self.options.time_limit, self.options.gpus):
             print(f"warning: {line}")
         return arrays
 

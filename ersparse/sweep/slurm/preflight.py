@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ersparse.config.command_line import command
 from ersparse.errors import UserError
 from ersparse.storage import run_json
-from ersparse.sweep.cost import seconds_per_epoch, timing_key
+from ersparse.sweep.cost import TimingKey, accelerator_of, matching_times, seconds_per_epoch, timing_key
 from ersparse.sweep.durations import format_duration
 from ersparse.sweep.job import Job
 
@@ -29,17 +29,27 @@ def refuse_prerequisites_on_several_ranks(jobs: Sequence[Job]) -> None:
             )
 
 
-def time_limit_warnings(jobs: Sequence[Job], limit: float) -> Iterator[str]:
+def time_limit_warnings(jobs: Sequence[Job], limit: float, gpus: bool = False) -> Iterator[str]:
     """Yield a warning for each kind of run of which one epoch takes longer than `limit` seconds.
 
     Epoch times are those of finished runs of the same kind below the roots of the jobs.
+
+    Args:
+        jobs: the jobs.
+        limit: the time limit of each job, in seconds.
+        gpus: whether jobs with `trainer.accelerator=auto` get a GPU.
     """
     roots = sorted({job.root for job in jobs})
     epoch_times = seconds_per_epoch(record for root in roots for _, record in run_json.find_runs(root))
+    warned: set[TimingKey] = set()
     for job in jobs:
         assert job.settings
-        seconds = epoch_times.pop(timing_key(job.settings.model_dump(by_alias=True)), 0.0) if epoch_times else 0.0
-        if seconds > limit:
+        config = job.settings.model_dump(by_alias=True)
+        config["trainer"]["accelerator"] = accelerator_of(job.settings, gpus)
+        key = timing_key(config)
+        seconds = min(matching_times(key, epoch_times), default=0.0)
+        if seconds > limit and key not in warned:
+            warned.add(key)
             yield (
                 f"hydra.launcher.time_limit={format_duration(limit)}: an epoch of model={job.settings.model.name} "
                 f"dataset={job.settings.dataset.name} has taken {format_duration(seconds)}, a job ends before its "

@@ -20,7 +20,7 @@ from ersparse.sweep.local import process
 from ersparse.sweep.local import slots as slot_module
 from ersparse.sweep.local.launcher import LocalLauncher
 from ersparse.sweep.local.pool import Pool
-from ersparse.sweep.local.slots import Slot, allocate, job_environment, make_slots
+from ersparse.sweep.local.slots import Slot, allocate, job_environment, make_slots, visible_gpus
 from ersparse.sweep.progress_table import ProgressTable
 
 SCRIPT = """
@@ -352,3 +352,26 @@ def test_threads_are_cores_divided_by_ranks():
 
 def test_durations():
     assert [format_duration(seconds) for seconds in (0.4, 59.6, 3600)] == ["0:00:00", "0:01:00", "1:00:00"]
+
+
+@pytest.mark.parametrize(
+    "names, seen, expected",
+    [
+        (",".join(f"MIG-{number}" for number in range(7)), 1, [f"MIG-{number}" for number in range(7)]),
+        ("GPU-aaa,GPU-bbb", 2, ["GPU-aaa", "GPU-bbb"]),
+        ("0,2,3", 3, ["0", "2", "3"]),
+        ("0,9", 1, ["0"]),  # CUDA ignores names from the first unknown one on
+        ("", 0, []),
+        ("", 1, ["MIG-x/1/0", "MIG-y"]),  # from nvidia-smi
+    ],
+)
+def test_gpus_and_mig_instances_are_all_found(names, seen, expected, monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA A100 (UUID: GPU-a)'\n"
+        "echo '  MIG 1g.5gb Device 0: (UUID: MIG-x/1/0)'\necho '  MIG 1g.5gb Device 1: (UUID: MIG-y)'\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": names} if names else {}) == expected
