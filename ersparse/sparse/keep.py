@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ersparse.sparse import mask as M
 from ersparse.sparse.layers import PrunableWeight, prunable_weights
+from ersparse.sparse.mask_buffer import zero_removed
 from ersparse.sparse.wrappers import check_not_sharded
 
 DENSE_GRADIENT = "_dense_gradient"  # attribute of a weight: None if its dense gradient is to be recorded, or the record
@@ -79,7 +80,7 @@ def keep_weights(module: nn.Module, optimizer: Optimizer) -> Handle:
     def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for name, held in weights.items():
             if M.is_masked(held):
-                M.zero_removed(M.stored_weight(name, held).detach(), M.mask_buffer(held))
+                zero_removed(M.stored_weight(name, held).detach(), M.mask_of(held))
 
     M.enforce(module)
     M.enforce_on_load(module)
@@ -109,10 +110,10 @@ def _keep_gradient(held: PrunableWeight, weight: Tensor) -> None:
     gradient = weight.grad
     if not M.is_masked(held) or gradient is None or gradient.layout != torch.strided:
         return
-    gradient, mask = gradient.detach(), M.mask_buffer(held)
+    gradient, mask = gradient.detach(), M.mask_of(held)
     if hasattr(weight, DENSE_GRADIENT):
         _record(weight, gradient, mask)
-    M.zero_removed(gradient, mask)
+    zero_removed(gradient, mask)
 
 
 def _record(weight: Tensor, gradient: Tensor, mask: Tensor) -> None:

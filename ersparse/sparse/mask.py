@@ -2,7 +2,8 @@
 
 A mask is a boolean tensor in the shape of its weight. The module that has the weight holds the mask as a buffer, whose
 name is that of the parameter and `_mask`: "weight_mask", "in_proj_weight_mask". The buffer is updated in place and
-never rebound, so checkpoints, `.to()`, DDP and `torch.compile` need nothing special.
+never rebound, so checkpoints, `.to()`, DDP and `torch.compile` need nothing special. Its class,
+`ersparse.sparse.mask_buffer.MaskBuffer`, lets SWA and EMA treat it like other buffers.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 
 from ersparse.errors import UserError
 from ersparse.sparse.layers import Layer, PrunableWeight, prunable_weights
+from ersparse.sparse.mask_buffer import MaskBuffer, as_mask_buffer, plain, zero_removed
 from ersparse.sparse.transfer import counts
 
 Masks = dict[str, Tensor]
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # integer type by the size of a weight in bytes
 
 
 def draw_bernoulli(layer: Layer, density: float, random: np.random.Generator) -> Tensor:
@@ -54,21 +55,21 @@ def attach(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         held = found[name]
         if hasattr(held.module, held.mask_key):
-            getattr(held.module, held.mask_key).copy_(mask)
+            mask_of(held).copy_(mask)
         else:
             buffer = torch.empty_like(held.weight, dtype=torch.bool).copy_(mask)
-            held.module.register_buffer(held.mask_key, buffer)
+            held.module.register_buffer(held.mask_key, as_mask_buffer(plain(buffer)))
 
 
 def is_masked(held: PrunableWeight) -> bool:
     """Return whether a weight has a boolean mask; the masks of `torch.nn.utils.prune`, of the same name, are floats."""
     mask = held.module._buffers.get(held.mask_key)
-    return mask is not None and mask.dtype == torch.bool
+    return isinstance(mask, MaskBuffer) or (mask is not None and mask.dtype == torch.bool)
 
 
 def masks_of(module: nn.Module) -> Masks:
-    """Return the mask buffers of `module` by parameter name; empty if it has none."""
-    return {name: mask_buffer(held) for name, held in _masked(module).items()}
+    """Return the masks of `module` by parameter name, in the memory of its buffers; empty if it has none."""
+    return {name: mask_of(held) for name, held in _masked(module).items()}
 
 
 def masked_weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -77,17 +78,17 @@ def masked_weights(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
     Raises:
         UserError: a masked weight is computed from other tensors.
     """
-    return [(stored_weight(name, held), mask_buffer(held)) for name, held in _masked(module).items()]
+    return [(stored_weight(name, held), mask_of(held)) for name, held in _masked(module).items()]
 
 
 def _masked(module: nn.Module) -> dict[str, PrunableWeight]:
     return {name: held for name, held in prunable_weights(module).items() if is_masked(held)}
 
 
-def mask_buffer(held: PrunableWeight) -> Tensor:
-    """Return the mask buffer of a weight that has one."""
+def mask_of(held: PrunableWeight) -> Tensor:
+    """Return the mask of a weight that has one: an ordinary tensor with the memory of the buffer."""
     mask: Tensor = getattr(held.module, held.mask_key)
-    return mask
+    return plain(mask)
 
 
 def stored_weight(name: str, held: PrunableWeight) -> nn.Parameter:
@@ -121,8 +122,10 @@ def enforce_on_load(module: nn.Module) -> None:
 
     Otherwise the weights of a dense checkpoint would bring them back until the next optimizer step. The hook is a
     function of this module, so copies and pickles of the layers have it as well. `module` has it for weights that its
-    layers share with others, such as an embedding that is loaded after them. Calling this twice changes nothing.
+    layers share with others, such as an embedding that is loaded after them. Masks that are overwritten in another way,
+    by an average of networks, do the same. Calling this twice changes nothing.
     """
+    _bind(module)
     for layer in [*(held.module for held in _masked(module).values()), module]:
         if _enforce_loaded not in layer._load_state_dict_post_hooks.values():
             layer.register_load_state_dict_post_hook(_enforce_loaded)  # type: ignore[no-untyped-call]
@@ -157,20 +160,17 @@ def remove_masks(module: nn.Module) -> None:
 
 
 def _enforce_loaded(layer: nn.Module, incompatible_keys: Any) -> None:
+    _bind(layer)
     enforce(layer)
 
 
-def zero_removed(weight: Tensor, mask: Tensor) -> None:
-    """Set `weight` to +0.0 where `mask` is False, by multiplying its bits, as integers, by 0 or 1.
-
-    This runs on gradients in every backward pass, and on weights after every optimizer step. On a CPU, NumPy does it
-    in one pass and without a copy, in less than half the time of `torch.where`.
-    """
-    bits = weight.view(BITS[weight.element_size()])
-    if bits.device.type == "cpu":
-        np.multiply(bits.numpy(), mask.numpy(), out=bits.numpy())
-    else:
-        bits.mul_(mask)
+def _bind(module: nn.Module) -> None:
+    """Bind the masks of `module` to their weights; plain tensors, as pickles contain, become mask buffers again."""
+    for held in _masked(module).values():
+        mask = held.module._buffers[held.mask_key]
+        if not isinstance(mask, MaskBuffer):
+            held.module._buffers[held.mask_key] = mask = as_mask_buffer(mask_of(held))
+        mask.bind(held.module, held.key)
 
 
 def density_of(masks: Mapping[str, Tensor]) -> float:

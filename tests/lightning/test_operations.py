@@ -15,7 +15,7 @@ from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.lightning.classifier import Classifier
 from ersparse.lightning.edge_popup import EdgePopupClassifier
 from ersparse.models import resnet20
-from ersparse.sparse import mask
+from ersparse.sparse import keep, mask
 from ersparse.sparse.density import uniform
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import attach
@@ -78,16 +78,17 @@ def dense():
 
 @pytest.mark.parametrize("method", ["fixed", "rigl"])
 def test_masks_cost_one_pass_over_each_layer(dense, method, monkeypatch):
-    """Compared with a dense step, each mask multiplies its weights and its gradients once, in place.
-
-    Nothing sorts or synchronises.
-    """
-    zeroed = Counter()
-    monkeypatch.setattr(mask, "zero_removed", lambda weight, kept: zeroed.update([weight.shape]))
+    """Each mask multiplies its gradient and its weights once a step, in place; nothing sorts or synchronises."""
+    zeroed = []
+    for module in (mask, keep):
+        monkeypatch.setattr(module, "zero_removed", lambda weight, kept: zeroed.append(weight.shape))
     found, layers = counted(method)
-    steps, shapes = 4, Counter(layer.shape for layer in layers)
-    at_start_and_in_each_step = 1 + 2 * steps
-    assert zeroed == Counter({shape: count * at_start_and_in_each_step for shape, count in shapes.items()})
+    steps, shapes = 4, [layer.shape for layer in layers]
+    assert zeroed[: len(shapes)] == shapes  # as training starts
+    for step in range(steps):
+        in_step = zeroed[len(shapes) * (1 + 2 * step) :][: 2 * len(shapes)]
+        assert Counter(in_step[: len(shapes)]) == Counter(shapes) and in_step[len(shapes) :] == shapes
+    assert zeroed[len(shapes) * (1 + 2 * steps) :] == shapes  # as it ends
     assert dense.whole and not found.whole - dense.whole
     assert set(found.all - dense.all) <= {"detach"}
     assert not (WAITS | SORTS) & set(found.all)

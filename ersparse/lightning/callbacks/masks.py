@@ -102,5 +102,6 @@ class FixedMask(pl.Callback):
             self.hooks.append(keep_gradients(pl_module))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        mask.enforce(pl_module)  # an average of rewired networks may have replaced the weights
         for hook in self.hooks:
             hook.remove()
