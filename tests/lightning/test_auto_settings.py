@@ -72,8 +72,11 @@ def test_missing_devices_are_errors(monkeypatch):
 
 
 def test_apple_gpus_train_in_single_precision_and_masked(monkeypatch):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     settings = AUTO.model_copy(update={"accelerator": "mps"})
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="trainer.accelerator=mps: there is no Apple GPU here; must be auto or cpu"):
+        auto_settings.resolve(settings)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert auto_settings.resolve(settings, "sparse") == {
         "accelerator": "mps", "precision": "32-true", "execution": "masked",
     }  # fmt: skip
