@@ -231,6 +231,7 @@ class TrainerSettings(SettingsGroup):
     keep_best: Annotated[bool, NotIdentity] = False
     metrics: Annotated[list[Literal["top5", "ece", "per_class"]], NotIdentity] = Field(default_factory=list)
     deterministic: Annotated[bool, NotIdentity] = False
+    tf32: Annotated[bool, NotIdentity] = True
     profile: Annotated[bool, NotIdentity] = False
 
     @property

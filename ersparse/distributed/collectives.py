@@ -66,6 +66,22 @@ def assert_same(value: str, what: str) -> None:
         assert len(set(values)) == 1, f"the ranks disagree on {what}: {values}"
 
 
+def assert_same_numbers(values: Tensor, what: str) -> None:
+    """Check that an int64 tensor is the same on all ranks, by one collective operation on its device.
+
+    Args:
+        values: this rank's values.
+        what: their name, for the error message.
+
+    Raises:
+        AssertionError: the values differ.
+    """
+    if world_size() > 1:
+        largest = torch.stack([values, ~values])  # the largest ~x belongs to the smallest x
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        assert torch.equal(largest[0], ~largest[1]), f"the ranks disagree on {what}"
+
+
 def any_over_ranks(flags: Tensor) -> Tensor:
     """Return the elementwise logical "or" of the boolean tensor `flags` over ranks, in the same shape."""
     if world_size() == 1:

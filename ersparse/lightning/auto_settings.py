@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ersparse.config.schema import TrainerSettings
+from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ def _accelerator(settings: TrainerSettings) -> str:
         if settings.ranks > 1:
             raise UserError(f"trainer.devices={settings.devices}: must be 1 with trainer.accelerator=mps")
         return accelerator
+    if accelerator == "gpu" and sees_own_gpu_only(settings):
+        return accelerator
     available = gpus if accelerator == "gpu" else os.cpu_count() or 1
     if settings.devices > available:
         kind = "GPUs" if accelerator == "gpu" else "cores, one for each rank"
@@ -73,6 +76,11 @@ def _accelerator(settings: TrainerSettings) -> str:
             f"trainer.devices={settings.devices}: must lie in [1, {available}], this machine has {available} {kind}"
         )
     return accelerator
+
+
+def sees_own_gpu_only(settings: TrainerSettings) -> bool:
+    """Return whether this process is one of several tasks on its node, to each of which the cluster has bound a GPU."""
+    return settings.devices > 1 and Rendezvous.here() is not None and torch.cuda.device_count() == 1
 
 
 def _precision(settings: TrainerSettings, accelerator: str) -> str:

@@ -14,7 +14,7 @@ from ersparse.sparse.budget import budget_excess
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.mask import digest
 from ersparse.sparse.summary import describe_masks, unpruned_line
-from ersparse.storage.provenance import machine, now, provenance
+from ersparse.storage.provenance import gpu_versions, machine, now, provenance
 from ersparse.storage.run_folder import RunFolder
 from ersparse.storage.run_json import SCHEMA
 
@@ -62,7 +62,8 @@ class RunRecord:
             "network_sha256": None,
             "metrics": {},
             "timing": {},
-            **{key: origin[key] for key in ("versions", "git")},
+            "versions": origin["versions"] | (gpu_versions() if gpu else {}),
+            "git": origin["git"],
             "machine": machine(gpu),
             "error": None,
         }

@@ -25,6 +25,7 @@ from ersparse.lightning.auto_settings import resolve
 from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
 from ersparse.runs.changed_data import check_unchanged_data
+from ersparse.runs.device_errors import device_errors
 from ersparse.runs.dry_run import dry_run
 from ersparse.runs.lifecycle import disk_errors, execute
 from ersparse.runs.network import initial_network
@@ -63,7 +64,8 @@ def run(config: Mapping[str, Any]) -> Path:
 
 def run_plan(plan: Plan) -> Path:
     """Run what was planned, as `run` does."""
-    settings, trainer = plan.settings, _resolved_trainer(plan)
+    settings = plan.settings
+    _check_devices(plan)
     _check_ranks(settings.trainer, Rendezvous.here())
     _check_budget(plan.resolved())
     if settings.dry_run:
@@ -75,6 +77,7 @@ def run_plan(plan: Plan) -> Path:
         if missing := _not_done(settings.trainer, done):
             screen.make_console().print(f"it has no {missing}; fresh=true runs it again", markup=False)
         return plan.folder
+    trainer = _resolved_trainer(plan)
     if done is None:
         check_unchanged_data(plan)
     arrays = load_arrays(settings.dataset) if plan.method.trains else None
@@ -138,7 +141,8 @@ def _execute(plan: Plan, trainer: TrainerSettings, arrays: Arrays | None, folder
         else:
             from ersparse.runs.multi_rank import train_on_all_ranks  # Lightning takes seconds to import
 
-            train_on_all_ranks(record, arrays, checkpoints, resume[0] if resume else None, console)
+            with device_errors(plan.settings):
+                train_on_all_ranks(record, arrays, checkpoints, resume[0] if resume else None, console)
         screen.log.info(screen.outcome(record.content, plan.folder))
 
     execute(
@@ -166,6 +170,19 @@ def _resolved_trainer(plan: Plan, before: Mapping[str, Any] | None = None) -> Tr
         kept = {key: before["config"]["trainer"][key] for key in KEPT_ON_RESUME if getattr(trainer, key) == "auto"}
         trainer = trainer.model_copy(update=kept)
     return trainer.model_copy(update=resolve(trainer, plan.execution))
+
+
+def _check_devices(plan: Plan) -> None:
+    """Check what the run trains on, without the number formats of a GPU: to ask for them would occupy its memory.
+
+    Raises:
+        UserError: this machine does not have the devices.
+    """
+    trainer = plan.settings.trainer
+    if plan.method.trains and trainer.precision == "auto":
+        trainer = trainer.model_copy(update={"precision": "32-true"})
+    if plan.method.trains:
+        resolve(trainer)
 
 
 def _draw(record: NetworkRecord, console: Any) -> None:

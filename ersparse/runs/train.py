@@ -15,11 +15,13 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
+from ersparse.config.schema import TrainerSettings
 from ersparse.data.arrays import Arrays
 from ersparse.data.datamodule import InMemoryDataModule
 from ersparse.distributed.environment import RankEnvironment
 from ersparse.distributed.sync_batchnorm import synchronise
 from ersparse.lightning.allocator import keep_freed
+from ersparse.lightning.auto_settings import sees_own_gpu_only
 from ersparse.lightning.callbacks import (
     BestWeights,
     Checkpoints,
@@ -83,7 +85,7 @@ def train(
     """
     quiet_lightning()
     rank_zero_only.rank = ranks.rank  # type: ignore[attr-defined] # Lightning has read SLURM_PROCID, RANK and so on
-    torch.set_float32_matmul_precision("high")
+    allow_tf32(plan.settings.trainer.tf32)
     data = InMemoryDataModule(arrays, plan.settings.dataset, plan.settings.seed_of("data"))
     module = make_module(plan, data.eval_names)
     run_logger = logger_of(plan.settings)
@@ -95,6 +97,12 @@ def train(
         if record:
             finish(record, module, callbacks, checkpoints)
             run_logger.summarise(logger, record)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let GPUs compute products and convolutions of float32 numbers in TF32, with 10 bits of mantissa, or forbid it."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 @contextmanager
@@ -116,7 +124,7 @@ def make_module(plan: Plan, eval_names: list[str]) -> Classifier:
         if settings.model.sync_batchnorm:
             synchronise(network)
     module = plan.method.module(plan, network, eval_names)
-    if not on_cpu:
+    if settings.trainer.accelerator == "gpu":
         module.use_channels_last()
     module.label_smoothing = settings.loss.label_smoothing
     module.add_metrics(settings.trainer.metrics)
@@ -210,7 +218,12 @@ def make_trainer(
     """Return Lightning's Trainer, whose only output is what our callbacks, loggers and checkpoints write."""
     settings = plan.settings.trainer
     # masks are large, and the same on all ranks: nothing but gradients has to be communicated
-    ddp = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=COLLECTIVE_TIMEOUT)
+    ddp = DDPStrategy(
+        parallel_devices=_devices_of_ranks(settings),
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -233,6 +246,13 @@ def make_trainer(
         enable_model_summary=False,
         default_root_dir=plan.folder,
     )
+
+
+def _devices_of_ranks(settings: TrainerSettings) -> list[torch.device] | None:
+    """Return the device of each rank of this node if every rank sees one GPU only, as some clusters bind them."""
+    if settings.accelerator == "gpu" and sees_own_gpu_only(settings):
+        return [torch.device("cuda", 0)] * settings.devices
+    return None
 
 
 def finish(

@@ -179,6 +179,22 @@ def density_of(masks: Mapping[str, Tensor]) -> float:
     return sum(counts(masks).values()) / sizes if sizes else 1.0
 
 
+@torch.no_grad()
+def fingerprint(masks: Mapping[str, Tensor]) -> Tensor:
+    """Return a 64-bit fingerprint of each mask, int64 [number of masks], computed on its device.
+
+    It is the sum over the kept weights of their scrambled positions (the mixing step of splitmix64). Two masks have
+    the same one with probability 2^-64, unless they were made to.
+    """
+    return torch.stack([(_scrambled(mask.numel(), mask.device) * mask.reshape(-1)).sum() for mask in masks.values()])
+
+
+def _scrambled(count: int, device: torch.device) -> Tensor:
+    values = torch.arange(1, count + 1, device=device) * -7046029254386353131
+    values = (values ^ (values >> 30)) * -4658895280553007687
+    return (values ^ (values >> 27)) * -7723592293110705685
+
+
 def digest(masks: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of the names, shapes and bits of `masks`, sorted by name."""
     state = hashlib.sha256()

@@ -39,8 +39,9 @@ class LayerFigures(NamedTuple):
     out_max: Tensor
 
     def stacked(self) -> Tensor:
-        """Return the figures as one float64 tensor, which represents all of them exactly."""
-        return torch.stack([figure.double() for figure in self])
+        """Return the figures as one tensor, in float64, which represents all of them exactly; Apple's GPUs lack it."""
+        dtype = torch.float32 if self.nonzero.device.type == "mps" else torch.float64
+        return torch.stack([figure.to(dtype) for figure in self])
 
 
 def layer_figures(mask: Tensor, layer: Layer, source: Tensor, ever: Tensor, change: Change | None) -> LayerFigures:
@@ -70,5 +71,5 @@ def layer_figures(mask: Tensor, layer: Layer, source: Tensor, ever: Tensor, chan
 
 def _min_median_max(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ordered = values.sort().values
-    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]).double() / 2
+    middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     return ordered[0], middle, ordered[-1]

@@ -10,7 +10,9 @@ from torch import Tensor
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor from the host to a device; for a GPU by way of pinned memory, so that the host does not wait."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    if device.type in ("cpu", "mps"):
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -45,6 +45,23 @@ def machine(gpu: bool) -> str:
     return ", ".join(words)
 
 
+def gpu_versions() -> dict[str, Any]:
+    """Return the versions of CUDA and cuDNN that PyTorch uses, and of the driver; None where one is not known."""
+    import torch
+
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return {"cuda": torch.version.cuda, "cudnn": cudnn and str(cudnn), "driver": _driver_version()}
+
+
+def _driver_version() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return listed.partition("\n")[0].strip() or None
+
+
 def _processor() -> str:
     """Return the processor's model name, which only Linux reports."""
     try:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import distributed, multiprocessing, nn
 
-from ersparse.distributed.collectives import assert_same, average_statistics, mean_over_ranks
+from ersparse.distributed.collectives import assert_same, assert_same_numbers, average_statistics, mean_over_ranks
 from ersparse.distributed.sync_batchnorm import SyncedBatchNorm2d, synchronise
 from ersparse.models import resnet20
+from ersparse.sparse.mask import fingerprint
 
 SPLIT = [5, 8]  # images of each rank
 
@@ -50,6 +51,11 @@ def rank_main(rank, port, results):
         disagree = ""
     except AssertionError as error:
         disagree = str(error)
+    assert_same_numbers(torch.tensor([3, -4]), "their numbers")
+    with pytest.raises(AssertionError, match="the ranks disagree on their masks"):
+        assert_same_numbers(
+            fingerprint({"a": torch.arange(9) > rank, "b": torch.ones(4, dtype=torch.bool)}), "their masks"
+        )
     torch.save((x_grad / 2, grads, buffers, plain.running_mean, disagree), f"{results}/{rank}.pt")
     distributed.destroy_process_group()
 

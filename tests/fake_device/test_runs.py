@@ -24,7 +24,7 @@ RUNS = {
     "validation": [*EPOCHS, "dataset.validation=0.1"],
     "reflected": [*EPOCHS, "dataset.padding_mode=reflect", "dataset.crop_padding=1", "dataset.flip=true"],
     "adam": [*EPOCHS, "optimizer=adam"],
-    "nesterov": [*EPOCHS, "optimizer.nesterov=true"],
+    "nesterov": [*EPOCHS, "optimizer.nesterov=true", "trainer.tf32=false"],
     "scaled_init": [*EPOCHS, "model.init=neuron"],
     "snip": [*EPOCHS, "sparsity=snip"],
     "synflow_densities": [*EPOCHS, "sparsity=synflow", "sparsity.rounds=2"],
@@ -59,6 +59,7 @@ def test_results_equal_those_of_the_cpu_and_no_step_waits_for_the_device(name, t
     found = run(tmp_path / "device", RUNS[name], "fake", rest)
     assert read(found)["hash"] == read(expected)["hash"]
     assert outcome(found) == outcome(expected)
+    assert {"cuda", "cudnn", "driver"} <= read(found)["versions"].keys()
     updates = found / "rewiring.csv"
     if updates.exists():
         assert updates.read_text() == (expected / "rewiring.csv").read_text()

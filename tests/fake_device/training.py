@@ -93,6 +93,7 @@ def run(folder: Path, words, device: str, callback: pl.Callback) -> Path:
             enter(fake_device())
             enter(mock.patch("torch.cuda.device_count", return_value=1))
             enter(mock.patch("torch.cuda.get_device_name", return_value=NAME))
+            enter(mock.patch("torch.backends.cudnn.version", return_value=91000))
             enter(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor, *_: tensor))
         return ersparse.run(config)
 

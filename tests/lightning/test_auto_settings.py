@@ -1,5 +1,6 @@
 """Resolution of `auto` settings, and the memory format."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from conftest import ROOT
 
 from ersparse import models
 from ersparse.config.schema import TrainerSettings
+from ersparse.distributed.rendezvous import VARIABLE
 from ersparse.errors import UserError
 from ersparse.lightning import auto_settings
+from ersparse.runs import train
 
 AUTO = TrainerSettings(
     max_epochs=1, accelerator="auto", devices=1, num_nodes=1, precision="auto", execution="auto", detect_anomaly=False
@@ -82,3 +85,23 @@ def test_apple_gpus_train_in_single_precision_and_masked(monkeypatch):
     }  # fmt: skip
     with pytest.raises(UserError, match="trainer.devices=2: must be 1 with trainer.accelerator=mps"):
         auto_settings.resolve(settings.model_copy(update={"devices": 2}))
+
+
+def test_a_task_to_which_a_cluster_binds_one_gpu_trains_on_it(monkeypatch, tmp_path):
+    """Otherwise rank 1 of a node would look for a second GPU, which it does not see."""
+    settings = AUTO.model_copy(update={"accelerator": "gpu", "devices": 4, "precision": "32-true"})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="trainer.devices=4: must lie in"):
+        auto_settings.resolve(settings)
+    monkeypatch.setenv(VARIABLE, json.dumps({"folder": str(tmp_path), "rank": 1, "size": 4, "local": 1, "node": 0}))
+    assert auto_settings.resolve(settings)["accelerator"] == "gpu"
+    assert train._devices_of_ranks(settings) == [torch.device("cuda", 0)] * 4
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert train._devices_of_ranks(settings) is None
+
+
+def test_tf32_is_allowed_or_forbidden_for_products_and_convolutions():
+    for allowed, precision in ((False, "highest"), (True, "high")):
+        train.allow_tf32(allowed)
+        assert torch.get_float32_matmul_precision() == precision
+        assert torch.backends.cudnn.allow_tf32 == allowed

@@ -11,6 +11,7 @@ import yaml
 from conftest import KILLED, TINY, outcome, read, resumed_and_undisturbed, rows
 from safetensors.torch import load_file
 
+from ersparse.lightning.classifier import Classifier
 from ersparse.storage.run_folder import RunFolder
 
 
@@ -219,3 +220,35 @@ def test_a_failure_is_recorded(launch, only_run, monkeypatch):
     record = read(only_run())
     assert record["state"] == "failed" and record["error"] == "RuntimeError: out of luck"
     assert "Traceback" in (only_run() / "run.log").read_text()
+
+
+CUDA_ERROR = "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asynchronously reported"
+
+
+@pytest.mark.parametrize(
+    "error, status, state, line",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0"), 1, "failed",
+         "dataset.batch_size=256: the memory of the GPU is full (CUDA out of memory. Tried to allocate 2 GiB); must"),
+        (RuntimeError(CUDA_ERROR), 130, "preempted",
+         "the GPU has failed or is occupied: CUDA error: uncorrectable ECC error encountered"),
+    ],
+)  # fmt: skip
+def test_errors_of_a_gpu_are_told_in_one_line(launch, only_run, monkeypatch, error, status, state, line):
+    """A full memory is the user's to mend; a fault of the hardware interrupts the run, and a cluster requeues it."""
+
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr(Classifier, "training_step", failing)
+    found, printed = launch(*TINY)
+    assert found == status and line in printed and "Traceback" not in printed, printed
+    assert read(only_run())["state"] == state
+
+
+@pytest.mark.parametrize("words", [[], ["dry_run=true", "fresh=true"]])
+def test_a_run_that_is_done_and_a_dry_run_do_not_occupy_a_gpu(launch, finished, monkeypatch, words):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: pytest.fail("it takes memory of the GPU"))
+    status, printed = launch(*TINY, "trainer=gpu", *words)
+    assert status == 0 and ("already done" in printed or words), printed

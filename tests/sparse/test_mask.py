@@ -242,3 +242,16 @@ def test_digest_distinguishes_masks():
 def test_density_counts_kept_weights():
     assert M.density_of({"a": torch.tensor([True, False]), "b": torch.tensor([False, False])}) == 0.25
     assert M.density_of({}) == 1.0
+
+
+def test_fingerprints_differ_for_masks_that_differ_in_one_weight_or_in_its_place():
+    mask = torch.rand(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.5
+    others = []
+    for position in range(mask.numel()):
+        other = mask.clone()
+        other.view(-1)[position] ^= True
+        others.append(other)
+    swapped = mask.flip(0)
+    found = M.fingerprint({str(number): each for number, each in enumerate([mask, *others, swapped])})
+    assert len(set(found.tolist())) == len(found) and found.dtype == torch.int64
+    assert M.fingerprint({"a": mask.to(memory_format=torch.channels_last)}) == found[0]

@@ -239,3 +239,15 @@ def test_rendezvous_detects_failed_and_lost_ranks(tmp_path, monkeypatch):
     assert others[1].is_closed()
     monkeypatch.setenv(rendezvous.VARIABLE, others[1].environment()[rendezvous.VARIABLE])
     assert Rendezvous.here() == others[1]
+
+
+@pytest.mark.parametrize(
+    "sbatch, lines", [({}, 1), ({"gres": "gpu:a100:1"}, 0), ({"gpus-per-task": 1}, 0), ({"constraint": "a100"}, 1)]
+)
+def test_gpus_of_a_type_replace_those_that_a_job_requests(sbatch, lines, tmp_path):
+    """sbatch refuses two requests that differ."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composer = Composer(GlobalHydra.instance().config_loader())
+        jobs = build_jobs([["trainer=gpu", f"paths.root={tmp_path}"]], composer, local=False)
+    script = JobArray(jobs, options(sbatch=sbatch), "sweep", []).script()
+    assert script.count("#SBATCH --gpus-per-node=1") == lines and script.count("gpu:a100:1") == ("gres" in sbatch)

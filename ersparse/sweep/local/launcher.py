@@ -109,6 +109,8 @@ class LocalLauncher(JobLauncher):
         jobs = [job for job in jobs if not is_done(job)]
         cores, memory = slots.machine_resources()
         gpus = slots.visible_gpus(os.environ) if any(job.gpu for job in jobs) else []
+        if gpus:
+            slots.refuse_sharing_exclusive_gpus(self.jobs_per_gpu, os.environ)
         needed = max(1, sum(job.devices for job in jobs))
         found = slots.make_slots(self.slots, self.jobs_per_gpu, gpus, cores, memory, needed)
         devices = max((job.devices for job in jobs), default=1)

@@ -7,8 +7,10 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ersparse.distributed.other_launchers import without_rank_variables
+from ersparse.errors import UserError
 
 GIB_PER_JOB = 2.0
 
@@ -121,10 +123,31 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
     return _mig_instances() or [str(number) for number in range(count)]
 
 
-def _mig_instances() -> list[str]:
-    """Return the MIG instances of all GPUs, as `nvidia-smi -L` lists them; empty if there are none."""
+def refuse_sharing_exclusive_gpus(jobs_per_gpu: int, environment: Mapping[str, str]) -> None:
+    """Check that several jobs may use a GPU at a time: one in mode Exclusive_Process admits a single process.
+
+    Raises:
+        UserError: a GPU admits one process, and no MPS daemon shares it.
+    """
+    if jobs_per_gpu == 1 or "CUDA_MPS_PIPE_DIRECTORY" in environment:
+        return
+    for index, mode in _nvidia_smi("--query-gpu=index,compute_mode", "--format=csv,noheader", pattern=r"(\d+), (\w+)"):
+        if mode == "Exclusive_Process":
+            raise UserError(
+                f"hydra.launcher.jobs_per_gpu={jobs_per_gpu}: must be 1, since GPU {index} is in compute mode "
+                "Exclusive_Process, or the jobs must share it by MPS (CUDA_MPS_PIPE_DIRECTORY)"
+            )
+
+
+def _nvidia_smi(*arguments: str, pattern: str) -> list[Any]:
+    """Return the matches of a pattern in what nvidia-smi prints; empty without the tool."""
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
+        listed = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return re.findall(r"UUID: (MIG-[^)\s]+)", listed)
+    return re.findall(pattern, listed)
+
+
+def _mig_instances() -> list[str]:
+    """Return the MIG instances of all GPUs, as `nvidia-smi -L` lists them; empty if there are none."""
+    return _nvidia_smi("-L", pattern=r"UUID: (MIG-[^)\s]+)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from ersparse.sweep.slurm.limits import max_array_size, partition_time_limit
 from ersparse.sweep.slurm.options import SlurmOptions
 from ersparse.sweep.slurm.queue import PREFIX, run_slurm_command, slurm_folder
 
+GPU_OPTIONS = {"gres", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket", "tres_per_task"}  # of sbatch
 KEYS = (  # a phrase in SLURM's error message, and the key that it is about
     ("account", "account"),
     ("partition", "partition"),
@@ -86,7 +87,7 @@ class JobArray:
             "nodes": self.nodes,
             "ntasks_per_node": self.tasks,
             "cpus_per_task": o.cpus_per_task,
-            "gpus_per_node": self.tasks if self.gpu else None,
+            "gpus_per_node": self.tasks if self.gpu and not GPU_OPTIONS & _normalised(o.sbatch) else None,
             "mem": o.memory,
             "array_parallelism": o.at_once or len(self.jobs),
             "signal_delay_s": o.signal_before,
@@ -154,6 +155,10 @@ class JobArray:
         o = self.options
         words = (*job.overrides, *self.arguments, "dataset.download=false")  # compute nodes have no network
         return Attempt(words, job.folder.absolute(), self.sweep, o.cpus_per_task, o.signal_before, o.requeues)
+
+
+def _normalised(sbatch: Mapping[str, Any]) -> set[str]:
+    return {key.replace("-", "_") for key in sbatch}
 
 
 def requests_gpu(job: Job, options: SlurmOptions) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from rich.console import Console
 
+from ersparse.errors import UserError
 from ersparse.storage.run_folder import RunFolder
 from ersparse.sweep.durations import format_duration
 from ersparse.sweep.job import Job
@@ -20,7 +21,14 @@ from ersparse.sweep.local import process
 from ersparse.sweep.local import slots as slot_module
 from ersparse.sweep.local.launcher import LocalLauncher
 from ersparse.sweep.local.pool import Pool
-from ersparse.sweep.local.slots import Slot, allocate, job_environment, make_slots, visible_gpus
+from ersparse.sweep.local.slots import (
+    Slot,
+    allocate,
+    job_environment,
+    make_slots,
+    refuse_sharing_exclusive_gpus,
+    visible_gpus,
+)
 from ersparse.sweep.progress_table import ProgressTable
 
 SCRIPT = """
@@ -375,3 +383,21 @@ def test_gpus_and_mig_instances_are_all_found(names, seen, expected, monkeypatch
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": names} if names else {}) == expected
+
+
+@pytest.mark.parametrize(
+    "mode, mps, refused",
+    [
+        ("Exclusive_Process", {}, True),
+        ("Default", {}, False),
+        ("Exclusive_Process", {"CUDA_MPS_PIPE_DIRECTORY": "/tmp/mps"}, False),
+    ],
+)
+def test_a_gpu_that_admits_one_process_is_not_shared(mode, mps, refused, monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho '0, {mode}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    refuse_sharing_exclusive_gpus(1, mps)
+    with pytest.raises(UserError, match="jobs_per_gpu=2: must be 1, since GPU 0") if refused else ExitStack():
+        refuse_sharing_exclusive_gpus(2, mps)
