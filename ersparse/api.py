@@ -31,7 +31,7 @@ from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource, Repair
 from ersparse.sparse.summary import describe_masks, unpruned_line
 from ersparse.sparse.weight_use import unusable_weight
-from ersparse.sparse.wrappers import check_not_sharded, eager, unwrapped
+from ersparse.sparse.wrappers import check_not_sharded, unwrapped
 from ersparse.storage.run_folder import RunFolder, network_masks, network_tensors, read_network
 
 DensityFunction = Callable[..., list[float]]
@@ -78,7 +78,7 @@ def sparsify(
         budget: nominal number of weights to keep, from one per layer to all; replaces `level`.
         flow: repair of channels without an edge: "none", "add", "move", "resample" or "released", or a function
             (mask, layer, density, generator) -> (mask, counts). All but "none" require a module whose channel graph
-            can be traced by torch.fx.
+            can be traced (`docs/methods.md`).
         sampling: "bernoulli" draws each weight independently, "exact" draws a fixed number per layer.
         seed: seed of the masks, which depend on it and on the layers' names and shapes alone.
         strict: whether a missed budget (`ersparse.sparse.budget.budget_excess`) is an error instead of a warning. It
@@ -268,8 +268,7 @@ def _computes_densities(option: str) -> DensityFunction | None:
 def _channel_graph(module: nn.Module, flow: str | Repair) -> list[ChannelOp] | None:
     """Return the channel graph; None if it cannot be traced and no repair needs it."""
     try:
-        with eager(module):
-            return trace(module)
+        return trace(module)
     except GraphError as error:
         if flow != "none":
             raise UserError(f"flow={flow}: {error}") from None

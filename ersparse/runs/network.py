@@ -89,7 +89,7 @@ def architecture(spec: NetworkSpec) -> Architecture:
             module = spec.build()
     graph: list[ChannelOp] | GraphError
     try:
-        graph = trace(module)
+        graph = trace(module, None if spec.image_size is None else (2, spec.channels, spec.image_size, spec.image_size))
     except GraphError as error:
         graph = error
     return Architecture(module, prunable_layers(module), graph)

@@ -1,14 +1,16 @@
 """Reachability in the channel graph: which weights lie on a path from the input to the output.
 
-The channel graph is a list of operations on channels (`ersparse.sparse.channel_graph`), each of which refers to earlier
-ones by index. A residual addition takes the union of what its branches reach, a concatenation concatenates them,
-pooling and normalisation pass channels on, and flattening repeats each channel once per pixel.
+The channel graph is a list of operations (`ersparse.sparse.channel_graph`). Each operation makes channels, which are
+numbered over the whole graph, from channels of earlier operations. A sum or a concatenation of operations reaches what
+any of its terms reaches. A product passes a factor on where the other factor is not zero: a factor is zero if no path
+leads to it from the input and no bias, normalisation or other constant is added to it on the way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,19 +18,64 @@ from torch import Tensor
 from ersparse.sparse.layers import Layer
 
 
-@dataclass(frozen=True)
+class Kernels(NamedTuple):
+    """Where the kernels of a layer lie in its weight, as the arguments of `as_strided`.
+
+    Attributes:
+        size: (groups, output channels of a group, input channels of a group, *kernel).
+        stride: the strides in a contiguous weight.
+        offset: the position of the first element.
+    """
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    def of(self, weight: Tensor) -> Tensor:
+        """Return the kernels of a contiguous `weight`, or of its mask, as a view."""
+        return weight.as_strided(self.size, self.stride, int(weight.storage_offset()) + self.offset)
+
+
+@dataclass(frozen=True, eq=False)
 class ChannelOp:
     """One operation of the channel graph.
 
+    A label is twice the number of a channel, plus one if a constant other than zero is added to it. Channel 0 belongs
+    to no operation and is always zero, so label 0 is zero and label 1 is a constant.
+
     Attributes:
-        kind: "input", "layer", "same" (each channel is passed on to one channel), "add", "cat" or "output".
-        inputs: indices of the operations whose channels this one reads; all are smaller than its own.
+        kind: "input"; "layer"; "any" (each channel is a sum of channels); "products" (each channel is a sum of products
+            of two channels); or "output".
+        start: number of the first channel that this operation makes.
+        count: how many channels it makes.
+        reads: labels of what it reads. Of a layer [copies, input channels], where each copy makes as many channels as
+            the layer has outputs; of sums [channels, terms]; of products both factors, each [channels, terms]; of the
+            output a vector.
         layer: name of the layer if `kind` is "layer", otherwise empty.
+        kernels: kernels of the layer.
     """
 
     kind: str
-    inputs: tuple[int, ...]
+    start: int
+    count: int
+    reads: tuple[Tensor, ...] = ()
     layer: str = ""
+    kernels: Kernels | None = None
+
+
+class _State(NamedTuple):
+    """The channels of a graph for given masks, [channels] each.
+
+    Attributes:
+        reached: whether a path leads to the channel from an input.
+        nonzero: whether the channel is not zero, because it is reached or because constants were added on the way. It
+            equals `reached` in a graph without products, which alone depend on it.
+        edges: for each layer operation, the pairs of channels with a kept weight, [groups, outputs, inputs].
+    """
+
+    reached: Tensor
+    nonzero: Tensor
+    edges: dict[int, Tensor]
 
 
 def on_paths(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[ChannelOp]) -> dict[str, Tensor]:
@@ -38,25 +85,22 @@ def on_paths(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[Chann
     output channel.
 
     Args:
-        masks: masks by layer name, on the CPU.
+        masks: masks by layer name, on the CPU; a layer without a mask is dense.
         layers: the layers that are masked.
         graph: the channel graph.
 
     Returns:
         A boolean tensor for each layer, in the shape of its mask.
     """
-    layer_of = {layer.name: layer for layer in layers}
-    edges = {name: _edges(mask, layer_of[name]) for name, mask in masks.items()}
-    reached = _forward(graph, edges)
-    needed = _backward(graph, edges, reached)
-    live = {name: torch.zeros_like(mask) for name, mask in masks.items()}
-    for index, op in enumerate(graph):
-        if op.kind == "layer":
-            layer, mask = layer_of[op.layer], masks[op.layer]
-            inputs = _inputs_of_rows(_per_input(reached[op.inputs[0]], layer.n_in), layer)
-            kernels = inputs & needed[index][:, None]
-            whole = kernels.reshape(*kernels.shape, *[1] * (mask.dim() - 2)).expand(layer.rows_shape)
-            live[op.layer] |= mask & layer.from_rows(whole)
+    state = _forward(graph, masks)
+    needed = _backward(graph, state)
+    live = {name: torch.zeros_like(mask, memory_format=torch.contiguous_format) for name, mask in masks.items()}
+    for op in graph:
+        if op.kind == "layer" and op.layer in masks:
+            assert op.kernels is not None
+            kept, found = op.kernels.of(masks[op.layer].contiguous()), op.kernels.of(live[op.layer])
+            pairs = (_inputs(state.reached, op) & _outputs(needed, op)).any(0)
+            found |= kept & pairs.reshape(*pairs.shape, *[1] * (kept.dim() - 3))
     return live
 
 
@@ -74,7 +118,7 @@ def effective_density(masks: Mapping[str, Tensor], layers: list[Layer], graph: l
 
 def outputs_reached(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[ChannelOp]) -> Tensor:
     """Return for each output whether it is reachable from an input."""
-    return _forward(graph, {layer.name: _edges(masks[layer.name], layer) for layer in layers})[-1]
+    return _forward(graph, masks).reached[graph[-1].reads[0] >> 1]
 
 
 def cut(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[ChannelOp]) -> list[str]:
@@ -87,81 +131,92 @@ def cut(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[ChannelOp]
         layers: the layers that are masked.
         graph: the channel graph.
     """
-    reached = _forward(graph, {layer.name: _edges(masks[layer.name], layer) for layer in layers})
+    reached = _forward(graph, masks).reached
+    if reached[graph[-1].reads[0] >> 1].any():
+        return []
     found: list[str] = []
-    unreached = {len(graph) - 1}  # operations to visit, from the output backwards
-    for index in reversed(range(len(graph))):
-        op = graph[index]
-        if index not in unreached or reached[index].any():
+    visited = torch.zeros_like(reached)  # channels that the output would be reached through
+    visited[graph[-1].reads[0] >> 1] = True
+    for op in reversed(graph[:-1]):
+        made = slice(op.start, op.start + op.count)
+        if not visited[made].any() or reached[made].any():
             continue
-        if op.kind == "layer" and reached[op.inputs[0]].any():
+        read = torch.cat([labels.reshape(-1) >> 1 for labels in op.reads])
+        if op.kind == "layer" and reached[read].any():
             found.append(op.layer)
-        unreached.update(op.inputs)
+        visited[read] = True
     return found[::-1]
 
 
-def _forward(graph: list[ChannelOp], edges: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return for each operation which of its output channels are reachable from an input."""
-    reached: list[Tensor] = []
-    for op in graph:
-        before = [reached[i] for i in op.inputs]
+def _forward(graph: list[ChannelOp], masks: Mapping[str, Tensor]) -> _State:
+    """Return which channels are reachable from an input, and which are not zero."""
+    reached = torch.zeros(graph[-1].start, dtype=torch.bool)
+    has_products = any(op.kind == "products" for op in graph)
+    nonzero = torch.zeros_like(reached) if has_products else reached
+    edges: dict[int, Tensor] = {}
+    for index, op in enumerate(graph[:-1]):
+        made = slice(op.start, op.start + op.count)
         if op.kind == "input":
-            reached.append(torch.ones(1, dtype=torch.bool))
+            reached[made] = nonzero[made] = True
         elif op.kind == "layer":
-            edge = edges[op.layer]
-            reached.append((edge & _per_input(before[0], edge.shape[1])).any(1))
-        elif op.kind == "cat":
-            reached.append(torch.cat(before))
+            edges[index] = _edges(op, masks)
+            reached[made] = (edges[index] & _inputs(reached, op)).any(-1).reshape(-1)
+            if has_products:
+                into = _inputs(nonzero, op, constants=True)
+                nonzero[made] = (edges[index] & into).any(-1).reshape(-1)
+        elif op.kind == "any":
+            reached[made] = reached[op.reads[0] >> 1].any(1)
+            if has_products:
+                nonzero[made] = _is_nonzero(nonzero, op.reads[0]).any(1)
         else:
-            reached.append(before[0] | before[1] if op.kind == "add" else before[0])
-    return reached
+            first, second = op.reads
+            both = _is_nonzero(nonzero, first) & _is_nonzero(nonzero, second)
+            nonzero[made] = both.any(1)
+            reached[made] = (both & (reached[first >> 1] | reached[second >> 1])).any(1)
+    return _State(reached, nonzero, edges)
 
 
-def _backward(graph: list[ChannelOp], edges: Mapping[str, Tensor], reached: list[Tensor]) -> list[Tensor]:
-    """Return for each operation from which of its output channels an output is reachable."""
-    needed = [torch.zeros_like(channels) for channels in reached]
-    for index in reversed(range(len(graph))):
+def _backward(graph: list[ChannelOp], state: _State) -> Tensor:
+    """Return the channels from which an output is reachable."""
+    needed = torch.zeros_like(state.reached)
+    needed[graph[-1].reads[0] >> 1] = True
+    for index in reversed(range(len(graph) - 1)):
         op = graph[index]
-        if op.kind == "cat":
-            parts = torch.split(needed[index], [len(reached[i]) for i in op.inputs])
-            for i, part in zip(op.inputs, parts, strict=True):
-                needed[i] = needed[i] | part
-            continue
-        for i in op.inputs:
-            if op.kind == "output":
-                needed[i] = torch.ones_like(reached[i])
-            elif op.kind == "layer":
-                below = (edges[op.layer] & needed[index][:, None]).any(0)
-                needed[i] = needed[i] | below.reshape(len(reached[i]), -1).any(1)
-            else:
-                needed[i] = needed[i] | needed[index]
+        after = needed[op.start : op.start + op.count]
+        if op.kind == "layer":
+            below = (state.edges[index] & _outputs(needed, op)).any(2).reshape(op.reads[0].shape)
+            needed[op.reads[0][below] >> 1] = True
+        elif op.kind == "any":
+            needed[op.reads[0][after] >> 1] = True
+        elif op.kind == "products":
+            for factor, other in (op.reads, op.reads[::-1]):
+                needed[factor[after[:, None] & _is_nonzero(state.nonzero, other)] >> 1] = True
     return needed
 
 
-def _edges(mask: Tensor, layer: Layer) -> Tensor:
-    """Return the bipartite channel graph of a layer, [n_out, n_in]; it is block-diagonal for a grouped layer."""
-    mask = layer.to_rows(mask)
-    edge = mask.flatten(2).any(2) if mask.dim() > 2 else mask
-    if layer.groups == 1:
-        return edge
-    full = torch.zeros(layer.n_out, layer.n_in, dtype=torch.bool)
-    for rows, columns, block in zip(
-        torch.arange(layer.n_out).chunk(layer.groups),
-        torch.arange(layer.n_in).chunk(layer.groups),
-        edge.chunk(layer.groups),
-        strict=True,
-    ):
-        full[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = block
-    return full
+def _edges(op: ChannelOp, masks: Mapping[str, Tensor]) -> Tensor:
+    """Return the pairs of channels of a layer with at least one kept weight, [groups, outputs, inputs]."""
+    assert op.kernels is not None
+    if op.layer not in masks:
+        return torch.ones(op.kernels.size[:3], dtype=torch.bool)
+    kept = op.kernels.of(masks[op.layer].contiguous())
+    return kept.flatten(3).any(3) if kept.dim() > 3 else kept
 
 
-def _per_input(channels: Tensor, n_in: int) -> Tensor:
-    """Expand channels to the `n_in` inputs of a layer: each is repeated once per pixel if they were flattened."""
-    assert n_in % len(channels) == 0, f"{len(channels)} channels cannot be {n_in} inputs"
-    return channels.repeat_interleave(n_in // len(channels))
+def _inputs(channels: Tensor, op: ChannelOp, constants: bool = False) -> Tensor:
+    """Return `channels`, or its labels with their constants, for the inputs of a layer, [copies, groups, 1, inputs]."""
+    assert op.kernels is not None
+    groups, _, n_in = op.kernels.size[:3]
+    read = _is_nonzero(channels, op.reads[0]) if constants else channels[op.reads[0] >> 1]
+    return read.reshape(-1, groups, 1, n_in)
 
 
-def _inputs_of_rows(channels: Tensor, layer: Layer) -> Tensor:
-    """Expand input channels [n_in] to the inputs of each output channel, [n_out, n_in / groups]."""
-    by_group = channels.reshape(layer.groups, -1)
-    return by_group.repeat_interleave(layer.n_out // layer.groups, 0)
+def _outputs(channels: Tensor, op: ChannelOp) -> Tensor:
+    """Return `channels` for the outputs of a layer, [copies, groups, outputs, 1]."""
+    assert op.kernels is not None
+    groups, n_out = op.kernels.size[:2]
+    return channels[op.start : op.start + op.count].reshape(-1, groups, n_out, 1)
+
+
+def _is_nonzero(nonzero: Tensor, labels: Tensor) -> Tensor:
+    return nonzero[labels >> 1] | (labels & 1).bool()

@@ -14,8 +14,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from ersparse.sparse.channel_rules import computes_as_base
 from ersparse.sparse.layers import PrunableWeight, prunable_weights
+
+UNUSED_BY_FORWARD = {
+    "__init__", "__new__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__constants__",
+    "__parameters__", "__orig_bases__", "__abstractmethods__", "__init_subclass__", "__repr__", "extra_repr",
+    "reset_parameters", "_get_name", "__static_attributes__", "__firstlineno__",
+}  # fmt: skip
 
 
 def unusable_weight(module: nn.Module) -> str | None:
@@ -32,6 +37,22 @@ def unusable_weight(module: nn.Module) -> str | None:
             kind = type(held.module).__name__
             return f"{name} is transformed by the forward pass of {kind}, so removed weights would not be zero there"
     return None
+
+
+def computes_as_base(module: nn.Module) -> bool:
+    """Return whether a module computes what its base class in `torch.nn` does, although it may be a subclass.
+
+    It does if neither the instance nor a subclass replaces an attribute of the base, except those that build, reset or
+    describe a module. Own attributes beside them have no effect on the base's `forward`.
+    """
+    classes = type(module).__mro__
+    base = next(kind for kind in classes if kind.__module__.startswith("torch.nn."))
+    if base is nn.Module or "forward" in vars(module):
+        return False
+    replaceable = set(dir(base)) | {"weight", "bias", "__getattribute__"}
+    subclasses = classes[: classes.index(base)]
+    replaced = {name for kind in subclasses for name in vars(kind) if name in replaceable}
+    return replaced <= UNUSED_BY_FORWARD
 
 
 class _WatchedWeight(TorchFunctionMode):

@@ -270,12 +270,15 @@ def test_subclasses_that_compute_something_else_are_refused(layer, alone):
         trace(layer if alone else nn.Sequential(layer, nn.ReLU(), conv(8, 4)))
 
 
-def test_replaced_activations_and_forwards_of_instances_are_refused():
-    patched = conv(3, 8)
+def test_replaced_forwards_of_instances_are_followed_as_they_compute():
+    """What is computed counts, not the class: a weight that is changed is refused, one that is used is followed."""
+    patched, plain = conv(3, 8), conv(3, 8)
     patched.forward = lambda x: F.conv2d(x, patched.weight * 2)
-    for network in (nn.Sequential(conv(3, 8), Gate(), conv(8, 4)), nn.Sequential(patched, conv(8, 4)), patched):
-        with pytest.raises(GraphError):
+    for network in (nn.Sequential(patched, conv(8, 4)), patched):
+        with pytest.raises(GraphError, match=r"through mul of a prunable weight.*flow=none needs no channel graph"):
             trace(network)
+    plain.forward = lambda x: F.conv2d(x, plain.weight)
+    assert [op.layer for op in trace(nn.Sequential(plain, conv(8, 4)))] == ["", "0.weight", "1.weight", ""]
 
 
 class Optional(nn.Module):
@@ -294,29 +297,79 @@ def test_forward_arguments_keep_their_defaults():
     assert [step.layer for step in trace(Optional())] == ["", "a.weight", "b.weight", ""]
 
 
+class Caught(nn.Module):
+    """Handles a failure by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 4), conv(4, 5)
+
+    def forward(self, x):
+        try:
+            h = self.a(x[:, :2])
+        except RuntimeError:
+            h = self.a(x)
+        return self.b(h).cumsum(1)
+
+
 @pytest.mark.parametrize(
     "network, said",
     [
-        (network_of(lambda s, x: s.a(x) * s.b(x), a=linear(2, 2), b=linear(2, 2)), "mul"),
-        (network_of(lambda s, x: s.b(torch.cat([x, s.a(x)], 1)), a=conv(3, 3), b=conv(6, 4)), "cat of the input"),
-        (network_of(lambda s, x: s.b(torch.cat([s.a(x)] * 2, 2)), a=conv(3, 4), b=conv(4, 6)), "cat"),
-        (network_of(lambda s, x: s.b(s.a(x).mean(1, keepdim=True)), a=conv(3, 4), b=conv(1, 8)), "mean of an image"),
-        (network_of(lambda s, x: s.f(s.a(x).mean(1)), a=conv(3, 4), f=linear(4, 5)), "mean of an image"),
-        (network_of(lambda s, x: s.f(s.a(x).mean(2)), a=conv(3, 4), f=linear(4, 5)), "mean of an image"),
-        (network_of(lambda s, x: s.c(s.a(x) + s.b(x)), a=conv(3, 8), b=conv(3, 1), c=conv(8, 4)), "add of an image"),
-        (network_of(lambda s, x: s.f(s.a(x)), a=conv(3, 4), f=linear(4, 5)), r"f \(Linear on an image of 4 channels\)"),
-        (network_of(lambda s, x: s.f(s.a(x).flatten(2)), a=conv(3, 4), f=linear(16, 5)), "flatten of an image"),
-        (network_of(lambda s, x: s.f(torch.flatten(s.a(x))), a=conv(3, 4), f=linear(64, 5)), "flatten of an image"),
-        (network_of(lambda s, x: s.g(s.f(x).flatten(1)), f=linear(5, 4), g=linear(24, 3)), "flatten of features"),
-        (network_of(lambda s, x: s.g(s.p(s.f(x))), f=linear(5, 8), p=nn.AvgPool1d(2), g=linear(4, 3)), "p of features"),
-        (network_of(lambda s, x: s.f(s.a(x).view(-1, 4)), a=conv(3, 8), f=linear(4, 5)), "view of an image"),
-        (network_of(lambda s, x: s.f(s.a(x).view(2, -1, 4)), a=conv(3, 8), f=linear(4, 5)), "view of an image"),
-        (network_of(lambda s, x: s.b(s.a(x).permute(0, 2, 1, 3)), a=conv(3, 8), b=conv(8, 5)), "permute"),
-        (network_of(lambda s, x: F.linear(x, s.f.weight), f=linear(4, 5)), "f.weight"),
-        (network_of(lambda s, x: s.f(x) if x.sum() > 0 else x, f=linear(4, 5)), "cannot be traced"),
+        (nn.Sequential(conv(3, 4), network_of(lambda s, x: x.cumsum(1))), r"cumsum in 1 \(Network\)"),
+        (Caught(), "cumsum; "),
+        (network_of(lambda s, x: s.f(x) if x.sum() > 0 else x, f=linear(4, 5)), "_local_scalar_dense, which needs its"),
+        (network_of(lambda s, x: s.f(x[:, x[0].argsort()]), f=linear(4, 5)), "sort"),
+        (network_of(lambda s, x: F.linear(x, s.f.weight.abs()), f=linear(4, 5)), "abs of a prunable weight"),
+        (network_of(lambda s, x: F.linear(x, s.f.weight + s.g(x).mean()), f=linear(4, 5), g=linear(4, 1)), "add of a"),
+        (nn.Sequential(nn.LSTM(4, 5)), r"recurrent layers in 0 \(LSTM\)"),
+        (network_of(lambda s, x: s.f(torch.zeros(4).add_(x[0])), f=linear(4, 5)), "add into a tensor that"),
     ],
 )  # fmt: skip
 def test_unsupported_operations_are_named(network, said):
     """Each of these networks would get a wrong density if the operation were treated like a similar one."""
-    with pytest.raises(GraphError, match=f"{said}.*flow=none needs no channel graph"):
+    with pytest.raises(GraphError, match=f"channels cannot be followed through .*{said}.*flow=none needs no channel"):
         trace(network)
+
+
+def test_writing_a_part_of_a_tensor_is_refused():
+    def forward(self, x):
+        h, own = self.f(x), self.g(x)
+        h[:, :2] = own[:, :2]
+        return h
+
+    with pytest.raises(GraphError, match="copy into a part of a tensor"):
+        trace(network_of(forward, f=linear(4, 5), g=linear(4, 5)))
+
+
+class Grown(nn.Module):
+    """Takes images of 18 x 18 pixels only, and says so by Lightning's attribute if asked to."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self.a, self.f = conv(3, 8), linear(8 * 18 * 18, 5)
+        self.example_input_array = torch.zeros(1, 3, 18, 18) if tell else None
+
+    def forward(self, x):
+        return self.f(self.a(x).view(-1, 8 * 18 * 18))
+
+
+def test_an_input_of_unknown_shape_is_asked_for():
+    with pytest.raises(GraphError, match=r"input \[2, 3, .*example_input_array may give an input.*flow=none needs no"):
+        trace(Grown(tell=False))
+    for graph in (trace(Grown(tell=True)), trace(Grown(tell=False), (2, 3, 18, 18))):
+        assert [op.layer for op in graph] == ["", "a.weight", "f.weight", ""]
+
+
+def test_tracing_leaves_the_network_and_random_numbers_alone():
+    network = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.RReLU(), conv(8, 4)).train()
+    before, random = {k: v.clone() for k, v in network.state_dict().items()}, torch.random.get_rng_state()
+    trace(network)
+    assert all(value.equal(before[name]) for name, value in network.state_dict().items())
+    assert network.training and torch.random.get_rng_state().equal(random)
+    assert torch.backends.mha.get_fastpath_enabled() and not nn.modules.module._global_forward_pre_hooks
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda n: torch.compile(n, backend="eager")])
+def test_wrapped_networks_are_followed(wrap):
+    inside = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4))
+    assert len(trace(inside)) == len(trace(wrap(inside))) == 4
