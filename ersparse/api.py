@@ -15,8 +15,8 @@ from torch import nn
 from ersparse.config.groups import build
 from ersparse.config.options import options_of, with_defaults
 from ersparse.config.schema import DatasetSettings, ModelSettings
-from ersparse.data.arrays import Arrays
 from ersparse.data.load import load_arrays
+from ersparse.data.streamed import ImageData
 from ersparse.errors import UserError
 from ersparse.locate import locate
 from ersparse.models.build import NetworkSpec
@@ -152,6 +152,7 @@ def load(run: str | Path) -> nn.Module:
     if record is None:
         raise UserError(f"{run}: has no run.json that can be read; must be the folder of a finished run")
     model, dataset = record["config"]["model"], record["config"]["dataset"]
+    size = dataset["image_size"]
     own = {key: model[key] for key in model.keys() - {"_target_", *ModelSettings.model_fields}} | model.get("args", {})
     network = NetworkSpec(
         model["_target_"],
@@ -159,7 +160,7 @@ def load(run: str | Path) -> nn.Module:
         dataset["channels"],
         model["width"],
         json.dumps(own),
-        dataset["image_size"],
+        size if isinstance(size, int) else tuple(size),
     ).build()
     network.load_state_dict(network_tensors(state))
     mask.attach(network, network_masks(state))
@@ -168,7 +169,7 @@ def load(run: str | Path) -> nn.Module:
     return network.eval()
 
 
-def load_images(run: str | Path) -> Arrays:
+def load_images(run: str | Path) -> ImageData:
     """Load the images that a run was trained and tested on.
 
     Args:

@@ -71,6 +71,8 @@ def load_folded(run: Path) -> tuple[FoldedNetwork, sparse_file.InputSpec]:
     except NotCovered as layer:
         raise UserError(f"{run}: there is no sparse kernel for {layer}") from None
     dataset = (RunFolder(run).read() or {})["config"]["dataset"]
+    if not isinstance(dataset["image_size"], int):
+        raise UserError(f"{run}: dataset.image_size={dataset['image_size']}: only square images can be exported")
     return network, sparse_file.InputSpec(dataset["channels"], dataset["image_size"], dataset["mean"], dataset["std"])
 
 

@@ -13,6 +13,7 @@ from ersparse.config import augmentation
 from ersparse.config.augmentation import Transforms
 from ersparse.config.from_data import read_from_data
 from ersparse.config.groups import FunctionSettings, SettingsGroup
+from ersparse.config.image_settings import AutoOr, ImageSize, is_bool, is_count
 from ersparse.config.options import CONF, option_target, options_of
 from ersparse.config.types import (
     CacheFolder,
@@ -76,7 +77,7 @@ class DatasetSettings(FunctionSettings):
     num_classes: Annotated[int, In("[2, inf)")]
     images: Annotated[tuple[Count, Count] | None, Field(strict=False), NotIdentity] = None  # training, test
     channels: Count
-    image_size: Count
+    image_size: ImageSize
     batch_size: Annotated[int, In("[2, inf)")]
     epochs: Annotated[int, In("[1, inf)"), NotIdentity]  # the default of trainer.max_epochs only
     mean: list[float]
@@ -88,6 +89,9 @@ class DatasetSettings(FunctionSettings):
     crop_scale: Annotated[tuple[CropArea, CropArea], Field(strict=False), Since((0.08, 1.0))] = (0.08, 1.0)
     mixup: Annotated[NonNegative, Since(0.0)] = 0.0
     cutmix: Annotated[NonNegative, Since(0.0)] = 0.0
+    resize: Annotated[Count | None, Since(None)] = None
+    in_memory: Annotated[bool | str, AutoOr("true or false", is_bool), NotIdentity] = "auto"
+    workers: Annotated[int | str, AutoOr("a whole number in [0, inf)", is_count), NotIdentity] = "auto"
 
     @model_validator(mode="wrap")
     @classmethod
@@ -103,7 +107,9 @@ class DatasetSettings(FunctionSettings):
                     f"dataset.{key}={getattr(self, key)}: must have one number for each of "
                     f"dataset.channels={self.channels}"
                 )
-        if self.padding_mode == "reflect" and self.crop_padding >= self.image_size:
+        if self.resize is not None and self.resize < max(self.size):
+            raise UserError(f"dataset.resize={self.resize}: must be at least dataset.image_size={self.image_size}")
+        if self.padding_mode == "reflect" and self.crop_padding >= min(self.size):
             raise UserError(
                 f"dataset.crop_padding={self.crop_padding}: reflection needs less than "
                 f"dataset.image_size={self.image_size}"
@@ -111,6 +117,17 @@ class DatasetSettings(FunctionSettings):
         if self.crop_scale[0] > self.crop_scale[1]:
             raise UserError(f"dataset.crop_scale={list(self.crop_scale)}: must be [smallest, largest] area")
         return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        side = self.image_size
+        return (side, side) if isinstance(side, int) else side
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of an image, (C, height, width)."""
+        return (self.channels, *self.size)
 
     @property
     def geometry(self) -> str:

@@ -1,1 +1,1 @@
-"""Data sets as arrays in memory, and data loaders that gather batches from them on the device."""
+"""Data sets in memory or streamed, augmentation, and data loaders that gather batches on the device."""

@@ -7,14 +7,15 @@ count. The images of a class may lie in folders below that of the class.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
+from ersparse.data.file_table import FileTable, ImageFile, by_name
 from ersparse.data.image_files import SUFFIXES
 from ersparse.errors import UserError
 
@@ -22,22 +23,6 @@ TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")  # the first that has images by class is taken
 FORMS = f"each in a folder of its own with {', '.join(SUFFIXES)} files"
 DIGEST_LENGTH = 16  # hexadecimal digits
-
-
-class ImageFile(NamedTuple):
-    """An image file.
-
-    Attributes:
-        name: path below the root, with slashes.
-        label: number of its class.
-        size: in bytes; 0 for a broken link.
-        modified: time of the last modification in nanoseconds.
-    """
-
-    name: str
-    label: int
-    size: int
-    modified: int
 
 
 @dataclass(frozen=True)
@@ -53,18 +38,21 @@ class FolderListing:
 
     root: Path
     classes: tuple[str, ...]
-    train: tuple[ImageFile, ...]
-    test: tuple[ImageFile, ...]
+    train: FileTable
+    test: FileTable
+
+    def __len__(self) -> int:
+        return len(self.train) + len(self.test)
 
     @property
-    def files(self) -> tuple[ImageFile, ...]:
+    def files(self) -> Iterator[ImageFile]:
         """Training and test images."""
-        return self.train + self.test
+        return itertools.chain(self.train, self.test)
 
     @cached_property
     def digest(self) -> str:
         """A digest of names and sizes; a copy of the folder has the same."""
-        return _digest((file.name, file.size) for file in sorted(self.files, key=lambda file: file.name))
+        return _digest((file.name, file.size) for file in by_name((self.train, self.test)))
 
     @cached_property
     def version(self) -> str:
@@ -73,7 +61,7 @@ class FolderListing:
         return _digest((part, *row) for part, files in parts for row in files)
 
 
-Classes = Mapping[str, list[ImageFile]]  # the images of each class by its name; the labels are not set
+Classes = Mapping[str, FileTable]  # the images of each class by its name; the labels are not set
 
 
 def list_folder(root: Path, test: float | None, split_seed: int) -> FolderListing:
@@ -155,25 +143,25 @@ def _split(where: str, classes: Classes, fraction: float, seed: int) -> tuple[Cl
                 f"{where}; must leave at least one"
             )
         chosen = set(sorted((file.name for file in files), key=lambda name: _digest([(seed, name)]))[:count])
-        train[name] = [file for file in files if file.name not in chosen]
-        test[name] = [file for file in files if file.name in chosen]
+        train[name] = FileTable.of(file for file in files if file.name not in chosen)
+        test[name] = FileTable.of(file for file in files if file.name in chosen)
     return train, test
 
 
-def _labelled(classes: Classes) -> tuple[ImageFile, ...]:
+def _labelled(classes: Classes) -> FileTable:
     """Return the images sorted by class and name, with their labels."""
-    return tuple(
+    return FileTable.of(
         file._replace(label=label)
         for label, name in enumerate(sorted(classes))
         for file in sorted(classes[name], key=lambda file: file.name)
     )
 
 
-def _by_class(root: Path, folder: Path) -> dict[str, list[ImageFile]]:
+def _by_class(root: Path, folder: Path) -> dict[str, FileTable]:
     """Return the images in each folder of `folder` that has some."""
     folders = (entry for entry in _entries(folder) if entry.is_dir())
-    found = {entry.name: list(_images(f"{root}/", entry.path, frozenset())) for entry in folders}
-    return {name: files for name, files in found.items() if files}
+    found = {entry.name: FileTable.of(_images(f"{root}/", entry.path, frozenset())) for entry in folders}
+    return {name: files for name, files in found.items() if len(files)}
 
 
 def _images(root: str, folder: str, above: frozenset[str]) -> Iterator[ImageFile]:

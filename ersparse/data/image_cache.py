@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ersparse.data.image_files import PixelFormat
 from ersparse.errors import UserError
+from ersparse.storage.atomic import write_json
+from ersparse.storage.locks import exclusive
 
 FOLDER = ".ersparse"  # in the folder of the data set
 HOME = "~/.cache/ersparse/images"  # where that cannot be written
@@ -44,7 +48,7 @@ class Statistics(NamedTuple):
 
 
 class DecodedImages(NamedTuple):
-    """Images uint8 [N, side, side, C] and labels int64 [N] for training and testing, and names of damaged images."""
+    """Images uint8 [N, height, width, C] and labels int64 [N] for training and testing, and names of damaged images."""
 
     x_train: np.ndarray
     y_train: np.ndarray
@@ -76,20 +80,9 @@ class ImageCache:
         """
         from ersparse.data.npz_cache import make_once
 
-        folders = (self.root.absolute() / FOLDER, Path(HOME).expanduser())
-        paths = [folder / f"{self.key}-{FORMAT}.npz" for folder in folders]
-        if found := next((path for path in paths if path.exists()), None):
-            return found
         content = functools.cache(lambda: _content(self.decode()))
-        for path in paths:
-            try:
-                make_once(path, content)
-                return path
-            except OSError as error:
-                reason = error.strerror or str(error)
-        raise UserError(
-            f"dataset.root={self.root}: the decoded images cannot be written to {folders[0]} or {folders[1]} ({reason})"
-        )
+        name = f"{self.key}-{FORMAT}.npz"
+        return kept_file(self.root, name, "the decoded images", lambda path: make_once(path, content))
 
     def statistics(self) -> Statistics:
         """Return the statistics of the images.
@@ -99,31 +92,84 @@ class ImageCache:
         """
         from ersparse.data.npz_cache import read_source
 
+        return _statistics(self.path, read_source(self.path) or "")
+
+
+def kept_file(root: Path, name: str, what: str, make: Callable[[Path], None]) -> Path:
+    """Return the path of a file of the data set's cache, which `make` writes if it is missing.
+
+    Args:
+        root: folder of the data set.
+        name: of the file.
+        what: it holds, for the message.
+        make: writes the file, once if several processes call it.
+
+    Raises:
+        UserError: the file can be written neither beside the data set nor in the home folder.
+    """
+    folders = (root.absolute() / FOLDER, Path(HOME).expanduser())
+    paths = [folder / name for folder in folders]
+    if found := next((path for path in paths if path.exists()), None):
+        return found
+    for path in paths:
         try:
-            found = json.loads(read_source(self.path) or "")
-            return Statistics(**found | {"images": tuple(found["images"])})
-        except (KeyError, TypeError, ValueError):  # as json.loads raises, too
-            raise UserError(f"{self.path}: damaged or not an npz file; remove it to have it made anew") from None
+            make(path)
+            return path
+        except OSError as error:
+            reason = error.strerror or str(error)
+    raise UserError(f"dataset.root={root}: {what} cannot be written to {folders[0]} or {folders[1]} ({reason})")
 
 
-def check_memory(count: int, side: int, channels: int) -> None:
+def kept_statistics(root: Path, key: str, scan: Callable[[], Statistics]) -> Statistics:
+    """Return the statistics of images that are streamed, from a file that is written after a scan of all images.
+
+    Args:
+        root: folder of the data set.
+        key: names the file; decides what it holds.
+        scan: returns the statistics, and is called only if the file is missing.
+
+    Raises:
+        UserError: the file is damaged or cannot be written.
+    """
+
+    def make(path: Path) -> None:
+        with exclusive(path.with_name(f".{path.stem}.lock"), product=path):
+            if not path.exists():
+                write_json(path, scan()._asdict())
+
+    path = kept_file(root, f"{key}-{FORMAT}.json", "the statistics of the images", make)
+    return _statistics(path, path.read_text(errors="replace"))
+
+
+def _statistics(path: Path, text: str) -> Statistics:
+    try:
+        found = json.loads(text)
+        return Statistics(**found | {"images": tuple(found["images"])})
+    except (KeyError, TypeError, ValueError):  # as json.loads raises, too
+        raise UserError(f"{path}: damaged or not an npz file; remove it to have it made anew") from None
+
+
+def check_memory(count: int, form: PixelFormat) -> None:
     """Check that decoded images fit into memory.
 
     Args:
         count: number of images.
-        side: height and width of an image in pixels.
-        channels: of an image.
+        form: of the images.
 
     Raises:
         UserError: they do not.
     """
-    needed = count * side**2 * channels
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed, available = count * math.prod(form.shape), memory()
     if needed > available:
         raise UserError(
-            f"dataset.image_size={side}: {count} images take {needed / 1e9:.0f} GB, and must fit into memory, "
+            f"dataset.image_size={form.size[0]}: {count} images take {needed / 1e9:.0f} GB, and must fit into memory, "
             f"{available / 1e9:.0f} GB"
         )
+
+
+def memory() -> int:
+    """Return the memory of this machine in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _content(images: DecodedImages) -> dict[str, np.ndarray]:
@@ -139,15 +185,33 @@ def _content(images: DecodedImages) -> dict[str, np.ndarray]:
 
 def _mean_and_std(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of pixels in [0, 1], by channel, rounded."""
-    channels = images.shape[3]
-    counts = np.zeros((channels, 256))
+    counts = PixelCounts(images.shape[3])
     for start in range(0, len(images), CHUNK):
-        for channel in range(channels):
-            counts[channel] += np.bincount(images[start : start + CHUNK, ..., channel].ravel(), minlength=256)
-    values = np.arange(256) / 255
-    mean = counts @ values / counts.sum(1)
-    std = np.sqrt(np.maximum(counts @ values**2 / counts.sum(1) - mean**2, 0))
-    return (
-        [round(float(value), STATISTICS_DIGITS) for value in mean],
-        [max(round(float(value), STATISTICS_DIGITS), SMALLEST_STD) for value in std],
-    )
+        counts.add(images[start : start + CHUNK])
+    return counts.mean_and_std()
+
+
+class PixelCounts:
+    """How often each value of a uint8 pixel occurs.
+
+    Args:
+        channels: of the images.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.counts = np.zeros((channels, 256))
+
+    def add(self, images: np.ndarray) -> None:
+        """Count the pixels of images, uint8 [n, height, width, C]."""
+        for channel, counts in enumerate(self.counts):
+            counts += np.bincount(images[..., channel].ravel(), minlength=256)
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Return mean and standard deviation of pixels in [0, 1], by channel, rounded."""
+        values, totals = np.arange(256) / 255, self.counts.sum(1)
+        mean = self.counts @ values / totals
+        std = np.sqrt(np.maximum(self.counts @ values**2 / totals - mean**2, 0))
+        return (
+            [round(float(value), STATISTICS_DIGITS) for value in mean],
+            [max(round(float(value), STATISTICS_DIGITS), SMALLEST_STD) for value in std],
+        )

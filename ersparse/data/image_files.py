@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +19,42 @@ CHUNK = 256  # images per task of a worker
 PARALLEL_THRESHOLD = 32 << 20  # bytes of all files; fewer are decoded before worker processes have started
 
 
+Box = tuple[int, int, int, int]  # top, left, height, width
+# raised for images that are damaged, by Pillow as well
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+class PixelFormat(NamedTuple):
+    """The form in which images are decoded.
+
+    Attributes:
+        size: height and width in pixels.
+        channels: 1 for gray values, 3 for RGB.
+        resize: length of the shorter side from which `size` is cropped; None resizes to cover `size` exactly.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    resize: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a decoded image, [height, width, C]."""
+        return (*self.size, self.channels)
+
+    @property
+    def key(self) -> str:
+        """The format as part of a file name."""
+        height, width = self.size
+        side = str(height) if height == width else f"{height}x{width}"
+        return f"{side}-{self.channels}" if self.resize is None else f"{side}of{self.resize}-{self.channels}"
+
+
 class Decoded(NamedTuple):
     """A chunk of decoded images.
 
     Attributes:
-        images: uint8 [N, side, side, C]; a damaged image is black.
+        images: uint8 [N, height, width, C]; a damaged image is black.
         damaged: position in the chunk of each damaged image, and the reason.
     """
 
@@ -39,13 +71,12 @@ def is_gray(path: Path) -> bool:
         return True
 
 
-def decode(path: Path, side: int, channels: int) -> np.ndarray:
-    """Decode an image to uint8 [side, side, channels], rotated as its EXIF data says. See `square`.
+def decode(path: Path | str, form: PixelFormat) -> np.ndarray:
+    """Decode an image to uint8 [height, width, C], rotated as its EXIF data says. See `fit`.
 
     Args:
         path: of the file; of an animation the first frame is taken.
-        side: height and width of the result in pixels.
-        channels: 1 for gray values, 3 for RGB.
+        form: of the result.
 
     Raises:
         OSError, SyntaxError, ValueError: the file is damaged or cannot be read.
@@ -53,56 +84,84 @@ def decode(path: Path, side: int, channels: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of corrupt EXIF data, or of a large image
         with Image.open(path) as image:
-            return square(ImageOps.exif_transpose(image), side, channels)
+            return fit(ImageOps.exif_transpose(image), form)
 
 
-def square(image: Image.Image, side: int, channels: int) -> np.ndarray:
-    """Return an image as uint8 [side, side, channels].
+def decode_crop(path: Path | str, channels: int, choose: Callable[[int, int], Box]) -> np.ndarray:
+    """Decode a part of an image in its own size to uint8 [height, width, channels], as `decode` does otherwise.
 
-    It is converted to gray values or to RGB without transparency, resized so that its shorter side has `side` pixels
-    (bilinear, antialiased), and cropped to its centre, as torchvision's `Resize` and `CenterCrop` do.
+    Args:
+        path: of the file.
+        channels: 1 for gray values, 3 for RGB.
+        choose: returns the part, given height and width of the image.
+
+    Raises:
+        OSError, SyntaxError, ValueError: the file is damaged or cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            return crop(ImageOps.exif_transpose(image), channels, choose)
+
+
+def crop(image: Image.Image, channels: int, choose: Callable[[int, int], Box]) -> np.ndarray:
+    """Return a part of an image as uint8 [height, width, channels], gray values or RGB without transparency."""
+    top, left, height, width = choose(image.height, image.width)
+    part = _converted(image, channels).crop((left, top, left + width, top + height))
+    return np.array(part).reshape(height, width, channels)
+
+
+def fit(image: Image.Image, form: PixelFormat) -> np.ndarray:
+    """Return an image as uint8 [height, width, C].
+
+    It is converted to gray values or to RGB without transparency, resized so that it just covers the size asked for, or
+    so that its shorter side has `form.resize` pixels (bilinear, antialiased), and cropped to its centre, as
+    torchvision's `Resize` and `CenterCrop` do.
 
     Args:
         image: of any size and mode.
-        side: height and width of the result in pixels.
-        channels: 1 for gray values, 3 for RGB.
+        form: of the result.
     """
+    return np.asarray(_centre(_converted(image, form.channels), form)).reshape(form.shape)
+
+
+def _converted(image: Image.Image, channels: int) -> Image.Image:
     if _is_gray(image.mode) and image.mode[0] in "IF":
         image = _eight_bits(image)
-    converted = image.convert("RGB" if channels == 3 else "L")
-    return np.asarray(_centre(converted, side)).reshape(side, side, channels)
+    return image.convert("RGB" if channels == 3 else "L")
 
 
-def decode_all(paths: Sequence[Path], bytes_in_all: int, side: int, channels: int) -> Iterator[Decoded]:
+def decode_all(paths: Iterable[Path | str], bytes_in_all: int, form: PixelFormat) -> Iterator[Decoded]:
     """Decode images in parallel processes, and yield chunks of at most `CHUNK` images in order.
 
     Args:
         paths: of the files.
         bytes_in_all: size of all files.
-        side: height and width of the results in pixels.
-        channels: 1 or 3.
+        form: of the results.
     """
     workers = 1 if bytes_in_all <= PARALLEL_THRESHOLD else os.cpu_count() or 1
-    chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
+    remaining = iter(paths)
+    chunks = iter(lambda: list(itertools.islice(remaining, CHUNK)), [])
     decoded: Iterator[Decoded] = Parallel(workers, return_as="generator")(
-        delayed(_decode_chunk)(chunk, side, channels) for chunk in chunks
+        delayed(_decode_chunk)(chunk, form) for chunk in chunks
     )
     return decoded
 
 
-def _decode_chunk(paths: Sequence[Path], side: int, channels: int) -> Decoded:
-    found = Decoded(np.zeros((len(paths), side, side, channels), np.uint8), [])
+def _decode_chunk(paths: Sequence[Path | str], form: PixelFormat) -> Decoded:
+    found = Decoded(np.zeros((len(paths), *form.shape), np.uint8), [])
     for number, path in enumerate(paths):
         try:
-            found.images[number] = decode(path, side, channels)
-        except OSError as error:
-            found.damaged.append((number, error.strerror or _reason(error)))
-        except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # raised by Pillow as well
-            found.damaged.append((number, _reason(error)))
+            found.images[number] = decode(path, form)
+        except DAMAGED as error:
+            found.damaged.append((number, reason(error)))
     return found
 
 
-def _reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
+    """Return why an image could not be decoded, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error).split(" '/")[0].split()) or type(error).__name__
 
 
@@ -116,12 +175,15 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
 
-def _centre(image: Image.Image, side: int) -> Image.Image:
-    """Resize an image so that its shorter side has `side` pixels, and return the square in its centre."""
-    shorter, longer = sorted(image.size)
-    length = int(side * longer / shorter)
-    size = (side, length) if image.width <= image.height else (length, side)
+def _centre(image: Image.Image, form: PixelFormat) -> Image.Image:
+    """Resize an image as `fit` says, and return its centre."""
+    height, width = form.size
+    least_width, least_height = (form.resize, form.resize) if form.resize else (width, height)
+    if image.width * least_height <= image.height * least_width:
+        size = (least_width, max(least_height, int(least_width * image.height / image.width)))
+    else:
+        size = (max(least_width, int(least_height * image.width / image.height)), least_height)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = (round((extent - side) / 2.0) for extent in size)
-    return image.crop((left, top, left + side, top + side))
+    left, top = (round((extent - length) / 2.0) for extent, length in zip(size, (width, height), strict=True))
+    return image.crop((left, top, left + width, top + height))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -12,19 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from ersparse.config.from_data import described_by
 from ersparse.config.groups import SettingsGroup, build
 from ersparse.config.types import In, Seed
+from ersparse.data.file_table import FileTable
 from ersparse.data.folder_decoder import FolderDecoder, left_out
 from ersparse.data.folder_listing import FolderListing, list_folder
-from ersparse.data.image_cache import ImageCache
-from ersparse.data.image_files import is_gray
+from ersparse.data.image_cache import ImageCache, Statistics, kept_statistics
+from ersparse.data.image_files import PixelFormat, is_gray
+from ersparse.data.placement import is_streamed, streamed_by
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
     from ersparse.config.schema import DatasetSettings
     from ersparse.data.arrays import Arrays
+    from ersparse.data.streamed import StreamedImages
 
 log = logging.getLogger("ersparse")
 
-REUSE_LISTING_FOR = 2.0  # seconds since its last use; a large folder takes as long to list
+REUSE_LISTING_FOR = 2.0  # seconds since its last use, or the time that the listing took if that is longer
 
 
 class FolderSettings(SettingsGroup):
@@ -49,18 +53,27 @@ class FolderSettings(SettingsGroup):
             UserError: there are too few, or they are not those of `digest`.
         """
         listing = list_folder(root, self.test, self.split_seed)
+        self.check(listing)
+        return listing
+
+    def check(self, listing: FolderListing) -> None:
+        """Check that the images are those of `digest`.
+
+        Raises:
+            UserError: they are not.
+        """
         if self.digest not in (None, listing.digest):
             raise UserError(
-                f"dataset.digest={self.digest}: the images in dataset.root={root} are others, of digest "
+                f"dataset.digest={self.digest}: the images in dataset.root={listing.root} are others, of digest "
                 f"{listing.digest}; must be unchanged, or dataset.digest null, which starts a new run with them"
             )
-        return listing
 
 
 def describe(dataset: DatasetSettings, unknown: Collection[str]) -> dict[str, Any]:
     """Read settings of the data set from its images.
 
-    Images are decoded, and cached, only if their mean or standard deviation is asked for.
+    Images are decoded only if their mean or standard deviation is asked for. They are then cached, unless they are
+    streamed, in which case only these statistics are.
 
     Args:
         dataset: settings, in which the values of unknown keys are placeholders.
@@ -79,13 +92,45 @@ def describe(dataset: DatasetSettings, unknown: Collection[str]) -> dict[str, An
         "digest": listing.digest,
     }
     if {"mean", "std"} & set(unknown):
-        found |= _cache(listing, dataset.image_size, channels, own.damaged).statistics()._asdict()
+        form = PixelFormat(dataset.size, channels, dataset.resize)
+        streamed = is_streamed(dataset, found["images"])
+        statistics = _scanned(listing, form, own) if streamed else _cache(listing, form, own.damaged).statistics()
+        found |= statistics._asdict()
     return {key: found[key] for key in unknown}
 
 
+def stream(root: Path, download: bool, *, form: PixelFormat, **own: Any) -> StreamedImages:
+    """Return images in a folder per class, which are decoded whenever they are read.
+
+    With `damaged="skip"` all are decoded once before, so that those left out are the same in every epoch.
+
+    Args:
+        root: folder as `load` takes it.
+        download: unused.
+        form: of the images.
+        **own: `test`, `split_seed`, `damaged` and `digest`, as in `FolderSettings`.
+
+    Raises:
+        UserError: as `load`.
+    """
+    from ersparse.data.streamed import FileSource, StreamedImages
+
+    settings = build(FolderSettings, own, "dataset.")
+    listing = _recently_listed(root, settings)
+    damaged = _scanned(listing, form, settings).damaged if settings.damaged == "skip" else []
+    if damaged:
+        log.warning(f"dataset.damaged=skip: {left_out(damaged, listing)}")
+
+    def source(files: FileTable) -> FileSource:
+        return FileSource(str(root), files.without(damaged))
+
+    return StreamedImages.of(source(listing.train), source(listing.test), form, listing.digest, damaged)
+
+
+@streamed_by(stream)
 @described_by(describe)
-def load(root: Path, download: bool, *, image_size: int, channels: int, **own: Any) -> Arrays:
-    """Load images in a folder per class, resized so that their shorter side is `image_size`, and cropped to the centre.
+def load(root: Path, download: bool, *, form: PixelFormat, **own: Any) -> Arrays:
+    """Load images in a folder per class, resized to cover the size asked for, and cropped to the centre.
 
     They are decoded once, by parallel processes, and cached in <root>/.ersparse, or in ~/.cache/ersparse/images where
     that cannot be written. Files that were added, removed or changed since have them decoded again.
@@ -93,8 +138,7 @@ def load(root: Path, download: bool, *, image_size: int, channels: int, **own: A
     Args:
         root: folder of train/<class>/ and test/<class>/ or val/<class>/, or of <class>/.
         download: unused.
-        image_size: height and width of the images in pixels.
-        channels: 1 for gray values, 3 for RGB.
+        form: of the images.
         **own: `test`, `split_seed`, `damaged` and `digest`, as in `FolderSettings`.
 
     Raises:
@@ -104,29 +148,40 @@ def load(root: Path, download: bool, *, image_size: int, channels: int, **own: A
 
     settings = build(FolderSettings, own, "dataset.")
     listing = settings.list(root)
-    cache = _cache(listing, image_size, channels, settings.damaged)
-    if damaged := cache.statistics().damaged:
+    cache = _cache(listing, form, settings.damaged)
+    damaged = cache.statistics().damaged
+    if damaged:
         log.warning(f"dataset.damaged=skip: {left_out(damaged, listing)}")
-    return read_npz(cache.path)
+    return dataclasses.replace(read_npz(cache.path), damaged=damaged)
 
 
-def _cache(listing: FolderListing, side: int, channels: int, damaged: str) -> ImageCache:
+def _cache(listing: FolderListing, form: PixelFormat, damaged: str) -> ImageCache:
     """Return the cache of the images in their present state."""
-    decoder = FolderDecoder(listing, side, channels, damaged)
-    return ImageCache(listing.root, f"{side}-{channels}-{damaged}-{listing.version}", decoder.decode)
+    decoder = FolderDecoder(listing, form, damaged)
+    return ImageCache(listing.root, f"{form.key}-{damaged}-{listing.version}", decoder.decode)
 
 
-_recent: dict[tuple[Path, FolderSettings], tuple[float, FolderListing]] = {}
+def _scanned(listing: FolderListing, form: PixelFormat, own: FolderSettings) -> Statistics:
+    """Return the statistics of images that are streamed; they are decoded if that has not been done yet."""
+    decoder = FolderDecoder(listing, form, own.damaged)
+    return kept_statistics(listing.root, f"{form.key}-{own.damaged}-{listing.version}", decoder.scan)
+
+
+# until when a listing may be used again, and how long it took
+_recent: dict[tuple[Path, FolderSettings], tuple[float, float, FolderListing]] = {}
 
 
 def _recently_listed(root: Path, own: FolderSettings) -> FolderListing:
     """List the images below `root`, once for all jobs of a sweep, which are planned one after the other."""
-    place = (root.absolute(), own)
-    listed, listing = _recent.pop(place, (-math.inf, None))
-    if listing is None or time.monotonic() - listed > REUSE_LISTING_FOR:
+    place = (root.absolute(), own.model_copy(update={"digest": None}))
+    until, seconds, listing = _recent.pop(place, (-math.inf, 0.0, None))
+    if listing is None or time.monotonic() > until:
+        start = time.monotonic()
         listing = own.list(root)
+        seconds = time.monotonic() - start
+    own.check(listing)
     _recent.clear()
-    _recent[place] = time.monotonic(), listing
+    _recent[place] = time.monotonic() + max(REUSE_LISTING_FOR, seconds), seconds, listing
     return listing
 
 

@@ -4,30 +4,47 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 from ersparse.config.schema import DatasetSettings
 from ersparse.data.arrays import Arrays
+from ersparse.data.image_files import PixelFormat
+from ersparse.data.placement import is_streamed
+from ersparse.data.streamed import ImageData, StreamedImages
 from ersparse.errors import UserError
 
-PASSED_IF_TAKEN = ("image_size", "channels")  # fields that are passed to functions with an argument of that name
 
-
-def load_arrays(dataset: DatasetSettings) -> Arrays:
-    """Return the images of a data set, checked and in the size asked for.
+def load_arrays(dataset: DatasetSettings) -> ImageData:
+    """Return the images of a data set, checked and in the size asked for, in memory or to be streamed.
 
     Raises:
         UserError: the images are missing or not as `dataset` describes them, or `dataset.validation` leaves fewer than
             two training images or no validation image.
     """
-    function = dataset.resolve()
-    takes = [key for key in PASSED_IF_TAKEN if key in inspect.signature(function).parameters]
-    fields = {key: getattr(dataset, key) for key in takes}
-    arrays: Arrays = function(Path(dataset.root), dataset.download, **fields, **dataset.own_keys())
-    arrays = arrays.check(f"dataset={dataset.name}", dataset.num_classes, dataset.channels).resized(dataset.image_size)
-    held_out = round(dataset.validation * len(arrays.y_train))
-    if len(arrays.y_train) - held_out < 2 or (dataset.validation and not held_out):
+    function, where = dataset.resolve(), f"dataset={dataset.name}"
+    found: ImageData
+    if is_streamed(dataset, dataset.images):
+        streamed: StreamedImages = _call(function.stream, dataset)
+        found = streamed.check(where, dataset.num_classes)
+    else:
+        arrays: Arrays = _call(function, dataset)
+        found = arrays.check(where, dataset.num_classes, dataset.channels, dataset.size).resized(*dataset.size)
+    held_out = round(dataset.validation * len(found.y_train))
+    if len(found.y_train) - held_out < 2 or (dataset.validation and not held_out):
         raise UserError(
-            f"dataset.validation={dataset.validation}: leaves {len(arrays.y_train) - held_out} training and "
+            f"dataset.validation={dataset.validation}: leaves {len(found.y_train) - held_out} training and "
             f"{held_out} validation images; must leave at least two training images, and a validation image unless 0"
         )
-    return arrays
+    return found
+
+
+def _call(function: Any, dataset: DatasetSettings) -> Any:
+    """Call the function of a data set, with those of its fields that it takes and all of its own keys."""
+    fields = {
+        "image_size": dataset.image_size,
+        "channels": dataset.channels,
+        "form": PixelFormat(dataset.size, dataset.channels, dataset.resize),
+    }
+    takes = inspect.signature(function).parameters
+    passed = {key: value for key, value in fields.items() if key in takes}
+    return function(Path(dataset.root), dataset.download, **passed, **dataset.own_keys())

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ersparse.config.schema import DatasetSettings
-from ersparse.data.arrays import Arrays
 from ersparse.data.augmentation import Augmentation
 from ersparse.data.batches import ImageTable
 from ersparse.data.epoch_plan import train_validation_split
+from ersparse.data.streamed import ImageData
 from ersparse.sparse.rng import generator
 from ersparse.sparse.scores import Batches
 
@@ -25,10 +25,8 @@ class ScoringExamples:
         seed: data seed, of the split and of the order.
     """
 
-    def __init__(self, arrays: Arrays, settings: DatasetSettings, seed: int) -> None:
-        self.images = ImageTable.from_images(
-            arrays.x_train, arrays.y_train, settings.mean, settings.std, torch.device("cpu")
-        )
+    def __init__(self, arrays: ImageData, settings: DatasetSettings, seed: int) -> None:
+        self.arrays, self.mean, self.std = arrays, settings.mean, settings.std
         train, _ = train_validation_split(len(arrays.y_train), settings.validation, seed)
         self.order = train[torch.from_numpy(generator(seed, "scores").permutation(len(train)))]
         self.num_classes = settings.num_classes
@@ -39,7 +37,7 @@ class ScoringExamples:
 
     def of_each_class(self, count: int) -> Batches:
         """Return `count` images of each class, or as many as there are, in class-balanced batches."""
-        labels = self.images.labels[self.order]
+        labels = self.arrays.y_train[self.order]
         by_class = [self.order[labels == number][:count] for number in range(self.num_classes)]
         longest = max(map(len, by_class))
         # One image of each class in turn, so that every batch is balanced.
@@ -47,6 +45,8 @@ class ScoringExamples:
         return [self._batch(index) for index in chosen.chunk(-(-len(chosen) // MAX_BATCH_SIZE))]
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        positions = Augmentation().source_positions(len(index), self.images.size, torch.Generator())
-        x, y = self.images.batch(index, *positions)
+        pixels, labels = self.arrays.x_train[index], self.arrays.y_train[index]
+        table = ImageTable.from_images(pixels, labels, self.mean, self.std, torch.device("cpu"))
+        positions = Augmentation().source_positions(len(index), table.size, torch.Generator())
+        x, y = table.batch(torch.arange(len(index)), *positions)
         return x.contiguous(), y

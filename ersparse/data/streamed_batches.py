@@ -1,93 +1,68 @@
-"""Data loading image by image: each is read and transformed by itself, and a batch is cropped on the device."""
+"""Data loading image by image: workers read and transform images, and a batch is cropped and flipped on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ersparse.data.batches import ImageTable
-from ersparse.data.epoch_plan import EpochPlan
-from ersparse.data.transforms import ImageTransform, image_seed
-
-
-class ImageReader(Protocol):
-    """Images that are read by their number."""
-
-    def read(self, image: int) -> Tensor:
-        """Return an image, uint8 [height, width, C]."""
-
-
-@dataclass(frozen=True)
-class ArrayReader:
-    """Images in memory.
-
-    Attributes:
-        images: uint8 [N, height, width, C].
-    """
-
-    images: Tensor
-
-    def read(self, image: int) -> Tensor:
-        return self.images[image]
-
-
-@dataclass(frozen=True)
-class TransformedImages:
-    """Images that are transformed when they are read.
-
-    Attributes:
-        reader: of the images.
-        transform: of a single image.
-        seed: data seed.
-    """
-
-    reader: ImageReader
-    transform: ImageTransform
-    seed: int
-
-    def read(self, index: Tensor, epoch: int) -> Tensor:
-        """Return images as they are shown in an epoch, uint8 [n, height, width, C]."""
-        return torch.stack(
-            [self.transform(self.reader.read(image), image_seed(self.seed, epoch, image)) for image in index.tolist()]
-        )
+from ersparse.data.epoch_plan import EpochPlan, PlannedBatch
+from ersparse.data.worker_pool import CHUNK, Request, WorkerPool
 
 
 class StreamedDataLoader:
-    """Iterates over (images, labels) that are read one by one, as an `EpochPlan` says.
+    """Iterates over (images, labels) that workers read one by one, as an `EpochPlan` says.
 
     Args:
-        images: reads and transforms.
-        labels: of all images, int64 [N].
+        pool: reads the images.
+        part: number of the split in the pool.
+        labels: of all images of the split, int64 [N].
         plan: of the batches.
         mean, std: of each channel, of pixels in [0, 1].
         device: on which batches are cropped, flipped and normalised.
-        epoch: returns the current epoch at the start of an iteration.
+        epoch: returns the current epoch at the start of an iteration; None for evaluation.
     """
 
     def __init__(
         self,
-        images: TransformedImages,
+        pool: WorkerPool,
+        part: int,
         labels: Tensor,
         plan: EpochPlan,
         mean: list[float],
         std: list[float],
         device: torch.device,
-        epoch: Callable[[], int],
+        epoch: Callable[[], int] | None = None,
     ) -> None:
-        self.images, self.labels, self.plan = images, labels, plan
+        self.pool, self.part, self.labels, self.plan = pool, part, labels, plan
         self.mean, self.std, self.device, self.epoch = mean, std, device, epoch
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch = self.epoch()
-        for batch in self.plan.batches(epoch):
-            pixels = self.images.read(batch.index, epoch)
+        epoch = self.epoch() if self.epoch else None
+        chunks = self.pool.read(self._requests(epoch))
+        for batch in self.plan.batches(epoch or 0):
+            pixels = self._gather(chunks, len(batch.index))
             table = ImageTable.from_images(pixels, self.labels[batch.index], self.mean, self.std, self.device)
             x, y = table.batch(torch.arange(len(pixels)), batch.rows, batch.columns)
             yield self.plan.mixed(batch, x, y)
+
+    def _requests(self, epoch: int | None) -> Iterator[Request]:
+        for batch in self.plan.batches(epoch or 0):
+            yield from self._chunks(batch, epoch)
+
+    def _chunks(self, batch: PlannedBatch, epoch: int | None) -> Iterator[Request]:
+        for images in torch.split(batch.index, CHUNK):
+            yield Request(self.part, images.tolist(), epoch)
+
+    def _gather(self, chunks: Iterator[Tensor], count: int) -> Tensor:
+        """Return the next `count` images, in pinned memory if they go to a GPU."""
+        parts = [next(chunks) for _ in range(-(-count // CHUNK))]
+        if self.device.type != "cuda":
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
+        pinned = torch.empty(count, *parts[0].shape[1:], dtype=torch.uint8, pin_memory=True)
+        return torch.cat(parts, out=pinned)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ersparse.config.from_data import described_by
 from ersparse.data.image_cache import DecodedImages, ImageCache, check_memory
-from ersparse.data.image_files import square
+from ersparse.data.image_files import PixelFormat, fit
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,20 +49,19 @@ def describe(dataset: DatasetSettings, unknown: Collection[str]) -> dict[str, An
     channels = dataset.channels if "channels" not in unknown else 1 if args["name"] in GRAY else 3
     found: dict[str, Any] = {"channels": channels, "digest": None}
     if set(unknown) - set(found):
-        cache = _cache(Path(dataset.root), dataset.download, args, dataset.image_size, channels)
+        cache = _cache(Path(dataset.root), dataset.download, args, PixelFormat(dataset.size, channels, dataset.resize))
         found |= cache.statistics()._asdict()
     return {key: found[key] for key in unknown}
 
 
 @described_by(describe)
-def load(root: Path, download: bool, *, image_size: int, channels: int, args: Mapping[str, Any]) -> Arrays:
-    """Load a data set of torchvision, resized so that the shorter side is `image_size`, and cropped to the centre.
+def load(root: Path, download: bool, *, form: PixelFormat, args: Mapping[str, Any]) -> Arrays:
+    """Load a data set of torchvision, resized to cover `dataset.image_size`, and cropped to the centre.
 
     Args:
         root: folder of the data set, as torchvision lays it out.
         download: have torchvision download it if it is missing.
-        image_size: height and width of the images in pixels.
-        channels: 1 for gray values, 3 for RGB.
+        form: of the images.
         args: `name` of torchvision's class, and further arguments of it.
 
     Raises:
@@ -70,7 +69,7 @@ def load(root: Path, download: bool, *, image_size: int, channels: int, args: Ma
     """
     from ersparse.data.npz_cache import read_npz
 
-    return read_npz(_cache(root, download, _checked_args(args), image_size, channels).path)
+    return read_npz(_cache(root, download, _checked_args(args), form).path)
 
 
 def _checked_args(args: Any) -> dict[str, Any]:
@@ -79,10 +78,10 @@ def _checked_args(args: Any) -> dict[str, Any]:
     return dict(args)
 
 
-def _cache(root: Path, download: bool, args: dict[str, Any], side: int, channels: int) -> ImageCache:
+def _cache(root: Path, download: bool, args: dict[str, Any], form: PixelFormat) -> ImageCache:
     digest = hashlib.sha256(json.dumps(args, sort_keys=True, default=str).encode()).hexdigest()[:8]
     reader = TorchvisionReader(root, download, args)
-    return ImageCache(root, f"{args['name']}-{digest}-{side}-{channels}", lambda: reader.read(side, channels))
+    return ImageCache(root, f"{args['name']}-{digest}-{form.key}", lambda: reader.read(form))
 
 
 class TorchvisionReader:
@@ -98,16 +97,16 @@ class TorchvisionReader:
         self.root, self.download, self.name = root, download, args["name"]
         self.args = {key: value for key, value in args.items() if key != "name"}
 
-    def read(self, side: int, channels: int) -> DecodedImages:
-        """Return the images of both splits, resized and cropped to `side` pixels.
+    def read(self, form: PixelFormat) -> DecodedImages:
+        """Return the images of both splits, resized and cropped.
 
         Raises:
             UserError: they are missing and cannot be downloaded, or are not images with the number of a class.
         """
         make, splits = self._constructor()
         train, test = (self._open(make, split) for split in splits)
-        check_memory(len(train) + len(test), side, channels)
-        return DecodedImages(*self._images(train, side, channels), *self._images(test, side, channels))
+        check_memory(len(train) + len(test), form)
+        return DecodedImages(*self._images(train, form), *self._images(test, form))
 
     def _constructor(self) -> tuple[Callable[..., Any], list[dict[str, Any]]]:
         """Return torchvision's class, and the arguments that choose the training and the test images."""
@@ -148,16 +147,16 @@ class TorchvisionReader:
             "ERSPARSE_DATA to where it is), or run once with a network and dataset.download=true"
         )
 
-    def _images(self, dataset: Any, side: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return images uint8 [N, side, side, C] and labels int64 [N], read by threads: decoding releases the lock."""
-        images = np.empty((len(dataset), side, side, channels), np.uint8)
+    def _images(self, dataset: Any, form: PixelFormat) -> tuple[np.ndarray, np.ndarray]:
+        """Return images uint8 [N, height, width, C] and labels int64 [N], read by threads."""
+        images = np.empty((len(dataset), *form.shape), np.uint8)
         labels = np.empty(len(dataset), np.int64)
 
         def read(start: int) -> None:
             for number in range(start, min(start + CHUNK, len(dataset))):
                 image, label = dataset[number]
                 labels[number] = label
-                images[number] = square(image, side, channels)
+                images[number] = fit(image, form)
 
         try:
             with ThreadPoolExecutor(os.cpu_count()) as threads:

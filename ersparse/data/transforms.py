@@ -5,7 +5,7 @@ They do not depend on the order of images, the number of ranks or worker process
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ersparse.config.schema import DatasetSettings
+from ersparse.data.image_files import Box
+
+ChooseBox = Callable[[int, int], Box]  # of an image's height and width
 
 POLICIES = {"randaugment": "RandAugment", "trivialaugment": "TrivialAugmentWide"}  # classes of torchvision
 RATIO = (3 / 4, 4 / 3)  # range of width / height of a crop, torchvision's default
@@ -44,28 +47,44 @@ class ImageTransform:
             image: of any size if there is a crop, else of `size`.
             seed: of the choices (`image_seed`).
         """
-        with seeded(seed):
-            if self.scale:
-                image = self._resized_crop(image, self.scale)
-            if self.policy:
-                image = _apply_policy(image, self.policy)
-        return image
 
-    def _resized_crop(self, image: Tensor, scale: tuple[float, float]) -> Tensor:
+        def read(choose: ChooseBox | None) -> Tensor:
+            if choose is None:
+                return image
+            top, left, height, width = choose(image.shape[0], image.shape[1])
+            return image[top : top + height, left : left + width]
+
+        return self.apply(read, seed)
+
+    def apply(self, read: Callable[[ChooseBox | None], Tensor], seed: int) -> Tensor:
+        """Transform an image that is still to be read, so that only its crop has to be copied.
+
+        Args:
+            read: returns the crop of the image that a function of its height and width chooses, or, for None, the image
+                in `size`; uint8 [height, width, C].
+            seed: of the choices (`image_seed`).
+        """
+        with seeded(seed):
+            image = self._resized(read(self._choose_box)) if self.scale else read(None)
+            return _apply_policy(image, self.policy) if self.policy else image
+
+    def _choose_box(self, height: int, width: int) -> Box:
         from torchvision.transforms import RandomResizedCrop
 
-        planes = image.permute(2, 0, 1)
-        top, left, height, width = RandomResizedCrop.get_params(planes, list(scale), list(RATIO))
-        crop = planes[None, :, top : top + height, left : left + width]
-        resized = F.interpolate(crop, size=self.size, mode="bilinear", antialias=True)
-        return resized[0].permute(1, 2, 0)
+        assert self.scale
+        image = torch.empty(1, height, width, device="meta")
+        box: Box = RandomResizedCrop.get_params(image, list(self.scale), list(RATIO))
+        return box
+
+    def _resized(self, crop: Tensor) -> Tensor:
+        planes = crop.permute(2, 0, 1)[None]
+        return F.interpolate(planes, size=self.size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
 
 
 def transform_of(settings: DatasetSettings) -> ImageTransform | None:
     """Return the transformation of single training images; None if crops and flips are all."""
-    size = (settings.image_size, settings.image_size)
     scale = settings.crop_scale if settings.geometry == "resized_crop" else None
-    return ImageTransform(size, scale, settings.policy) if scale or settings.policy else None
+    return ImageTransform(settings.size, scale, settings.policy) if scale or settings.policy else None
 
 
 def image_seed(seed: int, epoch: int, image: int) -> int:

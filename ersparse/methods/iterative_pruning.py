@@ -87,7 +87,7 @@ class IterativePruning(LevelledMethod):
         from ersparse.sparse.pruners import trained_scores
 
         data = run.settings.dataset
-        scores = trained_scores(self.score, (data.channels, data.image_size, data.image_size))
+        scores = trained_scores(self.score, data.shape)
         rewinding = Rewinding(self.rewind, self.rewind_epoch, self.statistics == "reset")
         return [
             FixedMask(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ class NetworkSpec(NamedTuple):
         channels: channels of an input image.
         width: factor on the number of channels of every hidden layer.
         own: further keyword arguments, as a JSON object: a string, so that specifications can be hashed.
-        image_size: height and width of an input image, in pixels.
+        image_size: side of a square input image in pixels, or its height and width.
     """
 
     target: str
@@ -33,7 +33,13 @@ class NetworkSpec(NamedTuple):
     channels: int
     width: float
     own: str = "{}"
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an input image in pixels; (1, 1) if they are unknown."""
+        size = self.image_size or 1
+        return (size, size) if isinstance(size, int) else size
 
     def build(self) -> nn.Module:
         """Return the network with freshly drawn weights, on PyTorch's current default device.
@@ -47,7 +53,7 @@ class NetworkSpec(NamedTuple):
         build, where = locate(self.target), f"model._target_={self.target}"
         if isinstance(build, nn.Module):
             raise UserError(f"{where}: must be a class or function that makes networks, not a network")
-        known = {"num_classes": self.num_classes, "channels": self.channels, "width": self.width}
+        known: dict[str, Any] = {"num_classes": self.num_classes, "channels": self.channels, "width": self.width}
         if self.image_size is not None:
             known["image_size"] = self.image_size
         try:
@@ -69,7 +75,7 @@ class NetworkSpec(NamedTuple):
             return network
         try:
             with torch.no_grad():
-                network.eval()(torch.zeros(1, self.channels, self.image_size or 1, self.image_size or 1))
+                network.eval()(torch.zeros(1, self.channels, *self.size))
         except Exception as error:
             raise UserError(f"model._target_={self.target}: has lazy modules; {describe_failure(error)}") from error
         return network.train()

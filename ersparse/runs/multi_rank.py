@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ersparse.data.arrays import Arrays
+from ersparse.data.streamed import ImageData
 from ersparse.distributed import launcher
 from ersparse.distributed.environment import RankEnvironment
 from ersparse.distributed.other_launchers import hidden_rank_variables
 from ersparse.distributed.process_group import leaving_group
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.runs.console import log
+from ersparse.runs.data_record import describe_data
 from ersparse.runs.lifecycle import RESUME_HINT, is_recorded_as_done
 from ersparse.runs.record import NetworkRecord
 from ersparse.runs.train import train
@@ -22,7 +23,7 @@ from ersparse.storage.checkpoints import CheckpointFiles
 
 def train_on_all_ranks(
     record: NetworkRecord,
-    arrays: Arrays,
+    arrays: ImageData,
     checkpoints: CheckpointFiles,
     resume: tuple[int, Path] | None,
     console: Any,
@@ -40,6 +41,7 @@ def train_on_all_ranks(
     if resume:
         log.info(f"resuming after epoch {resume[0]}")
         record.save(progress={"epoch": resume[0], "epochs": plan.epochs})
+    record.content["data"] = describe_data(arrays, plan.settings)
     ranks, rendezvous = plan.settings.trainer.ranks, Rendezvous.here()
     run_rank = partial(train, plan, arrays, checkpoints, path, console, record)
     if ranks == 1:

@@ -89,7 +89,7 @@ def architecture(spec: NetworkSpec) -> Architecture:
             module = spec.build()
     graph: list[ChannelOp] | GraphError
     try:
-        graph = trace(module, None if spec.image_size is None else (2, spec.channels, spec.image_size, spec.image_size))
+        graph = trace(module, None if spec.image_size is None else (2, spec.channels, *spec.size))
     except GraphError as error:
         graph = error
     return Architecture(module, prunable_layers(module), graph)
@@ -121,15 +121,15 @@ def _positions(spec: NetworkSpec) -> dict[str, int]:
 
 
 def _try(spec: NetworkSpec, module: nn.Module) -> dict[str, int]:
-    side, where = spec.image_size or 1, f"model._target_={spec.target}"
-    images = f"images of {spec.channels}x{side}x{side} (dataset.channels, dataset.image_size)"
+    (height, width), where = spec.size, f"model._target_={spec.target}"
+    images = f"images of {spec.channels}x{height}x{width} (dataset.channels, dataset.image_size)"
     outputs: list[Any] = []
     handle = module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         with torch.random.fork_rng(devices=[]):
-            found = positions(module, spec.channels, side)
+            found = positions(module, spec.channels, spec.size)
             if not spec.target.startswith("ersparse."):  # what those return does not depend on the mode
-                zero_pass(module, 2, spec.channels, side, training=True)
+                zero_pass(module, 2, (spec.channels, *spec.size), training=True)
     except Exception as error:
         raise UserError(f"{where}: cannot take {images}: {describe_failure(error)}") from error
     finally:

@@ -139,7 +139,7 @@ def _check_across_groups(settings: Settings) -> None:
 
 def _check_image_size(settings: Settings, network: nn.Module) -> None:
     smallest = int(getattr(network, "shrinks_by", 1))
-    if settings.dataset.image_size < smallest:
+    if min(settings.dataset.size) < smallest:
         raise UserError(
             f"dataset.image_size={settings.dataset.image_size}: too small for model={settings.model.name}, "
             f"must lie in [{smallest}, inf)"

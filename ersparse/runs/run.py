@@ -13,10 +13,10 @@ from ersparse.config.command_line import command
 from ersparse.config.groups import build
 from ersparse.config.schema import Settings, TrainerSettings
 from ersparse.config.warmup import length
-from ersparse.data.arrays import Arrays
 from ersparse.data.batches import EVALUATION_BATCH_SIZE
 from ersparse.data.epoch_plan import batches_in, smallest_batch
 from ersparse.data.load import load_arrays
+from ersparse.data.streamed import ImageData
 from ersparse.distributed.other_launchers import copies_of_this_process
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.distributed.signals import interruptible
@@ -25,6 +25,7 @@ from ersparse.lightning.auto_settings import resolve
 from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
 from ersparse.runs.changed_data import check_unchanged_data
+from ersparse.runs.data_record import check_same_images
 from ersparse.runs.device_errors import device_errors
 from ersparse.runs.dry_run import dry_run
 from ersparse.runs.lifecycle import disk_errors, execute
@@ -82,6 +83,7 @@ def run_plan(plan: Plan) -> Path:
         check_unchanged_data(plan)
     arrays = load_arrays(settings.dataset) if plan.method.trains else None
     if arrays:
+        check_same_images(arrays, done, settings)
         _check_batches(settings, trainer, arrays)
         _check_warmup(plan, arrays)
     with disk_errors(folder):
@@ -91,7 +93,7 @@ def run_plan(plan: Plan) -> Path:
     return plan.folder
 
 
-def resolve_source(plan: Plan, images: Callable[[], Arrays]) -> Plan:
+def resolve_source(plan: Plan, images: Callable[[], ImageData]) -> Plan:
     """Return the plan with the densities of its source, which are computed if they are missing.
 
     Args:
@@ -121,7 +123,7 @@ def _run_prerequisite(plan: Plan, source: IterativeRunSource) -> None:
             run_plan(prerequisite)
 
 
-def _execute(plan: Plan, trainer: TrainerSettings, arrays: Arrays | None, folder: RunFolder) -> None:
+def _execute(plan: Plan, trainer: TrainerSettings, arrays: ImageData | None, folder: RunFolder) -> None:
     """Draw or train under the lock of the folder."""
     checkpoints, console = plan.checkpoints(), screen.make_console()
     resume: list[tuple[int, Path]] = []
@@ -241,7 +243,7 @@ def _check_ranks(trainer: TrainerSettings, rendezvous: Rendezvous | None) -> Non
         raise UserError(f"trainer.num_nodes={trainer.num_nodes}: must be 1 without hydra/launcher=slurm")
 
 
-def _check_batches(settings: Settings, trainer: TrainerSettings, arrays: Arrays) -> None:
+def _check_batches(settings: Settings, trainer: TrainerSettings, arrays: ImageData) -> None:
     """Check that each rank gets two images of every training batch, for normalisation, and one of every other batch.
 
     Raises:
@@ -258,7 +260,7 @@ def _check_batches(settings: Settings, trainer: TrainerSettings, arrays: Arrays)
         )
 
 
-def _check_warmup(plan: Plan, arrays: Arrays) -> None:
+def _check_warmup(plan: Plan, arrays: ImageData) -> None:
     """Check that a warm-up in optimizer steps is shorter than the run.
 
     Raises:

@@ -16,8 +16,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
 from ersparse.config.schema import TrainerSettings
-from ersparse.data.arrays import Arrays
-from ersparse.data.datamodule import InMemoryDataModule
+from ersparse.data.datamodule import ImageDataModule
+from ersparse.data.streamed import ImageData
 from ersparse.distributed.environment import RankEnvironment
 from ersparse.distributed.sync_batchnorm import synchronise
 from ersparse.lightning.allocator import keep_freed
@@ -65,7 +65,7 @@ class TrainingCallbacks(NamedTuple):
 
 def train(
     plan: Plan,
-    arrays: Arrays,
+    arrays: ImageData,
     checkpoints: CheckpointFiles,
     resume: Path | None,
     console: Console,
@@ -76,7 +76,7 @@ def train(
 
     Args:
         plan: the plan of the run, with its trainer settings resolved.
-        arrays: the data set.
+        arrays: the data set, in memory or streamed.
         checkpoints: the checkpoints of the run.
         resume: a checkpoint of the run.
         console: the console for progress.
@@ -86,7 +86,7 @@ def train(
     quiet_lightning()
     rank_zero_only.rank = ranks.rank  # type: ignore[attr-defined] # Lightning has read SLURM_PROCID, RANK and so on
     allow_tf32(plan.settings.trainer.tf32)
-    data = InMemoryDataModule(arrays, plan.settings.dataset, plan.settings.seed_of("data"))
+    data = ImageDataModule(arrays, plan.settings.dataset, plan.settings.seed_of("data"))
     module = make_module(plan, data.eval_names)
     run_logger = logger_of(plan.settings)
     logger = run_logger.create(plan, record) if record else False

@@ -22,8 +22,8 @@ from torch import nn
 from ersparse.config.groups import identity_fields
 from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
-from ersparse.data.arrays import Arrays
 from ersparse.data.scoring_batches import ScoringExamples
+from ersparse.data.streamed import ImageData
 from ersparse.errors import UserError
 from ersparse.sources.er import source_from_densities
 from ersparse.sources.unresolved import UnresolvedSource
@@ -73,7 +73,7 @@ class PrunerSource(UnresolvedSource):
         return self._source(density_file.read(file)) if file else None
 
     def compute(
-        self, network: Callable[[], nn.Module], graph: list[ChannelOp] | None, images: Callable[[], Arrays]
+        self, network: Callable[[], nn.Module], graph: list[ChannelOp] | None, images: Callable[[], ImageData]
     ) -> Source:
         """Return the source, with densities computed if they are missing.
 
@@ -103,7 +103,7 @@ class PrunerSource(UnresolvedSource):
     def _source(self, found: DensityFile) -> Source:
         return source_from_densities(self.settings, self.layers, found, self.nominal)
 
-    def _write(self, network: nn.Module, graph: list[ChannelOp] | None, images: Callable[[], Arrays]) -> None:
+    def _write(self, network: nn.Module, graph: list[ChannelOp] | None, images: Callable[[], ImageData]) -> None:
         started, weights = time.perf_counter(), self.recipe["weights"]
         name = self.option.settings.name
         log.info(f"{name} scores {self.settings.model.name}, to keep {weights:,} weights: {self.path}")
@@ -118,7 +118,7 @@ class PrunerSource(UnresolvedSource):
         seconds = round(time.perf_counter() - started, 3)
         density_file.write(self.path, masks, self.recipe, cut=collapsed, seconds=seconds)
 
-    def _run_arguments(self, images: Callable[[], Arrays]) -> dict[str, Any]:
+    def _run_arguments(self, images: Callable[[], ImageData]) -> dict[str, Any]:
         """Return the arguments of the pruner that the run supplies, beside network and number of weights."""
         settings, takes = self.settings, self.option.run_arguments
         arguments: dict[str, Any] = {}
@@ -170,7 +170,7 @@ def pruner_source(
     if model.args:
         recipe["model"]["args"] = model.args
     if "shape" in option.run_arguments:
-        recipe["shape"] = [data.channels, data.image_size, data.image_size]
+        recipe["shape"] = list(data.shape)
     if "examples" in option.run_arguments:
         recipe["data"] = {key: value for key, value in identity_fields(data).items() if key not in UNUSED_BY_SCORES}
         recipe["data_seed"] = settings.seed_of("data")

@@ -17,7 +17,7 @@ from ersparse.sparse.zero_pass import zero_pass
 Uses = Callable[[Any, str, Any, Any, Any], int]  # (module, key, arguments, keyword arguments, output) -> uses
 
 
-def positions(module: nn.Module, channels: int, side: int) -> dict[str, int]:
+def positions(module: nn.Module, channels: int, size: int | tuple[int, int]) -> dict[str, int]:
     """Return how often one image uses each weight: once for each output pixel of a convolution, 1 for a linear layer.
 
     A linear, attention or recurrent layer uses its weights once for each token, a transposed convolution once for each
@@ -31,15 +31,16 @@ def positions(module: nn.Module, channels: int, side: int) -> dict[str, int]:
     Args:
         module: the network, on any device, including the meta device.
         channels: number of channels of an image.
-        side: height and width of an image, in pixels.
+        size: height and width of an image in pixels, or both as one number.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     found: Counter[str] = Counter()
     hooks = [
         part.register_forward_hook(partial(_count, found, keys), with_kwargs=True)
         for part, keys in _keys_by_module(module).items()
     ]
     try:
-        zero_pass(module, 1, channels, side)
+        zero_pass(module, 1, (channels, height, width))
     finally:
         for hook in hooks:
             hook.remove()

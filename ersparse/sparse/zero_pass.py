@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 
-def zero_pass(module: nn.Module, images: int, channels: int, side: int, *, training: bool = False) -> Any:
+def zero_pass(module: nn.Module, images: int, shape: tuple[int, int, int], *, training: bool = False) -> Any:
     """Return what `module` computes from images of zeros, on the CPU, with parameters and buffers of zeros.
 
     Each parameter is expanded from a single zero, so the pass takes milliseconds and no memory for weights. The module
@@ -18,8 +18,7 @@ def zero_pass(module: nn.Module, images: int, channels: int, side: int, *, train
     Args:
         module: the network, on any device, including the meta device.
         images: number of images.
-        channels: number of channels of an image.
-        side: height and width of an image, in pixels.
+        shape: of an image, [channels, height, width].
         training: compute as in training mode rather than as in evaluation mode.
     """
     # buffers are written in training; those that are not persistent are not in the state dict
@@ -32,7 +31,7 @@ def zero_pass(module: nn.Module, images: int, channels: int, side: int, *, train
     before = module.training
     try:
         with torch.inference_mode():
-            inputs = torch.zeros(images, channels, side, side)
+            inputs = torch.zeros(images, *shape)
             return functional_call(module.train(training), zeros, (inputs,), tie_weights=False)
     finally:
         module.train(before)

@@ -6,6 +6,7 @@ activations are left out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from ersparse.runs.network import architecture, positions_of, spec_of
 from ersparse.sweep.job import Job
 
 TimingKey = tuple[Any, ...]
+# keys of `dataset` that decide how fast images are read, with what they were before they existed
+READING = {"transforms": "crop", "mixup": 0.0, "cutmix": 0.0, "in_memory": "auto", "workers": "auto"}
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,12 @@ def timing_key(config: Mapping[str, Any], machine: str = "") -> TimingKey:
         machine: the entry "machine" of run.json, which ends with the name of the GPU; "" if it is unknown.
     """
     model, data, trainer, sparsity = config["model"], config["dataset"], config["trainer"], config["sparsity"]
+    reading = tuple(json.dumps(data.get(key, default)) for key, default in READING.items())
     kept = (sparsity["name"], sparsity["level"], sparsity["budget"]) if trainer["execution"] == "sparse" else None
     gpu = machine.rpartition(", ")[2] if trainer["accelerator"] == "gpu" else ""
     return (
-        model["name"], model["width"], data["name"], data["image_size"], data["batch_size"], data["validation"],
+        model["name"], model["width"], data["name"], json.dumps(data["image_size"]), data["batch_size"],
+        data["validation"], *reading,
         config["method"]["name"], trainer["devices"], trainer["num_nodes"], kept, trainer["accelerator"],
         trainer["precision"], trainer["execution"], gpu or "auto",
     )  # fmt: skip

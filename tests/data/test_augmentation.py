@@ -21,8 +21,9 @@ from ersparse.data.augmentation import Augmentation, augmentation_of
 from ersparse.data.batches import ImageTable, InMemoryDataLoader
 from ersparse.data.epoch_plan import EpochPlan
 from ersparse.data.mixing import Mixing, mixing_of
-from ersparse.data.streamed_batches import ArrayReader, StreamedDataLoader, TransformedImages
+from ersparse.data.streamed_batches import StreamedDataLoader
 from ersparse.data.transforms import ImageTransform, image_seed, seeded, transform_of
+from ersparse.data.worker_pool import ImageReader, WorkerPool
 from ersparse.errors import UserError
 
 ODDS = 1e-6
@@ -172,8 +173,8 @@ def loader(keys, rank=0, world=1, epoch=0, size=10, count=24):
             table, plan.index, size, 5, plan.augmentation, lambda: epoch, rank, world, plan.mixing
         )
     transform = ImageTransform((12, 10), transform.scale, transform.policy)
-    images = TransformedImages(ArrayReader(x), transform, 5)
-    return StreamedDataLoader(images, y, plan, made.mean, made.std, CPU, lambda: epoch)
+    pool = WorkerPool(ImageReader([x], transform, 5), 0, 0)
+    return StreamedDataLoader(pool, 0, y, plan, made.mean, made.std, CPU, lambda: epoch)
 
 
 AUGMENTED = [

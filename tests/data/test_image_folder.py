@@ -21,7 +21,7 @@ from ersparse.config.options import with_defaults
 from ersparse.config.schema import DatasetSettings
 from ersparse.data import digits, folder_decoder, image_cache, image_files, image_folder
 from ersparse.data.folder_decoder import FolderDecoder
-from ersparse.data.image_files import decode
+from ersparse.data.image_files import PixelFormat, decode
 from ersparse.data.load import load_arrays
 from ersparse.errors import UserError
 from ersparse.storage.atomic import write_json
@@ -110,7 +110,7 @@ def test_formats_match_pillow(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     picture(1, (8, 8)).save(path)
     with Image.open(path) as image:
-        assert np.array_equal(decode(path, 8, 3), np.asarray(image.convert("RGB")))
+        assert np.array_equal(decode(path, PixelFormat((8, 8), 3)), np.asarray(image.convert("RGB")))
 
 
 def test_cmyk_palette_and_transparent_images_are_converted(tmp_path):
@@ -119,7 +119,7 @@ def test_cmyk_palette_and_transparent_images_are_converted(tmp_path):
         picture(1, (8, 8)).convert(mode).save(path)
         with Image.open(path) as image:
             assert image.mode == mode
-            assert np.array_equal(decode(path, 8, 3), np.asarray(image.convert("RGB"))), mode
+            assert np.array_equal(decode(path, PixelFormat((8, 8), 3)), np.asarray(image.convert("RGB"))), mode
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -129,20 +129,20 @@ def test_images_are_rotated_as_exif_says(tmp_path, orientation):
     picture(1, (8, 8)).save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
-    assert np.array_equal(decode(tmp_path / "a.png", 8, 3), expected)
+    assert np.array_equal(decode(tmp_path / "a.png", PixelFormat((8, 8), 3)), expected)
 
 
 def test_gray_values_of_16_bits_are_scaled(tmp_path):
     values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     Image.fromarray(values).save(tmp_path / "a.png")
     assert image_files.is_gray(tmp_path / "a.png")
-    assert np.abs(decode(tmp_path / "a.png", 8, 1)[..., 0] - values / 257).max() <= 0.51
+    assert np.abs(decode(tmp_path / "a.png", PixelFormat((8, 8), 1))[..., 0] - values / 257).max() <= 0.51
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2), (8, 9)])
 def test_images_smaller_than_the_size_are_enlarged(tmp_path, size):
     picture(1, size).save(tmp_path / "a.png")
-    assert decode(tmp_path / "a.png", 8, 3).shape == (8, 8, 3)
+    assert decode(tmp_path / "a.png", PixelFormat((8, 8), 3)).shape == (8, 8, 3)
 
 
 def linked_classes(root):
@@ -283,7 +283,7 @@ def flat(root):
         (lambda root: None, {"channels": "x"}, r"dataset.channels=x: must lie in \[1, inf\)"),
         (lambda root: None, {"mean": [0.1]}, r"dataset.mean=\[0.1\]: must have one number for each of"),
         (lambda root: None, {"validation": 0.99}, "dataset.validation=0.99: leaves 0 training"),
-        (lambda root: None, {"image_size": 10**6}, "dataset.image_size=1000000: 16 images take 48000 GB"),
+        (lambda root: None, {"image_size": 10**6, "in_memory": True}, "image_size=1000000: 16 images take 48000 GB"),
         (lambda root: None, {"colour": 1}, "dataset.colour=1: no such key"),
     ],
 )  # fmt: skip
@@ -546,7 +546,7 @@ def test_warnings_of_large_and_odd_images_are_silent(tmp_path, monkeypatch):
     picture(1, (20, 16)).save(tmp_path / "a.png")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decode(tmp_path / "a.png", 8, 3)
+        decode(tmp_path / "a.png", PixelFormat((8, 8), 3))
     picture(1, (40, 16)).save(tmp_path / "b.png")  # more than twice the limit
     with pytest.raises(Image.DecompressionBombError):
-        decode(tmp_path / "b.png", 8, 3)
+        decode(tmp_path / "b.png", PixelFormat((8, 8), 3))

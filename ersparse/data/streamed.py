@@ -1,0 +1,163 @@
+"""Data sets whose images are decoded whenever they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ersparse.data.arrays import Arrays
+from ersparse.data.file_table import FileTable
+from ersparse.data.image_files import DAMAGED, PixelFormat, decode, decode_crop, reason
+from ersparse.data.transforms import ChooseBox
+from ersparse.errors import RunFailed, UserError
+
+
+class ImageSource(Protocol):
+    """Images that can be decoded one by one, with their labels."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The number of the class of each image, int64 [N]."""
+
+    def name(self, image: int) -> str:
+        """Return the name of an image, for messages."""
+
+    def decode(self, image: int, form: PixelFormat) -> Tensor:
+        """Return an image resized and cropped to its centre, uint8 [height, width, C]."""
+
+    def decode_crop(self, image: int, channels: int, choose: ChooseBox) -> Tensor:
+        """Return the box that `choose` takes from an image in its own size, uint8 [height, width, C]."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files.
+
+    Attributes:
+        root: folder of the data set.
+        files: names below it, and labels.
+    """
+
+    root: str
+    files: FileTable
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.files.labels
+
+    def name(self, image: int) -> str:
+        return self.files[image].name
+
+    def decode(self, image: int, form: PixelFormat) -> Tensor:
+        return torch.from_numpy(decode(self._path(image), form).copy())
+
+    def decode_crop(self, image: int, channels: int, choose: ChooseBox) -> Tensor:
+        return torch.from_numpy(decode_crop(self._path(image), channels, choose))
+
+    def _path(self, image: int) -> str:
+        return f"{self.root}/{self.files[image].name}"
+
+
+@dataclass(frozen=True)
+class StreamedPart:
+    """The images of one split, which can be indexed as a tensor [N, height, width, C] of uint8.
+
+    Attributes:
+        source: decodes them.
+        form: of the images.
+    """
+
+    source: ImageSource
+    form: PixelFormat
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all images, [N, height, width, C]."""
+        return (len(self), *self.form.shape)
+
+    def __len__(self) -> int:
+        return len(self.source.labels)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Return the images at a number, a slice, or a tensor or list of numbers."""
+        numbers = torch.arange(len(self))[index]
+        if numbers.dim() == 0:
+            return self.read(int(numbers))
+        empty = torch.empty(0, *self.form.shape, dtype=torch.uint8)
+        return torch.stack([self.read(number) for number in numbers.tolist()]) if len(numbers) else empty
+
+    def read(self, image: int) -> Tensor:
+        """Return an image resized and cropped to its centre, uint8 [height, width, C].
+
+        Raises:
+            RunFailed: the image is damaged.
+        """
+        return self._decoded(image, lambda: self.source.decode(image, self.form))
+
+    def read_crop(self, image: int, choose: ChooseBox) -> Tensor:
+        """Return the box that `choose` takes from an image in its own size, uint8 [height, width, C].
+
+        Raises:
+            RunFailed: the image is damaged.
+        """
+        return self._decoded(image, lambda: self.source.decode_crop(image, self.form.channels, choose))
+
+    def _decoded(self, image: int, decoded: Any) -> Tensor:
+        try:
+            pixels: Tensor = decoded()
+            return pixels
+        except DAMAGED as error:
+            name = self.source.name(image).encode(errors="surrogateescape").decode(errors="replace")
+            raise RunFailed(
+                f"dataset.damaged=error: {name} cannot be decoded ({reason(error)}); must be repaired or removed, or "
+                "left out by dataset.damaged=skip"
+            ) from None
+
+
+@dataclass(frozen=True)
+class StreamedImages:
+    """A data set for image classification whose images are not kept in memory; see `Arrays`.
+
+    Attributes:
+        x_train, x_test: images, which are decoded when they are indexed.
+        y_train, y_test: labels, int64 [N].
+        digest: of the files; a run is resumed with the same only.
+        damaged: names of images that were left out.
+    """
+
+    x_train: StreamedPart
+    y_train: Tensor
+    x_test: StreamedPart
+    y_test: Tensor
+    digest: str
+    damaged: Sequence[str] = ()
+
+    @classmethod
+    def of(
+        cls, train: ImageSource, test: ImageSource, form: PixelFormat, digest: str, damaged: Sequence[str] = ()
+    ) -> StreamedImages:
+        """Return the data set of two sources."""
+        labels = (torch.from_numpy(source.labels) for source in (train, test))
+        y_train, y_test = labels
+        return cls(StreamedPart(train, form), y_train, StreamedPart(test, form), y_test, digest, damaged)
+
+    def check(self, where: str, num_classes: int) -> StreamedImages:
+        """Validate the labels, and return the data set itself.
+
+        Raises:
+            UserError: one line that names the labels and what they must be.
+        """
+        for part, y in (("train", self.y_train), ("test", self.y_test)):
+            if not len(y):
+                raise UserError(f"{where}: has no {part} images; must have some")
+            if y.min() < 0 or y.max() >= num_classes:
+                raise UserError(f"{where}: y_{part} has labels {y.min()}..{y.max()}, must lie in [0, {num_classes})")
+        return self
+
+
+ImageData = Arrays | StreamedImages

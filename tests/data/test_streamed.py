@@ -1,0 +1,275 @@
+"""Streamed images: the same as in memory, for every number of workers and ranks, and errors of one line."""
+
+import os
+import shutil
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, killed_and_undisturbed, outcome, read
+from PIL import Image
+
+from ersparse import load_images
+from ersparse.config.groups import build
+from ersparse.config.options import with_defaults
+from ersparse.config.schema import DatasetSettings
+from ersparse.data import image_cache, image_folder, placement, worker_pool
+from ersparse.data.arrays import Arrays
+from ersparse.data.augmentation import augmentation_of
+from ersparse.data.epoch_plan import EpochPlan
+from ersparse.data.file_table import FileTable, ImageFile, by_name
+from ersparse.data.image_files import PixelFormat, decode
+from ersparse.data.load import load_arrays
+from ersparse.data.streamed import StreamedImages
+from ersparse.data.streamed_batches import StreamedDataLoader
+from ersparse.data.transforms import transform_of
+from ersparse.data.worker_pool import ImageReader, WorkerPool, worker_count
+from ersparse.errors import RunFailed, UserError
+from ersparse.runs.data_record import check_same_images
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_earlier_listing(tmp_path, monkeypatch):
+    """Nothing is remembered from another test, and the cache in the home folder is this test's own."""
+    image_folder._recent.clear()
+    monkeypatch.setattr(image_folder, "REUSE_LISTING_FOR", -1.0)
+    monkeypatch.setattr(image_cache, "HOME", str(tmp_path / "home"))
+
+
+def photographs(root, count=12, parts=("train", "test"), suffix="jpg"):
+    """Write `count` images of mixed sizes and formats in each class and part."""
+    for p, part in enumerate(parts):
+        for c, name in enumerate(("cat", "dog")):
+            (root / part / name).mkdir(parents=True)
+            for n in range(count):
+                random = np.random.default_rng(100 * p + 10 * c + n)
+                size = (20 + 7 * (n % 3), 18 + 5 * (n % 4))
+                pixels = Image.fromarray(random.integers(0, 256, (size[1] // 4, size[0] // 4, 3), np.uint8))
+                mode = ("RGB", "RGB", "L", "CMYK")[n % 4]
+                pixels.resize(size).convert(mode).save(root / part / name / f"{n}.{suffix}")
+    return root
+
+
+def settings(root, **keys):
+    values = with_defaults("dataset", "image_folder") | {"root": str(root), "image_size": 16} | keys
+    return build(DatasetSettings, values, "dataset.")
+
+
+def both(root, **keys):
+    """The images in memory and streamed."""
+    found = load_arrays(settings(root, in_memory=True, **keys)), load_arrays(settings(root, in_memory=False, **keys))
+    assert isinstance(found[0], Arrays) and isinstance(found[1], StreamedImages)
+    return found
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"image_size": [16, 12]}, {"image_size": [12, 16], "channels": 1}, {"resize": 20}]
+)
+def test_streamed_images_are_those_in_memory(tmp_path, keys):
+    memory, streamed = both(photographs(tmp_path), **keys)
+    for part in ("train", "test"):
+        x = getattr(streamed, f"x_{part}")
+        assert x[:].equal(getattr(memory, f"x_{part}")) and x.shape == getattr(memory, f"x_{part}").shape
+        assert getattr(streamed, f"y_{part}").equal(getattr(memory, f"y_{part}"))
+    assert streamed.x_test[3].equal(memory.x_test[3]) and streamed.x_test[[5, 1]].equal(memory.x_test[[5, 1]])
+    assert streamed.x_test[torch.tensor([], dtype=torch.long)].shape == (0, *memory.x_test.shape[1:])
+
+
+def test_what_is_read_from_the_images_is_the_same(tmp_path):
+    root = photographs(tmp_path)
+    (root / "train/cat/damaged.jpg").write_bytes(b"\xff\xd8")
+    memory = settings(root, in_memory=True, damaged="skip")
+    shutil.rmtree(root / ".ersparse")
+    assert settings(root, in_memory=False, damaged="skip") == memory.model_copy(update={"in_memory": False})
+    assert [path.suffix for path in root.glob(".ersparse/[!.]*")] == [".json"]  # pixels are not kept
+
+
+def test_large_data_sets_are_streamed(tmp_path, monkeypatch):
+    root = photographs(tmp_path)
+    made = settings(root)
+    assert not placement.is_streamed(made, (24, 24))
+    pixels = 16 * 16 * 3 * 48
+    monkeypatch.setattr(placement, "memory", lambda: 2 * pixels)
+    assert not placement.is_streamed(made, (24, 24)) and placement.is_streamed(made, (25, 24))
+    assert not placement.is_streamed(settings(root, in_memory=True), (25, 24))
+    assert placement.is_streamed(settings(root, transforms="resized_crop"), (1, 1))
+
+
+@pytest.mark.parametrize(
+    "option, keys, message",
+    [
+        ("cifar10", {"in_memory": False}, "dataset.in_memory=false: must be auto or true with dataset=cifar10"),
+        (
+            "image_folder",
+            {"in_memory": True, "transforms": "resized_crop"},
+            "dataset.in_memory=true: must be auto or fa",
+        ),
+        ("image_folder", {"in_memory": 3}, "dataset.in_memory=3: must be auto, or true or false"),
+        ("image_folder", {"workers": -1}, r"dataset.workers=-1: must be auto, or a whole number in \[0"),
+        ("image_folder", {"workers": "many"}, "dataset.workers=many: must be auto"),
+        ("image_folder", {"image_size": [3]}, r"dataset.image_size=\[3\]: must lie in .*, or be \[height, width\]"),
+        ("image_folder", {"resize": 12}, "dataset.resize=12: must be at least dataset.image_size=16"),
+        ("image_folder", {"num_classes": 3, "labels": 1}, "dataset.labels=1: no such key"),
+    ],
+)
+def test_invalid_settings_are_one_line(tmp_path, option, keys, message):
+    values = with_defaults("dataset", option) | {"root": str(photographs(tmp_path)), "image_size": 16} | keys
+    with pytest.raises(UserError, match=message) as error:
+        load_arrays(build(DatasetSettings, values, "dataset."))
+    assert "\n" not in str(error.value)
+
+
+def loader(root, workers, rank=0, world=1, epoch=0, pool=None, **keys):
+    """A loader of training images, and its pool."""
+    made = settings(root, in_memory=False, mean=[0.5] * 3, std=[0.2] * 3, channels=3, **keys)
+    data = load_arrays(made)
+    if pool is None:
+        pool = WorkerPool(ImageReader((data.x_train, data.x_test), transform_of(made), 7), workers, 64)
+    plan = EpochPlan(torch.arange(24), 10, made.size, 7, augmentation_of(made), None, rank, world)
+    return StreamedDataLoader(pool, 0, data.y_train, plan, made.mean, made.std, CPU, lambda: epoch), pool
+
+
+def test_batches_do_not_depend_on_workers_ranks_or_history(tmp_path):
+    root, keys = photographs(tmp_path), {"transforms": ["resized_crop", "trivialaugment"]}
+    reference = {epoch: list(loader(root, 0, epoch=epoch, **keys)[0]) for epoch in (0, 1)}
+    assert not reference[0][0][0].equal(reference[1][0][0])
+    for workers in (1, 2):
+        pool, state = None, torch.get_rng_state()
+        for epoch in (1, 0):
+            made, pool = loader(root, workers, epoch=epoch, pool=pool, **keys)
+            next(iter(made))  # an iteration that is given up
+            for (x, y), (expected, labels) in zip(made, reference[epoch], strict=True):
+                assert x.equal(expected) and y.equal(labels)
+            for rank in (0, 1):
+                made, pool = loader(root, workers, rank, 2, epoch, pool, **keys)
+                for (x, y), (expected, labels) in zip(made, reference[epoch], strict=True):
+                    assert x.equal(expected[rank::2]) and y.equal(labels[rank::2])
+        assert torch.get_rng_state().equal(state)
+        pool.close()
+
+
+def test_a_worker_that_dies_is_named(tmp_path):
+    made, pool = loader(photographs(tmp_path), 2)
+    batches = iter(made)
+    next(batches)
+    for process in pool._processes:
+        os.kill(process.pid, signal.SIGKILL)
+    made = loader(tmp_path, 2, pool=pool)[0]
+    start = time.monotonic()
+    with pytest.raises(RunFailed, match=r"dataset.workers=2: .* died: process \d+ ended by signal 9 \(SIGKILL\)"):
+        list(made)
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_damaged_or_removed_is_named(tmp_path, workers):
+    made, pool = loader(photographs(tmp_path), workers)
+    (tmp_path / "train/dog/3.jpg").write_bytes(b"\xff\xd8")
+    with pytest.raises(RunFailed, match="train/dog/3.jpg cannot be decoded .* by dataset.damaged=skip") as error:
+        list(made)
+    assert "\n" not in str(error.value)
+    (tmp_path / "train/dog/3.jpg").unlink()
+    with pytest.raises(RunFailed, match="train/dog/3.jpg cannot be decoded .No such file or directory"):
+        list(made)
+    pool.close()
+
+
+def test_damaged_images_are_left_out_of_both(tmp_path, caplog):
+    root = photographs(tmp_path)
+    for name in ("train/dog/3.jpg", "test/cat/0.jpg"):
+        (root / name).write_bytes((root / name).read_bytes()[:60])
+    memory, streamed = both(root, damaged="skip")
+    assert streamed.x_train[:].equal(memory.x_train) and streamed.y_test.equal(memory.y_test)
+    assert list(streamed.damaged) == list(memory.damaged) == ["train/dog/3.jpg", "test/cat/0.jpg"]
+    assert caplog.text.count("2 of 48 images cannot be decoded and are left out") == 2
+
+
+def test_a_file_table_holds_what_it_was_made_of():
+    files = [ImageFile(name, n % 3, 10 * n, 2**62 + n) for n, name in enumerate(["b/é", "a", "c/\udcff", "", "b/d"])]
+    table = FileTable.of(files)
+    assert list(table) == files and table[-1] == files[-1] and table[1:3] == files[1:3] and len(table) == 5
+    assert table.labels.tolist() == [0, 1, 2, 0, 1] and table.total_size == 100
+    assert list(table.without(["a"])) == files[:1] + files[2:]
+    with pytest.raises(IndexError):
+        table[5]
+    tables = (FileTable.of(files[:2]), FileTable.of(files[2:]))
+    assert [file.name for file in by_name(tables)] == sorted(file.name for file in files)
+    assert list(FileTable.of([])) == [] and list(by_name((FileTable.of([]),))) == []
+
+
+@pytest.mark.parametrize("size, resize", [((16, 12), None), ((12, 16), None), ((9, 30), None), ((16, 12), 20)])
+@pytest.mark.parametrize("shape", [(40, 17), (17, 40), (16, 12), (5, 6), (1, 300)])
+def test_pairs_cover_the_size_and_keep_the_centre(tmp_path, size, resize, shape):
+    """A bright square in the centre stays there, and its ratio is kept."""
+    from torchvision.transforms import v2
+
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = decode(tmp_path / "a.png", PixelFormat(size, 3, resize))
+    scale = resize / min(shape) if resize else max(size[0] / shape[0], size[1] / shape[1])
+    whole = [max(int(round(length * scale, 6)), least) for length, least in zip(shape, size, strict=True)]
+    expected = v2.CenterCrop(size)(v2.Resize(whole)(Image.fromarray(pixels)))
+    assert np.array_equal(found, np.asarray(expected))
+
+
+def test_workers_follow_from_cores_ranks_and_device(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)))
+    assert worker_count(3, 2, True) == 3 and worker_count(0, 1, True) == 0
+    assert worker_count("auto", 1, True) == worker_pool.MOST_WORKERS
+    assert worker_count("auto", 2, True) == 12 and worker_count("auto", 2, False) == 6
+    assert worker_count("auto", 48, False) == 1
+
+
+WORDS = ["dataset=image_folder", "dataset.image_size=16", *TINY, "dataset.batch_size=10", "dataset.validation=0.2"]
+
+
+def test_runs_in_memory_and_streamed_agree_bit_for_bit(launch, tmp_path):
+    """With crops and flips, which are drawn and carried out in the same way."""
+    root, found = photographs(tmp_path / "images"), []
+    for number, words in enumerate((["dataset.in_memory=true"], ["dataset.in_memory=false", "dataset.workers=0"])):
+        where = f"paths.root={tmp_path}/{number}"
+        status, printed = launch(*WORDS, f"dataset.root={root}", *words, where, "sparsity=snip", "sparsity.level=0.5")
+        assert status == 0, printed
+        (path,) = (tmp_path / str(number)).rglob("run.json")
+        found.append((path.parent, outcome(path.parent)))
+    (one, memory), (other, streamed) = found
+    assert memory == streamed and one.parts[-2:] == other.parts[-2:]
+    assert read(one)["data"]["in_memory"] and not read(other)["data"]["in_memory"]
+    assert load_images(other).x_test[:].equal(load_images(one).x_test)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["dataset.workers=1"], ["dataset.workers=2", "trainer.devices=2"]])
+def test_a_killed_streamed_run_resumes_bit_for_bit(process, tmp_path, words):
+    root = photographs(tmp_path / "images")
+    words = ["dataset=image_folder", f"dataset.root={root}", "dataset.image_size=16", "dataset.batch_size=12",
+             "dataset.transforms=[resized_crop,randaugment]", "dataset.mixup=0.2", "model.width=0.25",
+             "trainer.max_epochs=6", "method=rigl", *words]  # fmt: skip
+    (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00002")
+    assert outcome(killed) == outcome(undisturbed)
+    assert not read(killed)["data"]["in_memory"]
+
+
+class SimpleStreamed(StreamedImages):
+    """A data set of which nothing but the digest is looked at."""
+
+    root = "somewhere"
+
+    def __init__(self, digest):
+        object.__setattr__(self, "digest", digest)
+
+
+def test_changed_files_of_an_interrupted_streamed_run_are_refused():
+    """Where the digest is not part of the hash, as for dataset=imagenet."""
+    images = SimpleStreamed("b")
+    with pytest.raises(UserError, match="the images have changed since .*, their digest was a and is b; must") as error:
+        check_same_images(images, {"data": {"digest": "a"}}, SimpleNamespace(fresh=False, dataset=images))
+    assert "\n" not in str(error.value)
+    for record in (None, {}, {"data": {"digest": "b"}}, {"data": {"digest": None}}):
+        check_same_images(images, record, SimpleNamespace(fresh=False))
+    check_same_images(images, {"data": {"digest": "a"}}, SimpleNamespace(fresh=True))
