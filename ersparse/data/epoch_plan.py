@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -63,8 +64,13 @@ class EpochPlan:
     rank: int = 0
     world_size: int = 1
 
+    @cached_property
+    def batch_sizes(self) -> list[int]:
+        """Number of images of each global batch."""
+        return [len(chunk) for chunk in _global_batches(self.index, self.batch_size)]
+
     def __len__(self) -> int:
-        return len(_global_batches(self.index, self.batch_size))
+        return len(self.batch_sizes)
 
     def batches(self, epoch: int) -> Iterator[PlannedBatch]:
         """Yield the batches of an epoch."""

@@ -161,7 +161,7 @@ class Classifier(pl.LightningModule):
         if world_size() == 1:
             return loss
         loader: Any = self.trainer.train_dataloader
-        return mean_over_ranks(loss, count, loader.batch_sizes[batch_index])
+        return mean_over_ranks(loss, count, loader.plan.batch_sizes[batch_index])
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the training loss of a batch."""
