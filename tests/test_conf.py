@@ -17,6 +17,13 @@ from ersparse.data.arrays import Arrays
 
 GROUPS = [path.name for path in CONF.iterdir() if path.is_dir()]
 OPTIONS = [(group, option) for group in sorted(GROUPS) for option in options_of(group)]
+WORDS_OF = {  # beside those of the group
+    "vit_tiny": ["model.patch=8"],
+    "deit_small": ["model.patch=8"],
+    "wrn28": ["model.widen=2"],
+    "resnet50_imagenet": ["dataset=cifar10", "dataset.batch_size=20"],  # needs 32 pixels
+    "timm": ["model.width=1"],
+}
 FILES_OF = {"image_folder": write_image_folder, "torchvision": write_mnist}
 ELSEWHERE = [("trainer", "ddp"), *(each for each in OPTIONS if "theory_" in each[1])]  # below, and in theory/test_runs
 
@@ -47,7 +54,7 @@ def few_digits(monkeypatch):
 @pytest.mark.parametrize("group, option", [each for each in OPTIONS if each not in ELSEWHERE])
 def test_runs(launch, only_run, tiny_data, few_digits, group, option):
     """One epoch of a narrow network with the option, whatever it is; new ones are found here by themselves."""
-    words = [*TINY, f"dataset.root={tiny_data}", f"{group}={option}"]
+    words = [*TINY, f"dataset.root={tiny_data}", f"{group}={option}", *WORDS_OF.get(option, [])]
     if group == "dataset":
         words.append("dataset.batch_size=20")
     if group == "experiment":  # one job of those that are sweeps

@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al. 2016): a 3x3 stem, no max pooling, projection shortcuts.
+"""Residual networks (He et al. 2016) with projection shortcuts: for small images with a 3x3 stem and no max pooling.
 
 In every block the shortcut convolution is registered after the last convolution, which determines the order of the
 prunable layers.
@@ -74,6 +74,8 @@ class ResNet(nn.Module):
         channels: channels of an input image.
         width: factor on `widths`.
         classifier_bias: whether the classifier has a bias.
+        large_images: use the stem for ImageNet, a 7x7 convolution and max pooling, which both halve the image, in place
+            of a 3x3 convolution.
     """
 
     def __init__(
@@ -85,11 +87,14 @@ class ResNet(nn.Module):
         channels: int,
         width: float,
         classifier_bias: bool,
+        large_images: bool = False,
     ) -> None:
         super().__init__()
-        self.shrinks_by = 2 ** (len(depths) - 1)
+        self.shrinks_by = 2 ** (len(depths) - 1 + 2 * large_images)
         scaled = [max(1, round(unscaled * width)) for unscaled in widths]
-        self.conv1, self.bn1 = conv(channels, scaled[0], 3), nn.BatchNorm2d(scaled[0])
+        self.conv1 = conv(channels, scaled[0], 7, 2) if large_images else conv(channels, scaled[0], 3)
+        self.bn1 = nn.BatchNorm2d(scaled[0])
+        self.stem_pool = nn.MaxPool2d(3, 2, 1) if large_images else None
         stages: list[nn.Module] = []
         n_in = scaled[0]
         for number, (depth, stage_width) in enumerate(zip(depths, scaled, strict=True)):
@@ -105,6 +110,8 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, channels, side, side]."""
         x = F.relu(self.bn1(self.conv1(x)))
+        if self.stem_pool is not None:
+            x = self.stem_pool(x)
         logits: Tensor = self.classifier(self.pool(self.stages(x)))
         return logits
 
@@ -129,6 +136,18 @@ def resnet50(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
         width: factor on the number of channels of every hidden layer.
     """
     return ResNet(Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), num_classes, channels, width, classifier_bias=False)
+
+
+def resnet50_imagenet(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:
+    """Build ResNet-50 for large images: a 7x7 stem and max pooling, and the stride in the 3x3 convolutions.
+
+    Args:
+        num_classes: number of outputs.
+        channels: channels of an input image.
+        width: factor on the number of channels of every hidden layer.
+    """
+    depths, widths = (3, 4, 6, 3), (64, 128, 256, 512)
+    return ResNet(Bottleneck, depths, widths, num_classes, channels, width, classifier_bias=True, large_images=True)
 
 
 def resnet20(num_classes: int, channels: int = 3, width: float = 1.0) -> ResNet:

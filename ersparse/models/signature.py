@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 NAMES = {  # what a run knows, and the names under which networks, torchvision's and timm's too, take it
     "num_classes": ("num_classes", "n_classes", "num_labels"),
-    "channels": ("channels", "in_channels", "in_chans", "num_channels"),
+    "channels": ("in_channels", "in_chans", "num_channels", "channels"),
     "width": ("width", "width_mult"),
     "image_size": ("image_size", "img_size"),
 }
@@ -55,7 +55,7 @@ def keywords(build: Callable[..., Any], known: Mapping[str, Any], own: Mapping[s
 def _name_of(key: str, value: Any, named: Parameters, open_ended: bool) -> str | None:
     """Return the name of the parameter that takes `key`; None if there is none, and it can be done without."""
     for name in NAMES[key]:
-        if name in named and not (key == "width" and _counts_channels(named[name])):
+        if name in named and _means(key, named[name].default):
             return name
     if key == "width" and value != 1:
         raise SignatureError(
@@ -71,9 +71,15 @@ def _name_of(key: str, value: Any, named: Parameters, open_ended: bool) -> str |
     return key
 
 
-def _counts_channels(width: inspect.Parameter) -> bool:
-    """Return whether `width` is a number of channels, by its default, rather than a factor of them."""
-    return isinstance(width.default, int) and width.default != 1
+def _means(key: str, default: Any) -> bool:
+    """Return whether a parameter means what its name suggests, by its default.
+
+    A whole `width` other than 1 is a number of channels rather than a factor, and several `channels` are those of
+    layers.
+    """
+    if key == "width":
+        return not isinstance(default, int) or default == 1
+    return key != "channels" or not isinstance(default, Sequence)
 
 
 def _parameters(build: Callable[..., Any]) -> Parameters:
