@@ -38,10 +38,12 @@ def positive(text: str) -> int:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that an argument names a folder.
+    """Check that an argument names a folder that can be read.
 
     Raises:
         UserError: it does not.
     """
     if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
         raise UserError(f"{folder}: no such folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot be read (permission denied)")

@@ -20,6 +20,7 @@ from ersparse.report.analysis.flow import count_flow
 from ersparse.report.figures.density import plot_densities
 from ersparse.report.figures.flow import plot_flow
 from ersparse.report.tables.console import density_table, flow_table
+from ersparse.runs.path_errors import path_errors
 from ersparse.runs.plan import Plan
 from ersparse.runs.planner import make_plan
 from ersparse.runs.run import resolve_source
@@ -136,5 +137,7 @@ def _plan(overrides: Mapping[str, str]) -> Plan:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         words = [with_free_key(f"{key}={value}") for key, value in overrides.items()]
         config = hydra.compose("config", [*search_path(), *words])
-    settings = build(Settings, values_of(config))
-    return resolve_source(make_plan(settings), lambda: load_arrays(settings.dataset))
+    values = values_of(config)
+    with path_errors(values):
+        settings = build(Settings, values)
+        return resolve_source(make_plan(settings), lambda: load_arrays(settings.dataset))

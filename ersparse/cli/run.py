@@ -55,12 +55,12 @@ def launch() -> int:
 
 
 def _launch() -> int:
-    use_config_folders(sys.argv[1:])
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text())
-        return 0
-    tie_to_parent()
     try:
+        use_config_folders(sys.argv[1:])
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(help_text())
+            return 0
+        tie_to_parent()
         sys.argv[1:] = for_hydra_parser(sys.argv[1:])
         _task()
     except SystemExit as exit_:

@@ -93,7 +93,7 @@ def _queued_jobs(folder: Path) -> dict[Path, Any]:
 
     try:
         return list_queue(folder)
-    except UserError:
+    except (UserError, OSError):
         return {}
 
 

@@ -30,9 +30,16 @@ _user_folders: tuple[Path, ...] = ()
 
 
 def use_config_folders(arguments: Sequence[str]) -> None:
-    """Take the user's own configuration folders from a command line, and make their Python modules importable."""
+    """Take the user's own configuration folders from a command line, and make their Python modules importable.
+
+    Raises:
+        UserError: one of them may not be read. That one does not exist is left to Hydra to say.
+    """
     global _user_folders
     _user_folders = tuple(dict.fromkeys(Path(os.path.abspath(folder)) for folder in _config_folders(arguments)))
+    for folder in _user_folders:
+        if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+            raise UserError(f"--config-dir={folder}: cannot be read (permission denied)")
     sys.path += [str(folder) for folder in _user_folders if str(folder) not in sys.path]
 
 

@@ -86,7 +86,7 @@ def logging_to(path: Path | None, console: Console | None) -> Iterator[None]:
     log.setLevel(logging.DEBUG)
     handlers: list[logging.Handler] = [_ToConsole(console)] if console else []
     if path:
-        file = _ToFile(path, encoding="utf-8")
+        file = _ToFile(path, encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         handlers.append(file)
     for handler in handlers:

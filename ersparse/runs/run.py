@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from ersparse.config.command_line import command
 from ersparse.config.groups import build
 from ersparse.config.schema import Settings, TrainerSettings
+from ersparse.config.types import plain
 from ersparse.config.warmup import length
 from ersparse.data.batches import EVALUATION_BATCH_SIZE
 from ersparse.data.epoch_plan import batches_in, smallest_batch
@@ -30,6 +31,7 @@ from ersparse.runs.device_errors import device_errors
 from ersparse.runs.dry_run import dry_run
 from ersparse.runs.lifecycle import disk_errors, execute
 from ersparse.runs.network import initial_network
+from ersparse.runs.path_errors import path_errors
 from ersparse.runs.plan import Plan
 from ersparse.runs.planner import make_plan
 from ersparse.runs.record import NetworkRecord, RunRecord
@@ -57,10 +59,11 @@ def run(config: Mapping[str, Any]) -> Path:
         KeyboardInterrupt: the run was interrupted, and can be resumed.
     """
     with screen.logging_to(None, screen.make_console()), interruptible():
-        plain = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-        settings = build(Settings, plain)  # type: ignore[arg-type]
-        method = method_of(settings)
-        return method.run(settings) if isinstance(method, Standalone) else run_plan(make_plan(settings))
+        values = plain(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config)
+        with path_errors(values):
+            settings = build(Settings, values)
+            method = method_of(settings)
+            return method.run(settings) if isinstance(method, Standalone) else run_plan(make_plan(settings))
 
 
 def run_plan(plan: Plan) -> Path:

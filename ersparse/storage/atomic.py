@@ -30,13 +30,21 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically."""
-    write_bytes(path, text.encode())
+    """Write `text` as UTF-8, atomically.
+
+    Bytes of a path that are not characters of the locale, which Python reads as surrogates, are written as they are.
+    """
+    write_bytes(path, text.encode(errors="surrogateescape"))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically; numbers that are not finite become null."""
-    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(finite(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON has to be valid UTF-8; escaped, it is read back as it was
+        text = json.dumps(finite(value), indent=1, allow_nan=False) + "\n"
+    write_text(path, text)
 
 
 def finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ from ersparse.config.groups import build
 from ersparse.config.schema import Settings, TrainerSettings
 from ersparse.errors import UserError
 from ersparse.lightning.auto_settings import resolve
+from ersparse.runs.path_errors import path_errors
 from ersparse.runs.plan import Plan
 from ersparse.runs.planner import make_plan
 from ersparse.sources.iterative_run import IterativeRunSource
@@ -33,8 +34,10 @@ def build_jobs(override_lists: Sequence[Sequence[str]], composer: Composer, loca
     """
     found: dict[tuple[str | None, str, int], tuple[Job, Settings]] = {}
     for overrides in override_lists:
-        settings = build(Settings, composer.compose(overrides))
-        plan = make_plan(settings)
+        values = composer.compose(overrides)
+        with path_errors(values):
+            settings = build(Settings, values)
+            plan = make_plan(settings)
         job = _job(overrides, plan, local)
         first, first_settings = found.setdefault((settings.experiment, plan.hash, settings.seed), (job, settings))
         _check_equal_outside_identity(first, first_settings, settings)

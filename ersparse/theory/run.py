@@ -17,7 +17,7 @@ from ersparse.config.types import Count, In
 from ersparse.methods.base import Standalone
 from ersparse.runs import console as screen
 from ersparse.runs.identity import run_hash
-from ersparse.runs.lifecycle import execute
+from ersparse.runs.lifecycle import disk_errors, execute
 from ersparse.runs.record import RunRecord
 from ersparse.sparse.rng import generator
 from ersparse.storage.atomic import write_json
@@ -48,16 +48,22 @@ class Theory(Standalone):
         elif done and done["state"] == "done" and not settings.fresh:
             console.print(f"already done: {job.folder.path}", markup=False)
         else:
-            execute(
-                job.folder,
-                job.title,
-                fresh=settings.fresh,
-                is_done=lambda record: bool(record["state"] == "done"),
-                start=lambda before: RunRecord(job.folder, job.hash, settings.seed, job.config, len(job.cells)),
-                work=lambda record: _work(job, record, console),
-                resume_hint="the same command resumes after the last finished cell",
-            )
+            with disk_errors(job.folder):
+                _execute(job, settings, console)
         return job.folder.path
+
+
+def _execute(job: TheoryRun, settings: Settings, console: Any) -> None:
+    """Measure the cells under the lock of the folder."""
+    execute(
+        job.folder,
+        job.title,
+        fresh=settings.fresh,
+        is_done=lambda record: bool(record["state"] == "done"),
+        start=lambda before: RunRecord(job.folder, job.hash, settings.seed, job.config, len(job.cells)),
+        work=lambda record: _work(job, record, console),
+        resume_hint="the same command resumes after the last finished cell",
+    )
 
 
 class TheoryRun:

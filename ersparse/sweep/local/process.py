@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ersparse.config.options import LAUNCH, PACKAGE
+from ersparse.errors import UserError
 
 COMMAND = [str(LAUNCH)] if LAUNCH.is_file() else ["-m", "ersparse", "run"]
 SERVE = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); from ersparse.cli.fork_server import serve; serve()"
@@ -103,14 +104,20 @@ class ForkedProcess:
 
 
 def _create(log: Path) -> None:
-    """Create an empty log. Another sweep over the same root may remove its empty folder at any moment."""
+    """Create an empty log. Another sweep over the same root may remove its empty folder at any moment.
+
+    Raises:
+        UserError: the root cannot be written.
+    """
     for attempt in range(3):
-        log.parent.mkdir(parents=True, exist_ok=True)
         try:
+            log.parent.mkdir(parents=True, exist_ok=True)
             return log.touch()
         except FileNotFoundError:
             if attempt == 2:
                 raise
+        except OSError as error:
+            raise UserError(f"paths.root: {log.parent} cannot be written ({error.strerror})") from None
 
 
 def _start_python(
