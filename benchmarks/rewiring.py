@@ -49,7 +49,7 @@ def _measure_model(model: str, rounds: int) -> Iterator[Measurement]:
     optimizer = torch.optim.SGD(network.parameters(), 0.0, 0.9, fused=True)
     parts = {
         "step": plain_step(network, optimizer, settings),
-        "update": lambda: rewiring._update_and_report(rewiring.rules.delta_t, network, optimizer.state),
+        "update": lambda: rewiring.update_and_report(rewiring.rules.delta_t, network, optimizer.state),
         "sorted": lambda: sort_update(network, 0.3),
     }
     seconds = interleave(parts, rounds)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ersparse.errors import UserError
     from ersparse.export.predictor import load_sparse
     from ersparse.lightning.callbacks import FixedMask
+    from ersparse.loops.rewire import rewire
     from ersparse.runs.run import run
     from ersparse.sparse.keep import keep as keep_masks
     from ersparse.sparse.mask import remove_masks
@@ -23,6 +24,7 @@ __all__ = [
     "load_images",
     "load_sparse",
     "remove_masks",
+    "rewire",
     "run",
     "sparsify",
 ]
@@ -35,6 +37,7 @@ _TARGETS = {
     "load_images": "ersparse.api:load_images",
     "load_sparse": "ersparse.export.predictor:load_sparse",
     "remove_masks": "ersparse.sparse.mask:remove_masks",
+    "rewire": "ersparse.loops.rewire:rewire",
     "run": "ersparse.runs.run:run",
     "sparsify": "ersparse.api:sparsify",
 }

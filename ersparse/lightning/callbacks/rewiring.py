@@ -3,65 +3,28 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, MutableMapping
-from functools import partial
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ersparse.config.rewiring_rules import RewiringRules
-from ersparse.distributed.collectives import average
 from ersparse.lightning.callbacks.loss_scaling import overflowed_before_step, overflowed_in_step
 from ersparse.lightning.callbacks.masks import network_of
-from ersparse.sparse import rewiring, schedules
-from ersparse.sparse.keep import record_dense_gradients, take_dense_gradients
-from ersparse.sparse.layers import Layer
-from ersparse.sparse.mask import Masks, attach, density_of, masks_of
-from ersparse.sparse.rng import generator
-from ersparse.sparse.transfer import counts, to_device
+from ersparse.loops.mask_updates import MaskUpdates, States
+from ersparse.sparse.mask import attach, density_of, masks_of
+
+__all__ = ["Rewiring", "States"]
 
 log = logging.getLogger(__name__)
 
-States = MutableMapping[Tensor, Any]  # parameter -> optimizer state
-Listener = Callable[[int, nn.Module, Mapping[str, rewiring.Change]], None]
 
-
-class Rewiring(pl.Callback):
+class Rewiring(MaskUpdates, pl.Callback):
     """Updates the masks after every `delta_t`-th optimizer step, or in place of it (`skip_step`).
 
-    With precision 16-mixed, an update whose gradients have overflowed is left out, like the optimizer step.
-
-    An update prunes by `ersparse.sparse.rewiring.prune_globally` while the density falls, and then drops and grows by
-    `ersparse.sparse.rewiring.update`; `apply` of the same module carries out each change.
-
-    Updates follow from the step and the state of the network alone, so a resumed run continues exactly. Dense gradients
-    are those of the backward pass of the same step, accumulated over batches and averaged over ranks. They are recorded
-    in the steps of updates only (`ersparse.sparse.keep.record_dense_gradients`); the optimizer and gradient clipping
-    see the gradients of kept weights.
-
-    Args:
-        rules: settings of rewiring.
-        layers: prunable layers of the network.
-        seed: seed of random growth and of flow repair.
-
-    Attributes:
-        listeners: functions called after each update with (step, network, changes by layer name).
-        start_density: realised density when training started.
-        rewiring_end: end of rewiring in optimizer steps, possibly fractional; updates happen at steps before it.
-        last_pruning_step: the last step at which weights are pruned.
-        recording: whether dense gradients are recorded.
+    A resumed run continues exactly. With precision 16-mixed, an update whose gradients have overflowed is left out,
+    like the optimizer step.
     """
-
-    def __init__(self, rules: RewiringRules, layers: list[Layer], seed: int) -> None:
-        self.rules, self.layers, self.seed = rules, {layer.name: layer for layer in layers}, seed
-        self.start_density: float | None = None
-        self.listeners: list[Listener] = []
-        self.recording = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach full masks to a dense network, which then becomes sparse by pruning."""
@@ -74,21 +37,16 @@ class Rewiring(pl.Callback):
         network = network_of(pl_module)
         if self.start_density is None:
             self.start_density = density_of(masks_of(network))
-        steps = int(trainer.estimated_stepping_batches)
-        self.rewiring_end = self.rules.t_end * steps
-        self.last_pruning_step = math.floor(self.rules.prune_until * steps / self.rules.delta_t) * self.rules.delta_t
-        if self.rules.delta_t >= self.rewiring_end and trainer.is_global_zero:
-            log.warning(
-                "method.delta_t: %d steps, but rewiring ends with step %d of %d; nothing will be rewired",
-                self.rules.delta_t, math.ceil(self.rewiring_end) - 1, steps,
-            )  # fmt: skip
+        unused = self.plan(int(trainer.estimated_stepping_batches))
+        if unused and trainer.is_global_zero:
+            log.warning("method.delta_t: %s", unused)
         self.hook = None
         if not self.rules.skip_step:
 
             def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                 step = trainer.global_step + 1
                 if self.is_due(step) and not overflowed_in_step(optimizer):
-                    self._update_and_report(step, network, optimizer.state)
+                    self.update_and_report(step, network, optimizer.state)
 
             self.hook = trainer.optimizers[0].register_step_post_hook(after_step)
 
@@ -97,18 +55,13 @@ class Rewiring(pl.Callback):
     ) -> None:
         """Record dense gradients from the first batch on of a step that grows by them."""
         if not self.recording:
-            self._record_if_due(trainer, pl_module)
+            self.record_if_due(trainer.global_step + 1, network_of(pl_module))
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
         """Start the record anew together with the gradients, or drop that of a step that did not take place."""
         if self.recording:
-            take_dense_gradients(self._weights(network_of(pl_module)))
-            self._record_if_due(trainer, pl_module)
-
-    def _record_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.recording = self.rules.grow == "gradient" and self.rewires(trainer.global_step + 1)
-        if self.recording:
-            record_dense_gradients(self._weights(network_of(pl_module)).values())
+            self.drop_record(network_of(pl_module))
+            self.record_if_due(trainer.global_step + 1, network_of(pl_module))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -116,7 +69,7 @@ class Rewiring(pl.Callback):
         """Update in place of the optimizer's step, if `skip_step` is set: without gradients, the step does nothing."""
         step = trainer.global_step + 1
         if self.rules.skip_step and self.is_due(step) and not overflowed_before_step(trainer, optimizer):
-            self._update_and_report(step, network_of(pl_module), optimizer.state)
+            self.update_and_report(step, network_of(pl_module), optimizer.state)
             for parameter in pl_module.parameters():
                 parameter.grad = None
 
@@ -129,106 +82,3 @@ class Rewiring(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.start_density = state_dict["start_density"]
-
-    def prunes(self, step: int) -> bool:
-        """Return whether `step`, counted from 1, lowers the density."""
-        due = step % self.rules.delta_t == 0 and self.rules.final_density is not None
-        return due and step <= self.last_pruning_step
-
-    def rewires(self, step: int) -> bool:
-        """Return whether `step`, counted from 1, drops and grows weights."""
-        return step % self.rules.delta_t == 0 and step < self.rewiring_end
-
-    def is_due(self, step: int) -> bool:
-        """Return whether `step`, counted from 1, updates the masks."""
-        return self.prunes(step) or self.rewires(step)
-
-    def _update_and_report(self, step: int, network: nn.Module, states: States) -> None:
-        """Update the masks, and call the listeners."""
-        before = {name: mask.clone() for name, mask in masks_of(network).items()}
-        self._update(step, network, states)
-        changes = {name: rewiring.difference(before[name], mask) for name, mask in masks_of(network).items()}
-        for listener in self.listeners:
-            listener(step, network, changes)
-
-    def _update(self, step: int, network: nn.Module, states: States) -> None:
-        active = counts(masks_of(network))
-        if self.prunes(step):
-            self._prune(step, network, states, active)
-            active = counts(masks_of(network)) if self.rewires(step) else {}
-        if self.rewires(step):
-            self._rewire(step, network, states, active)
-
-    def _prune(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
-        """Prune globally by magnitude to exactly the density of the schedule."""
-        rules, masks = self.rules, masks_of(network)
-        assert rules.final_density is not None and self.start_density is not None
-        part = step / self.last_pruning_step
-        density = schedules.pruned_density(self.start_density, rules.final_density, part, rules.schedule)
-        count = round(density * sum(mask.numel() for mask in masks.values()))
-        keep = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
-        for name, change in rewiring.prune_globally(masks, keep, count, active).items():
-            self._apply(change, name, masks[name], network, states, step)
-
-    def _rewire(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
-        """Drop and grow as many weights in each layer."""
-        rules, masks = self.rules, masks_of(network)
-        fraction = schedules.drop_fraction(
-            rules.drop_fraction, rules.final_fraction, step / self.rewiring_end, rules.decay
-        )
-        drop = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
-        dense = self._dense_gradients(network)
-        changes = {}
-        for name, count in self._drop_counts(masks, drop, fraction, active).items():
-            if count:
-                grow = self._grow_scores(step, name, network, dense)
-                changes[name] = rewiring.update(masks[name], drop[name], grow, count, rules.regrow, active[name])
-        if rules.keep_flow:
-            random = partial(self._flow_generator, step)
-            changes = rewiring.repair_changes(changes, masks, self.layers, random)
-        for name, change in changes.items():
-            self._apply(change, name, masks[name], network, states, step)
-
-    def _flow_generator(self, step: int, name: str) -> np.random.Generator:
-        return generator(self.seed, name, "flow", str(step))
-
-    def _drop_counts(
-        self, masks: Masks, drop: dict[str, Tensor], fraction: float, active: dict[str, int]
-    ) -> dict[str, int]:
-        if self.rules.scope == "global":
-            return rewiring.global_drop_counts(masks, drop, fraction, self.rules.regrow, active)
-        return {
-            name: rewiring.drop_count(active[name], mask.numel(), fraction, self.rules.regrow)
-            for name, mask in masks.items()
-        }
-
-    def _dense_gradients(self, network: nn.Module) -> dict[str, Tensor]:
-        """Return the dense gradients of this step by layer name, averaged over ranks; empty if growth is random."""
-        if self.rules.grow == "random":
-            return {}
-        weights, self.recording = self._weights(network), False
-        recorded = take_dense_gradients(weights)
-        average(recorded.values())
-        # without the gradient hooks of FixedMask, the gradients themselves are dense
-        return recorded | {name: w.grad for name, w in weights.items() if name not in recorded and w.grad is not None}
-
-    def _grow_scores(self, step: int, name: str, network: nn.Module, dense: dict[str, Tensor]) -> Tensor:
-        if self.rules.grow == "random":
-            weight = network.get_parameter(name)
-            scores = rewiring.random_growth_scores(tuple(weight.shape), self.seed, name, step)
-            return to_device(scores, weight.device)
-        return rewiring.magnitude(dense[name])
-
-    def _weights(self, network: nn.Module) -> dict[str, Tensor]:
-        return {name: network.get_parameter(name) for name in masks_of(network)}
-
-    def _apply(
-        self, change: rewiring.Change, name: str, mask: Tensor, network: nn.Module, states: States, step: int
-    ) -> None:
-        """Apply a change to mask, weight and optimizer state of one layer."""
-        weight, values = network.get_parameter(name), None
-        if self.rules.grown_value == "random":
-            drawn = generator(self.seed, name, "grown", str(step)).standard_normal(tuple(weight.shape))
-            values = torch.from_numpy(drawn * (2 / self.layers[name].fan_in) ** 0.5)
-        reset_state = self.rules.grown_state == "zero"
-        rewiring.apply(change, mask, weight, states.get(weight, {}), values, reset_state)
