@@ -85,7 +85,7 @@ def list_folder(root: Path, test: float | None, split_seed: int) -> FolderListin
     train_name, train = _find(root, TRAIN_NAMES)
     test_name, held_out = _find(root, TEST_NAMES) if train_name else (None, {})
     if train_name is None:
-        train = _by_class(root, root)
+        train = images_by_class(root, root)
         _check_tree(where, train)
     _check_fraction(where, test, train_name, test_name)
     if len(train) < 2:
@@ -94,14 +94,14 @@ def list_folder(root: Path, test: float | None, split_seed: int) -> FolderListin
         _check_same_classes(where, train_name, train, test_name, held_out)
     if test is not None:
         train, held_out = _split(where, train, test, split_seed)
-    return FolderListing(root, tuple(sorted(train)), _labelled(train), _labelled(held_out))
+    return FolderListing(root, tuple(sorted(train)), labelled(train), labelled(held_out))
 
 
 def _find(root: Path, names: Iterable[str]) -> tuple[str | None, Classes]:
     """Return the first folder in `root` with one of these names, in any case, that has folders with images."""
     present = {entry.name.lower(): entry.name for entry in _entries(root) if entry.is_dir()}
     for name in names:
-        if name in present and (found := _by_class(root, root / present[name])):
+        if name in present and (found := images_by_class(root, root / present[name])):
             return present[name], found
     return None, {}
 
@@ -148,7 +148,7 @@ def _split(where: str, classes: Classes, fraction: float, seed: int) -> tuple[Cl
     return train, test
 
 
-def _labelled(classes: Classes) -> FileTable:
+def labelled(classes: Classes) -> FileTable:
     """Return the images sorted by class and name, with their labels."""
     return FileTable.of(
         file._replace(label=label)
@@ -157,14 +157,14 @@ def _labelled(classes: Classes) -> FileTable:
     )
 
 
-def _by_class(root: Path, folder: Path) -> dict[str, FileTable]:
+def images_by_class(root: Path, folder: Path) -> dict[str, FileTable]:
     """Return the images in each folder of `folder` that has some."""
     folders = (entry for entry in _entries(folder) if entry.is_dir())
-    found = {entry.name: FileTable.of(_images(f"{root}/", entry.path, frozenset())) for entry in folders}
+    found = {entry.name: FileTable.of(images_below(f"{root}/", entry.path, frozenset())) for entry in folders}
     return {name: files for name, files in found.items() if len(files)}
 
 
-def _images(root: str, folder: str, above: frozenset[str]) -> Iterator[ImageFile]:
+def images_below(root: str, folder: str, above: frozenset[str]) -> Iterator[ImageFile]:
     """Yield the images below a folder; a link to a folder that it lies in is left out."""
     here = os.path.realpath(folder)
     if here in above:
@@ -172,7 +172,7 @@ def _images(root: str, folder: str, above: frozenset[str]) -> Iterator[ImageFile
     above = above.union([here], map(str, Path(here).parents))
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _images(root, entry.path, above)
+            yield from images_below(root, entry.path, above)
         elif entry.name.lower().endswith(SUFFIXES) and (file := _image_file(root, entry)):
             yield file
 

@@ -93,8 +93,10 @@ def describe(dataset: DatasetSettings, unknown: Collection[str]) -> dict[str, An
     }
     if {"mean", "std"} & set(unknown):
         form = PixelFormat(dataset.size, channels, dataset.resize)
-        streamed = is_streamed(dataset, found["images"])
-        statistics = _scanned(listing, form, own) if streamed else _cache(listing, form, own.damaged).statistics()
+        if is_streamed(dataset, found["images"]):
+            statistics = _scanned(listing, form, own.damaged)
+        else:
+            statistics = _cache(listing, form, own.damaged).statistics()
         found |= statistics._asdict()
     return {key: found[key] for key in unknown}
 
@@ -113,18 +115,28 @@ def stream(root: Path, download: bool, *, form: PixelFormat, **own: Any) -> Stre
     Raises:
         UserError: as `load`.
     """
+    settings = build(FolderSettings, own, "dataset.")
+    return stream_listing(_recently_listed(root, settings), form, settings.damaged)
+
+
+def stream_listing(listing: FolderListing, form: PixelFormat, damaged: str) -> StreamedImages:
+    """Return the images of a listing, which are decoded whenever they are read.
+
+    Args:
+        listing: of the images.
+        form: of the decoded images.
+        damaged: "skip" decodes all images once before, and leaves out those that are damaged; "error" does not.
+    """
     from ersparse.data.streamed import FileSource, StreamedImages
 
-    settings = build(FolderSettings, own, "dataset.")
-    listing = _recently_listed(root, settings)
-    damaged = _scanned(listing, form, settings).damaged if settings.damaged == "skip" else []
-    if damaged:
-        log.warning(f"dataset.damaged=skip: {left_out(damaged, listing)}")
+    names = _scanned(listing, form, damaged).damaged if damaged == "skip" else []
+    if names:
+        log.warning(f"dataset.damaged=skip: {left_out(names, listing)}")
 
     def source(files: FileTable) -> FileSource:
-        return FileSource(str(root), files.without(damaged))
+        return FileSource(str(listing.root), files.without(names))
 
-    return StreamedImages.of(source(listing.train), source(listing.test), form, listing.digest, damaged)
+    return StreamedImages.of(source(listing.train), source(listing.test), form, listing.digest, names)
 
 
 @streamed_by(stream)
@@ -144,15 +156,28 @@ def load(root: Path, download: bool, *, form: PixelFormat, **own: Any) -> Arrays
     Raises:
         UserError: there are too few images, images are damaged, or they are not those of `digest`.
     """
+    settings = build(FolderSettings, own, "dataset.")
+    return load_listing(settings.list(root), form, settings.damaged)
+
+
+def load_listing(listing: FolderListing, form: PixelFormat, damaged: str) -> Arrays:
+    """Load the images of a listing from their cache, which is made if it is missing.
+
+    Args:
+        listing: of the images.
+        form: of the decoded images.
+        damaged: what happens to images that cannot be decoded: "error", or "skip", which leaves them out.
+
+    Raises:
+        UserError: images are damaged, or the cache cannot be written.
+    """
     from ersparse.data.npz_cache import read_npz
 
-    settings = build(FolderSettings, own, "dataset.")
-    listing = settings.list(root)
-    cache = _cache(listing, form, settings.damaged)
-    damaged = cache.statistics().damaged
-    if damaged:
-        log.warning(f"dataset.damaged=skip: {left_out(damaged, listing)}")
-    return dataclasses.replace(read_npz(cache.path), damaged=damaged)
+    cache = _cache(listing, form, damaged)
+    names = cache.statistics().damaged
+    if names:
+        log.warning(f"dataset.damaged=skip: {left_out(names, listing)}")
+    return dataclasses.replace(read_npz(cache.path), damaged=names)
 
 
 def _cache(listing: FolderListing, form: PixelFormat, damaged: str) -> ImageCache:
@@ -161,10 +186,10 @@ def _cache(listing: FolderListing, form: PixelFormat, damaged: str) -> ImageCach
     return ImageCache(listing.root, f"{form.key}-{damaged}-{listing.version}", decoder.decode)
 
 
-def _scanned(listing: FolderListing, form: PixelFormat, own: FolderSettings) -> Statistics:
+def _scanned(listing: FolderListing, form: PixelFormat, damaged: str) -> Statistics:
     """Return the statistics of images that are streamed; they are decoded if that has not been done yet."""
-    decoder = FolderDecoder(listing, form, own.damaged)
-    return kept_statistics(listing.root, f"{form.key}-{own.damaged}-{listing.version}", decoder.scan)
+    decoder = FolderDecoder(listing, form, damaged)
+    return kept_statistics(listing.root, f"{form.key}-{damaged}-{listing.version}", decoder.scan)
 
 
 # until when a listing may be used again, and how long it took

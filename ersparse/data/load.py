@@ -43,6 +43,7 @@ def _call(function: Any, dataset: DatasetSettings) -> Any:
     fields = {
         "image_size": dataset.image_size,
         "channels": dataset.channels,
+        "num_classes": dataset.num_classes,
         "form": PixelFormat(dataset.size, dataset.channels, dataset.resize),
     }
     takes = inspect.signature(function).parameters
