@@ -2,6 +2,7 @@
 
     python -m benchmarks [step pipeline masks rewiring checkpoint startup report seeds compiled] [--models resnet18 ...]
                          [--rounds N] [--processor] [--json FILE]
+    python -m benchmarks gpu-report SUMMARY     the table of benchmarks/gpu.sh
 
 All alternatives are interleaved. README.md in this folder explains the output.
 """
@@ -12,10 +13,12 @@ import argparse
 import importlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
 
+from benchmarks import gpu_report
 from benchmarks.hardware_limits import machine_name
 from benchmarks.interleaved import PROCESSOR_TIME, TABLE_HEADER
 
@@ -48,4 +51,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["gpu-report"]:
+        gpu_report.main(sys.argv[2])
+    else:
+        main()
