@@ -15,6 +15,7 @@ from torch import nn
 from ersparse.config.groups import build
 from ersparse.config.options import options_of, with_defaults
 from ersparse.config.schema import DatasetSettings, ModelSettings
+from ersparse.config.types import plain
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed import ImageData
 from ersparse.errors import UserError
@@ -99,10 +100,15 @@ def sparsify(
         >>> network = torchvision.models.resnet18()
         >>> masks, record = ersparse.sparsify(network, density="erk", level=0.95)
     """
+    if not isinstance(module, nn.Module):
+        raise UserError(f"module={module!r}: must be a torch.nn.Module")
+    level, budget, seed = plain(level), plain(budget), plain(seed)
+    if not isinstance(seed, int):
+        raise UserError(f"seed={seed}: must be an integer")
     module = unwrapped(module)
     check_not_sharded(module)
     layers = _layers(module)
-    if isinstance(flow, str):
+    if not callable(flow):
         _one_of("flow", flow, REPAIRS)
     _one_of("sampling", sampling, SAMPLERS)
     if (flow, sampling) == ("resample", "exact"):
@@ -224,10 +230,14 @@ def _densities(
         DensityError: the rule cannot meet the budget, or returns densities that are not valid.
     """
     if not (isinstance(level, (int, float)) and 0 <= level < 1):
-        raise UserError(f"level={level}: must lie in [0, 1)")
+        raise UserError(f"level={level}: must lie in [0, 1), as a number")
     total = sum(layer.size for layer in layers)
     if budget is not None and not (isinstance(budget, int) and len(layers) <= budget <= total):
-        raise UserError(f"budget={budget}: must lie in [{len(layers)}, {total}], from one weight a layer to all")
+        raise UserError(
+            f"budget={budget}: must lie in [{len(layers)}, {total}], from one weight a layer to all, as an integer"
+        )
+    if not (isinstance(density, str | Mapping) or callable(density)):
+        raise UserError(f"density={density}: must be a name, a function, or a mapping from parameter name to density")
     rule: DensityFunction = _density_function(density) if isinstance(density, str) else density  # type: ignore[assignment]
     if isinstance(density, Mapping):
         rule = partial(densities.from_file, file=density)

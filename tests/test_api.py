@@ -4,6 +4,7 @@ import copy
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -306,6 +307,21 @@ def pruned():
     return prune.random_unstructured(nn.Linear(4, 4), "weight", 0.5)
 
 
+@pytest.mark.parametrize("number", [np.int64, torch.tensor, np.array], ids=["numpy", "torch", "array"])
+def test_numbers_of_numpy_and_pytorch_are_numbers(number):
+    """They used to draw other masks, since the seed entered the generator as it is printed."""
+    expected = ersparse.sparsify(Small(), budget=60, flow="none", seed=3).record["mask_sha256"]
+    found = ersparse.sparsify(Small(), budget=number(60), flow="none", seed=number(3))
+    assert found.record["mask_sha256"] == expected
+    assert ersparse.sparsify(Small(), level=np.float32(0.5), flow="none").record["sparsity"]["nominal"] == 0.5
+
+
+@pytest.mark.parametrize("module", [None, 3, nn.Linear, torch.zeros(3)])
+def test_what_is_no_module_is_refused(module):
+    with pytest.raises(UserError, match="^module=.*: must be a torch.nn.Module$"):
+        ersparse.sparsify(module)
+
+
 @pytest.mark.parametrize(
     "module, options, message",
     [
@@ -321,7 +337,12 @@ def pruned():
         (Small, {"budget": 3}, "budget=3: must lie in [4, "),
         (Small, {"density": "snap"}, "density=snap: must be one of balanced, dense, er, erk, pyramidal, uniform"),
         (Small, {"density": {"a.weight": 0.5}}, "layer grouped.weight: density missing"),
-        (Small, {"level": "0.9"}, "level=0.9: must lie in [0, 1)"),
+        (Small, {"level": "0.9"}, "level=0.9: must lie in [0, 1), as a number"),
+        (Small, {"budget": 9.0}, "to all, as an integer"),
+        (Small, {"seed": 1.5}, "seed=1.5: must be an integer"),
+        (Small, {"seed": None}, "seed=None: must be an integer"),
+        (Small, {"density": [0.5] * 4}, "density=[0.5, 0.5, 0.5, 0.5]: must be a name, a function, or a mapping"),
+        (Small, {"flow": 3}, "flow=3: must be one of none, add, move, resample, released"),
         (Small, {"density": "dense", "level": 5.0}, "level=5.0: must lie in [0, 1)"),
         (Small, {"density": lambda layers, density: [1.7] * 4}, "layer a.weight: density 1.7, must lie in [0, 1]"),
         (Small, {"density": lambda layers, density: [0.5] * 3}, "returned 3 densities for 4 layers"),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,8 @@ def read(path: Path) -> tuple[FoldedNetwork, InputSpec]:
 
 def _read_verified(path: Path) -> tuple[dict[str, str], NamedArrays]:
     """Return metadata and tensors of a file whose format, version and checksum are right."""
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder; must be a file written by `ersparse export`")
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}

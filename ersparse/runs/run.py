@@ -60,6 +60,8 @@ def run(config: Mapping[str, Any]) -> Path:
     """
     with screen.logging_to(None, screen.make_console()), interruptible():
         values = plain(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config)
+        if not isinstance(values, Mapping):
+            raise UserError(f"config={values}: must be a mapping of groups and keys, as hydra.compose returns")
         with path_errors(values):
             settings = build(Settings, values)
             method = method_of(settings)

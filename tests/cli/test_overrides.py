@@ -152,6 +152,12 @@ def test_numbers_of_numpy_and_pytorch_and_paths_are_taken(tmp_path):
     assert json.loads((folder / "run.json").read_text())["config"]["optimizer"]["milestones"] == [0.5, 0.75]
 
 
+@pytest.mark.parametrize("config", [None, 3, "seed=3", [1]])
+def test_what_is_no_configuration_is_refused(config):
+    with pytest.raises(ersparse.UserError, match="^config=.*: must be a mapping of groups and keys"):
+        ersparse.run(config)
+
+
 @pytest.mark.parametrize("path", [
     "/data/epoch=3-acc=0.9", "/data/My Drive (1)/run", "/data/[old]/run", "/data/{a}/run", "/data/it's/run",
     "/data/ünïcode/run", "relative run/", "/data/trailing/",

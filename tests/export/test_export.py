@@ -107,6 +107,7 @@ def with_metadata(path, **changes):
         (lambda path: with_metadata(path, version="2"), "network.sparse: version 2, must be 1; export the run again"),
         (lambda path: save_file({"a": np.zeros(1)}, path), "network.sparse: is not a sparse network; must be a file"),
         (lambda path: path.write_text("hello"), "network.sparse: damaged ("),
+        (lambda path: path.unlink() or path.mkdir(), "network.sparse: is a folder; must be a file"),
         (lambda path: path.unlink(), "network.sparse: cannot be read (No such file"),
     ],
 )

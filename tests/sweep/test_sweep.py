@@ -136,6 +136,7 @@ REFUSED = [
     ("paths.root=a,b", "paths.root=a,b: is no part of a run's identity"),
     ("hydra/launcher=basic seed,trainer.devices=[0,1],[1,2]", "trainer.devices=2: must be 1 with hydra/launcher=basic"),
     ("hydra.launcher.slots=0 seed=0,1", "hydra.launcher.slots=0: must lie above 0"),
+    ("hydra.launcher.slots=1.5 seed=0,1", "hydra.launcher.slots=1.5: must lie above 0, and be an integer"),
     ("hydra.launcher.slotz=2 seed=0,1", "hydra.launcher.slotz: no such key"),
     ("seed=0,1 trainer.devices=1000", "trainer.devices=1000: must lie in [1, "),
 ]

@@ -79,7 +79,8 @@ class LocalLauncher(JobLauncher):
         for key, kind in (("slots", int), ("jobs_per_gpu", int), ("time_limit", (int, float))):
             value = getattr(self, key)
             if value is not None and not (isinstance(value, kind) and value > 0):
-                raise UserError(f"hydra.launcher.{key}={value}: must lie above 0")
+                integer = ", and be an integer" if kind is int else ""
+                raise UserError(f"hydra.launcher.{key}={value}: must lie above 0{integer}")
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def run(self, jobs: Sequence[Job]) -> int:
