@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from ersparse.config.types import plain
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed import ImageData
 from ersparse.errors import UserError
-from ersparse.locate import locate
+from ersparse.locate import locate, locate_defined
 from ersparse.models.build import NetworkSpec
 from ersparse.sparse import density as densities
 from ersparse.sparse import mask
@@ -135,17 +135,21 @@ def sparsify(
     return Sparsified(mask.masks_of(module), record)
 
 
-def load(run: str | Path) -> nn.Module:
+def load(run: str | Path, *, trust: Sequence[str] = ()) -> nn.Module:
     """Load the network of a finished run, on the CPU and in evaluation mode.
+
+    The folder may be somebody else's: its record may name networks of ersparse, torchvision and timm only.
 
     Args:
         run: path of the run folder.
+        trust: packages, modules or classes whose code the record may name besides, such as that of your own network.
 
     Returns:
         The network with its trained weights; its masks are attached as buffers, and removed weights are zero.
 
     Raises:
-        UserError: the folder holds no finished run that trained, or network.safetensors is damaged.
+        UserError: the folder holds no finished run that trained, network.safetensors is damaged, or the record names
+            code that is not trusted.
 
     Example:
         >>> network = ersparse.load("outputs/runs/resnet20-digits-balanced0.9-fixed-0123abcd/s0")
@@ -167,7 +171,7 @@ def load(run: str | Path) -> nn.Module:
         model["width"],
         json.dumps(own),
         size if isinstance(size, int) else tuple(size),
-    ).build()
+    ).build_as_recorded(trust)
     network.load_state_dict(network_tensors(state))
     mask.attach(network, network_masks(state))
     mask.enforce(network)
@@ -175,17 +179,19 @@ def load(run: str | Path) -> nn.Module:
     return network.eval()
 
 
-def load_images(run: str | Path) -> ImageData:
+def load_images(run: str | Path, *, trust: Sequence[str] = ()) -> ImageData:
     """Load the images that a run was trained and tested on.
 
     Args:
         run: path of the run folder.
+        trust: packages, modules or functions whose code the record may name besides those of ersparse.
 
     Returns:
         Training and test images, uint8 and in the image size of the run, with their labels.
 
     Raises:
-        UserError: the folder holds no run, or the data set is not available.
+        UserError: the folder holds no run, the data set is not available, or the record names code that is not
+            trusted.
 
     Example:
         >>> images = ersparse.load_images("outputs/runs/resnet20-digits-balanced0.9-fixed-0123abcd/s0")
@@ -194,7 +200,9 @@ def load_images(run: str | Path) -> ImageData:
     record = RunFolder(Path(run)).read()
     if record is None or "dataset" not in record.get("config", {}):
         raise UserError(f"{run}: has no run.json that can be read; must be the folder of a run")
-    return load_arrays(build(DatasetSettings, record["config"]["dataset"], "dataset."))
+    dataset = record["config"]["dataset"]
+    locate_defined(str(dataset.get("_target_")), ["ersparse.data"], trust, "dataset._target_")
+    return load_arrays(build(DatasetSettings, dataset, "dataset."))
 
 
 def _layers(module: nn.Module) -> list[Layer]:

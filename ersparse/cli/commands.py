@@ -26,8 +26,9 @@ ersparse report [folder]
     write tables and plots of the runs below a folder (default: outputs), beside the paper's numbers
 ersparse rewiring <run folder> [out=rewiring.png]
     plot how rewiring changed each layer during a run
-ersparse export <run folder> [--format sparse|onnx] [--out FILE] [--benchmark]
-    write the network of a finished run as a file for prediction; --benchmark compares speed and size with dense
+ersparse export <run folder> [--format sparse|onnx] [--out FILE] [--benchmark] [--trust PACKAGE]
+    write the network of a finished run as a file for prediction; --benchmark compares speed and size with dense, and
+    --trust names a package of yours, other than ersparse, torchvision and timm, that has the network
 ersparse theory lemma|weak|conv|strong|lower [scale=smoke|short|full] [p=0.1,0.5] [delta=0.05] [epsilon=0.01] [seed=N]
     compute and measure the paper's lemma and theorems"""
 

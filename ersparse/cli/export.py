@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ersparse.api import load
 from ersparse.cli.arguments import CommandParser
@@ -29,11 +30,15 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     path: Path = options.out or options.run / FILE_NAMES[options.format]
-    network, images = load_folded(options.run)
+    network: nn.Module
+    if options.format == "onnx" and not options.benchmark:
+        network, images = _load_for_onnx(options.run, options.trust)
+    else:
+        network, images = load_folded(options.run, options.trust)
     _write(path, options.format, network, images)
     size, dense = path.stat().st_size, dense_size(network)
     print(f"{path}: {size / 1e6:.3g} MB, {size / dense:.4f} of the dense network's {dense / 1e6:.3g} MB")
-    if options.benchmark:
+    if options.benchmark and isinstance(network, FoldedNetwork):
         from ersparse.export.benchmark import benchmark_table
         from ersparse.runs.console import make_console
 
@@ -46,37 +51,54 @@ def _parser() -> CommandParser:
     parser.add_argument("run", type=Path)
     parser.add_argument("--format", choices=FILE_NAMES, default="sparse")
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="whose code the record of the run may name"
+    )
     parser.add_argument("--benchmark", action="store_true")
     return parser
 
 
-def _write(path: Path, file_format: str, network: FoldedNetwork, images: sparse_file.InputSpec) -> None:
+def _write(path: Path, file_format: str, network: nn.Module, images: sparse_file.InputSpec) -> None:
     try:
         if file_format == "onnx":
             write_onnx(path, network, images)
         else:
+            assert isinstance(network, FoldedNetwork)
             sparse_file.write(path, network, images)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def load_folded(run: Path) -> tuple[FoldedNetwork, sparse_file.InputSpec]:
+def load_folded(run: Path, trust: Sequence[str] = ()) -> tuple[FoldedNetwork, sparse_file.InputSpec]:
     """Return the network of a finished run with BatchNorm folded into its layers, and the format of its input images.
 
     Raises:
-        UserError: the folder holds no finished run, or there is no kernel for a layer.
+        UserError: the folder holds no finished run, there is no kernel for a layer, or the record names code that is
+            not trusted.
     """
     try:
-        network = fold(load(run))
+        return fold(load(run, trust=trust)), _input_spec(run)
     except NotCovered as layer:
-        raise UserError(f"{run}: there is no sparse kernel for {layer}") from None
+        raise UserError(f"{run}: there is no sparse kernel for {layer}; --format onnx needs none") from None
+
+
+def _load_for_onnx(run: Path, trust: Sequence[str]) -> tuple[nn.Module, sparse_file.InputSpec]:
+    """Return the network as `load_folded` does, but unchanged if it cannot be folded, and the format of its images."""
+    network = load(run, trust=trust)
+    try:
+        return fold(network), _input_spec(run)
+    except NotCovered:
+        return network, _input_spec(run)
+
+
+def _input_spec(run: Path) -> sparse_file.InputSpec:
     dataset = (RunFolder(run).read() or {})["config"]["dataset"]
     if not isinstance(dataset["image_size"], int):
         raise UserError(f"{run}: dataset.image_size={dataset['image_size']}: only square images can be exported")
-    return network, sparse_file.InputSpec(dataset["channels"], dataset["image_size"], dataset["mean"], dataset["std"])
+    return sparse_file.InputSpec(dataset["channels"], dataset["image_size"], dataset["mean"], dataset["std"])
 
 
-def write_onnx(path: Path, network: FoldedNetwork, images: sparse_file.InputSpec) -> None:
+def write_onnx(path: Path, network: nn.Module, images: sparse_file.InputSpec) -> None:
     """Write the network in ONNX format, with dense weights, zeros included.
 
     The input `images` is [N, channels, side, side], normalised; the output is `logits`.
@@ -92,12 +114,12 @@ def write_onnx(path: Path, network: FoldedNetwork, images: sparse_file.InputSpec
     example = torch.zeros(2, images.channels, images.side, images.side)
     program = torch.onnx.export(
         network, (example,), input_names=["images"], output_names=["logits"], dynamo=True, verbose=False,
-        dynamic_shapes={"x": {0: torch.export.Dim("n")}},
+        dynamic_shapes=({0: torch.export.Dim("n")},),
     )  # fmt: skip
     assert program is not None
     write_bytes(path, program.model_proto.SerializeToString())
 
 
-def dense_size(network: FoldedNetwork) -> int:
+def dense_size(network: nn.Module) -> int:
     """Return the size in bytes of the weights and biases as dense float32 tensors."""
     return sum(4 * parameter.numel() for parameter in network.parameters())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +13,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ersparse.errors import UserError
-from ersparse.locate import locate
-from ersparse.models.signature import SignatureError, keywords
+from ersparse.locate import is_below, locate, locate_defined
+from ersparse.models.libraries import refuse_pretrained
+from ersparse.models.signature import SignatureError, keywords, result_class
+
+NETWORKS = ("ersparse.models", "torchvision.models", "timm.models")  # where records of runs may name networks
 
 
 class NetworkSpec(NamedTuple):
@@ -41,6 +45,23 @@ class NetworkSpec(NamedTuple):
         size = self.image_size or 1
         return (size, size) if isinstance(size, int) else size
 
+    def build_as_recorded(self, trust: Sequence[str] = ()) -> nn.Module:
+        """Return the network that the record of a run describes, as `build` does; the record may be anybody's.
+
+        The target must be a class of networks, or a function that is annotated as returning one, of `NETWORKS`, and
+        must not download or read weights. Packages in `trust` are not restricted.
+
+        Raises:
+            UserError: the target is elsewhere, or `build` raises it.
+        """
+        key = "model._target_"
+        target = locate_defined(self.target, NETWORKS, trust, key)
+        if not is_below(self.target, trust):
+            refuse_pretrained(json.loads(self.own))
+            if result_class(target) is None:
+                raise UserError(f"{key}={self.target}: must be a class of networks, or a function that returns one")
+        return self._build(target)
+
     def build(self) -> nn.Module:
         """Return the network with freshly drawn weights, on PyTorch's current default device.
 
@@ -50,7 +71,10 @@ class NetworkSpec(NamedTuple):
         Raises:
             UserError: the target cannot be imported, does not take these arguments, raises, or returns no module.
         """
-        build, where = locate(self.target), f"model._target_={self.target}"
+        return self._build(locate(self.target))
+
+    def _build(self, build: Any) -> nn.Module:
+        where = f"model._target_={self.target}"
         if isinstance(build, nn.Module):
             raise UserError(f"{where}: must be a class or function that makes networks, not a network")
         known: dict[str, Any] = {"num_classes": self.num_classes, "channels": self.channels, "width": self.width}

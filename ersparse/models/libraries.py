@@ -73,15 +73,24 @@ def timm_network(
 
 
 def _call(build: Callable[..., nn.Module], known: Mapping[str, Any], args: Mapping[str, Any], where: str) -> nn.Module:
+    refuse_pretrained(args)
+    try:
+        return build(**keywords(build, known, args))
+    except SignatureError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def refuse_pretrained(args: Mapping[str, Any]) -> None:
+    """Check that no arguments of torchvision and timm ask for weights, which these would download or read.
+
+    Raises:
+        UserError: one does.
+    """
     if loaded := next((key for key in PRETRAINED if args.get(key)), None):
         raise UserError(
             f"model.args.{loaded}={args[loaded]}: must be left out; model.init_from takes a file of weights, whose "
             "content then is part of the run's hash"
         )
-    try:
-        return build(**keywords(build, known, args))
-    except SignatureError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def replace_first_convolution(network: nn.Module, channels: int) -> None:

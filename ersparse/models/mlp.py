@@ -11,7 +11,11 @@ HIDDEN = (300, 100)
 
 
 def mlp(
-    num_classes: int, channels: int = 1, width: float = 1.0, image_size: int = 28, hidden: Sequence[int] = HIDDEN
+    num_classes: int,
+    channels: int = 1,
+    width: float = 1.0,
+    image_size: int | Sequence[int] = 28,
+    hidden: Sequence[int] = HIDDEN,
 ) -> nn.Sequential:
     """Build a multilayer perceptron with ReLU; by default LeNet-300-100 (LeCun et al. 1998).
 
@@ -19,10 +23,11 @@ def mlp(
         num_classes: number of outputs.
         channels: channels of an input image.
         width: factor on the width of every hidden layer.
-        image_size: height and width of an input image, in pixels.
+        image_size: side of a square input image in pixels, or its height and width.
         hidden: widths of the hidden layers.
     """
-    widths = [channels * image_size**2, *(max(1, round(unscaled * width)) for unscaled in hidden)]
+    height, side = (image_size, image_size) if isinstance(image_size, int) else image_size
+    widths = [channels * height * side, *(max(1, round(unscaled * width)) for unscaled in hidden)]
     layers: list[nn.Module] = [nn.Flatten()]
     for n_in, n_out in pairwise(widths):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]

@@ -7,6 +7,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 NAMES = {  # what a run knows, and the names under which networks, torchvision's and timm's too, take it
     "num_classes": ("num_classes", "n_classes", "num_labels"),
     "channels": ("in_channels", "in_chans", "num_channels", "channels"),
@@ -90,11 +92,17 @@ def _parameters(build: Callable[..., Any]) -> Parameters:
 
 
 def _parameters_of_result(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters of the class that a function is annotated as returning, if it names one."""
-    try:
-        returned = typing.get_type_hints(build).get("return")
-    except Exception:  # annotations are code of the user's, of any kind
-        return {}
-    if not inspect.isclass(returned) or returned.__module__.partition(".")[0] in ("torch", "builtins"):
+    """Return the parameters of the class that a function is annotated as returning, if it names one of its own."""
+    returned = result_class(build)
+    if returned is None or returned.__module__.partition(".")[0] == "torch":
         return {}
     return {name: each for name, each in _parameters(returned).items() if "VAR" not in each.kind.name}
+
+
+def result_class(build: Callable[..., Any]) -> type[nn.Module] | None:
+    """Return the class of networks that a class is, or that a function is annotated as returning; None if neither."""
+    try:
+        returned = build if inspect.isclass(build) else typing.get_type_hints(build).get("return")
+    except Exception:  # annotations are code of the user's, of any kind
+        return None
+    return returned if inspect.isclass(returned) and issubclass(returned, nn.Module) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,21 +53,29 @@ class VisionTransformer(nn.Module):
     Args:
         num_classes: number of outputs.
         channels: channels of an input image.
-        image_size: height and width of an input image, in pixels.
-        patch: height and width of a patch, in pixels; None chooses the smallest with at most 14 patches along a side.
+        image_size: side of a square input image in pixels, or its height and width.
+        patch: side of a patch in pixels; None chooses the smallest with at most 14 patches along a side.
         head_dim: channels of a head.
         heads: number of heads; tokens have `heads * head_dim` channels.
         depth: number of blocks.
     """
 
     def __init__(
-        self, num_classes: int, channels: int, image_size: int, patch: int | None, head_dim: int, heads: int, depth: int
+        self,
+        num_classes: int,
+        channels: int,
+        image_size: int | Sequence[int],
+        patch: int | None,
+        head_dim: int,
+        heads: int,
+        depth: int,
     ) -> None:
         super().__init__()
-        dim, patch = heads * head_dim, patch_size(image_size, patch)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        dim, patch = heads * head_dim, patch_size(height, width, patch)
         self.patches = nn.Conv2d(channels, dim, patch, patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.positions = nn.Parameter(torch.zeros(1, 1 + (image_size // patch) ** 2, dim))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + (height // patch) * (width // patch), dim))
         self.blocks = nn.Sequential(*(Block(dim, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
         self.classifier = nn.Linear(dim, num_classes)
@@ -89,22 +99,26 @@ class VisionTransformer(nn.Module):
         return logits
 
 
-def patch_size(image_size: int, patch: int | None) -> int:
-    """Return the height and width of a patch, in pixels.
+def patch_size(height: int, width: int, patch: int | None) -> int:
+    """Return the side of a patch, in pixels.
 
     Raises:
         UserError: `patch` does not divide the image.
     """
+    sides = [side for side in range(1, min(height, width) + 1) if height % side == width % side == 0]
     if patch is None:
-        sizes = range(1, image_size + 1)
-        return next(size for size in sizes if image_size % size == 0 and image_size // size <= MOST_PATCHES)
-    if not (isinstance(patch, int) and patch > 0 and image_size % patch == 0):
-        raise UserError(f"model.patch={patch}: must divide dataset.image_size={image_size}")
+        return next((side for side in sides if max(height, width) // side <= MOST_PATCHES), sides[-1])
+    if patch not in sides:
+        raise UserError(f"model.patch={patch}: must divide dataset.image_size={[height, width]}")
     return patch
 
 
 def vit_tiny(
-    num_classes: int, channels: int = 3, width: float = 1.0, image_size: int = 224, patch: int | None = None
+    num_classes: int,
+    channels: int = 3,
+    width: float = 1.0,
+    image_size: int | Sequence[int] = 224,
+    patch: int | None = None,
 ) -> VisionTransformer:
     """Build the vision transformer of DeiT-Ti: 12 blocks of 3 heads with 64 channels.
 
@@ -112,14 +126,18 @@ def vit_tiny(
         num_classes: number of outputs.
         channels: channels of an input image.
         width: factor on the channels of a head, and so on every hidden width.
-        image_size: height and width of an input image, in pixels.
-        patch: height and width of a patch, in pixels; None chooses the smallest with at most 14 patches along a side.
+        image_size: side of a square input image in pixels, or its height and width.
+        patch: side of a patch in pixels; None chooses the smallest with at most 14 patches along a side.
     """
     return VisionTransformer(num_classes, channels, image_size, patch, max(1, round(64 * width)), heads=3, depth=12)
 
 
 def deit_small(
-    num_classes: int, channels: int = 3, width: float = 1.0, image_size: int = 224, patch: int | None = None
+    num_classes: int,
+    channels: int = 3,
+    width: float = 1.0,
+    image_size: int | Sequence[int] = 224,
+    patch: int | None = None,
 ) -> VisionTransformer:
     """Build the vision transformer of DeiT-S: 12 blocks of 6 heads with 64 channels.
 
@@ -127,7 +145,7 @@ def deit_small(
         num_classes: number of outputs.
         channels: channels of an input image.
         width: factor on the channels of a head, and so on every hidden width.
-        image_size: height and width of an input image, in pixels.
-        patch: height and width of a patch, in pixels; None chooses the smallest with at most 14 patches along a side.
+        image_size: side of a square input image in pixels, or its height and width.
+        patch: side of a patch in pixels; None chooses the smallest with at most 14 patches along a side.
     """
     return VisionTransformer(num_classes, channels, image_size, patch, max(1, round(64 * width)), heads=6, depth=12)

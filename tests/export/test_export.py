@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import read
+from conftest import TINY, read
 from damage import flip_a_bit, truncate
 from safetensors.numpy import load_file, save_file
 from torch import nn
@@ -170,6 +170,18 @@ def test_onnx_predictions_match(tmp_path):
         x = torch.randn(count, 3, 32, 32)
         (found,) = session.run(["logits"], {"images": x.numpy()})
         torch.testing.assert_close(torch.from_numpy(found), network(x), rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_of_a_network_without_kernels(launch, only_run):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert launch(*TINY, "model=vit_tiny", "model.patch=8")[0] == 0
+    with pytest.raises(UserError, match="no sparse kernel for .*; --format onnx needs none"):
+        export.main([str(only_run())])
+    assert export.main([str(only_run()), "--format", "onnx"]) == 0
+    images, session = torch.randn(3, 1, 16, 16), runtime.InferenceSession(only_run() / "network.onnx")
+    (found,) = session.run(None, {"images": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), ersparse.load(only_run())(images), rtol=1e-4, atol=1e-4)
 
 
 def test_onnx_export_without_its_packages_raises(tmp_path, monkeypatch):

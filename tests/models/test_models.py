@@ -96,8 +96,14 @@ def test_patches_follow_from_the_size_of_the_images(side, given, patch):
     assert network.positions.shape == (1, 1 + (side // patch) ** 2, 192)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny", "mlp"])
+def test_images_need_not_be_square(name):
+    network = getattr(models, name)(10, channels=1, width=0.25, image_size=(8, 12))
+    assert network(torch.randn(2, 1, 8, 12)).shape == (2, 10)
+
+
 def test_a_patch_that_does_not_divide_the_image_is_refused():
-    with pytest.raises(UserError, match=r"^model.patch=5: must divide dataset.image_size=32$"):
+    with pytest.raises(UserError, match=r"^model.patch=5: must divide dataset.image_size=\[32, 32\]$"):
         models.vit_tiny(10, image_size=32, patch=5)
 
 

@@ -102,7 +102,7 @@ def test_unusual_modules_train_and_are_loaded_again(launch, only_run):
     ]
     status, printed = launch("model._target_=own_networks.Unusual", "model.name=unusual", *words)
     assert status == 0, printed
-    record, network = read(only_run()), ersparse.load(only_run())
+    record, network = read(only_run()), ersparse.load(only_run(), trust=["own_networks"])
     by_name = {layer["name"]: layer for layer in record["layers"]}
     assert by_name["first.weight"]["positions"] == 2 and "second.weight" not in by_name
     assert network.second.weight is network.first.weight and network.used_mask.dtype == torch.bool
