@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from ersparse.errors import UserError
     from ersparse.export.predictor import load_sparse
     from ersparse.lightning.callbacks import FixedMask
+    from ersparse.loops.prune import prune
     from ersparse.loops.rewire import rewire
+    from ersparse.loops.summary import summary
     from ersparse.runs.run import run
     from ersparse.sparse.keep import keep as keep_masks
     from ersparse.sparse.mask import remove_masks
@@ -23,10 +25,12 @@ __all__ = [
     "load",
     "load_images",
     "load_sparse",
+    "prune",
     "remove_masks",
     "rewire",
     "run",
     "sparsify",
+    "summary",
 ]
 
 _TARGETS = {
@@ -36,10 +40,12 @@ _TARGETS = {
     "load": "ersparse.api:load",
     "load_images": "ersparse.api:load_images",
     "load_sparse": "ersparse.export.predictor:load_sparse",
+    "prune": "ersparse.loops.prune:prune",
     "remove_masks": "ersparse.sparse.mask:remove_masks",
     "rewire": "ersparse.loops.rewire:rewire",
     "run": "ersparse.runs.run:run",
     "sparsify": "ersparse.api:sparsify",
+    "summary": "ersparse.loops.summary:summary",
 }
 
 

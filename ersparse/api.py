@@ -20,19 +20,20 @@ from ersparse.data.load import load_arrays
 from ersparse.data.streamed import ImageData
 from ersparse.errors import UserError
 from ersparse.locate import locate, locate_defined
+from ersparse.loops.pruners import PRUNERS, pruner_masks
+from ersparse.loops.usable import usable_layers
 from ersparse.models.build import NetworkSpec
 from ersparse.sparse import density as densities
 from ersparse.sparse import mask
 from ersparse.sparse.budget import budget_excess
 from ersparse.sparse.channel_graph import GraphError, trace
 from ersparse.sparse.flow_repair import FlowError
-from ersparse.sparse.layers import Layer, prunable_layers, prunable_weights, unpruned_matrices
+from ersparse.sparse.layers import Layer, unpruned_matrices
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource, Repair
 from ersparse.sparse.summary import describe_masks, unpruned_line
-from ersparse.sparse.weight_use import unusable_weight
-from ersparse.sparse.wrappers import check_not_sharded, unwrapped
+from ersparse.sparse.wrappers import unwrapped
 from ersparse.storage.run_folder import RunFolder, network_masks, network_tensors, read_network
 
 DensityFunction = Callable[..., list[float]]
@@ -60,6 +61,8 @@ def sparsify(
     sampling: str = "bernoulli",
     seed: int = 0,
     strict: bool = False,
+    examples: Any = None,
+    redraw: bool = False,
     **options: Any,
 ) -> Sparsified:
     """Turn `module` into an Erdős–Rényi network in place.
@@ -73,8 +76,9 @@ def sparsify(
         module: any module with prunable weights (`ersparse.sparse.layers.prunable_weights`): convolutions, linear,
             attention or recurrent layers; on any device. In a wrapper (DataParallel, DistributedDataParallel,
             torch.compile, AveragedModel, Fabric) it gets the masks, names and record that it gets without.
-        density: the layer density rule: its name ("balanced", "erk", ...), a function
-            (layers, density, **options) -> densities, or a mapping from parameter name to density.
+        density: the layer density rule: its name ("balanced", "erk", ...), a pruner whose layer densities are taken
+            ("snip", "grasp", "synflow", "magnitude"), a function (layers, density, **options) -> densities, or a
+            mapping from parameter name to density.
         level: nominal global sparsity, in [0, 1).
         budget: nominal number of weights to keep, from one per layer to all; replaces `level`.
         flow: repair of channels without an edge: "none", "add", "move", "resample" or "released", or a function
@@ -84,7 +88,11 @@ def sparsify(
         seed: seed of the masks, which depend on it and on the layers' names and shapes alone.
         strict: whether a missed budget (`ersparse.sparse.budget.budget_excess`) is an error instead of a warning. It
             is missed if the masks keep more weights than `level` or `budget` allows, beyond the chance of drawing.
-        **options: options of the rule, such as floor=1.
+        examples: what a pruner scores with: a batch (inputs, labels) or a loader of batches. "synflow" needs the shape
+            of an input only, examples or shape=(C, H, W); "magnitude" needs none.
+        redraw: whether a module that has masks already gets new ones. Weights that only the new masks keep are zero.
+            `ersparse.prune` prunes a module with masks further.
+        **options: options of the rule or pruner, such as floor=1 or images=128.
 
     Matrices that stay dense, such as embeddings, are named in the record and in a warning.
 
@@ -93,8 +101,8 @@ def sparsify(
 
     Raises:
         UserError: an argument is out of range, or the module has no prunable weights, has masks already, cannot be
-            traced, or is sharded over devices; or the budget is missed and `strict` is set. The message is one line,
-            and the module is unchanged.
+            scored or traced, or is sharded over devices; or the budget is missed and `strict` is set. The message is
+            one line, and the module is unchanged.
 
     Example:
         >>> network = torchvision.models.resnet18()
@@ -106,8 +114,9 @@ def sparsify(
     if not isinstance(seed, int):
         raise UserError(f"seed={seed}: must be an integer")
     module = unwrapped(module)
-    check_not_sharded(module)
-    layers = _layers(module)
+    layers = _layers(module, redraw)
+    if isinstance(density, str) and density in PRUNERS:
+        density, options = partial(_pruner_densities, module, density, examples, options), {}
     if not callable(flow):
         _one_of("flow", flow, REPAIRS)
     _one_of("sampling", sampling, SAMPLERS)
@@ -205,23 +214,18 @@ def load_images(run: str | Path, *, trust: Sequence[str] = ()) -> ImageData:
     return load_arrays(build(DatasetSettings, dataset, "dataset."))
 
 
-def _layers(module: nn.Module) -> list[Layer]:
+def _layers(module: nn.Module, redraw: bool) -> list[Layer]:
     """Return the prunable layers of a module that can be made sparse.
 
     Raises:
-        UserError: there are none, or one is masked, reparametrised or uninitialised.
+        UserError: there are none, or one is masked and not drawn again, sharded, reparametrised or uninitialised.
     """
-    weights, where = prunable_weights(module), f"module={type(module).__name__}"
-    if not weights:
-        raise UserError(f"{where}: has no prunable weights, such as those of convolutions and linear layers")
-    for name, held in weights.items():
-        if mask.is_masked(held):
-            raise UserError(f"{where}: is sparse already ({name} has a mask); call remove_masks first")
-        if isinstance(held.parameter, nn.UninitializedParameter):
-            raise UserError(f"{where}: {name} has no shape yet; pass a batch through the module first")
-    if reason := unusable_weight(module):
-        raise UserError(f"{where}: {reason}")
-    return prunable_layers(module)
+    for name in mask.masks_of(module) if not redraw else ():
+        raise UserError(
+            f"module={type(module).__name__}: is sparse already ({name} has a mask); prune prunes it further, "
+            "redraw=true draws new masks, and remove_masks takes them off"
+        )
+    return usable_layers(module)
 
 
 def _densities(
@@ -259,6 +263,14 @@ def _densities(
     return nominal, _checked(layers, rule(layers, nominal, **options))
 
 
+def _pruner_densities(
+    module: nn.Module, name: str, examples: Any, options: Mapping[str, Any], layers: list[Layer], density: float
+) -> list[float]:
+    """Return the density of each layer in the masks of a pruner."""
+    masks = pruner_masks(module, name, round(density * sum(layer.size for layer in layers)), examples, options)
+    return [int(masks[layer.name].sum()) / layer.size for layer in layers]
+
+
 def _checked(layers: list[Layer], by_layer: list[float]) -> list[float]:
     """Return densities unchanged after checking their number and range."""
     if len(by_layer) != len(layers):
@@ -272,7 +284,7 @@ def _checked(layers: list[Layer], by_layer: list[float]) -> list[float]:
 def _density_function(name: str) -> DensityFunction:
     """Return the function that the option `name` of conf/sparsity names, if it computes densities from layers alone."""
     if name not in options_of("sparsity") or not (function := _computes_densities(name)):
-        allowed = [option for option in options_of("sparsity") if _computes_densities(option)]
+        allowed = [option for option in options_of("sparsity") if _computes_densities(option)] + list(PRUNERS)
         raise UserError(f"density={name}: must be one of {', '.join(allowed)}")
     return function
 

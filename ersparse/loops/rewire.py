@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
 from ersparse.config.rewiring_rules import RewiringRules
+from ersparse.config.types import plain
 from ersparse.errors import UserError
 from ersparse.loops.mask_updates import MaskUpdates
 from ersparse.sparse.keep import Handle, Hooks, keep, keep_weights
@@ -72,7 +73,7 @@ def rewire(
         ...     optimizer.step()
         ...     rigl.step()
     """
-    network, rules = unwrapped(network), rewiring_rules(method, options)
+    network, rules, steps, seed = unwrapped(network), rewiring_rules(method, options), plain(steps), plain(seed)
     if not (isinstance(steps, int) and steps > 0):
         raise UserError(f"steps={steps}: must be a positive number of optimizer steps")
     layers, masks = prunable_layers(network), masks_of(network)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ersparse.sparse.mask_buffer import MaskBuffer, as_mask_buffer, plain, zero_
 from ersparse.sparse.transfer import counts
 
 Masks = dict[str, Tensor]
+N = TypeVar("N", bound=nn.Module)
 
 
 def draw_bernoulli(layer: Layer, density: float, random: np.random.Generator) -> Tensor:
@@ -131,8 +132,8 @@ def enforce_on_load(module: nn.Module) -> None:
             layer.register_load_state_dict_post_hook(_enforce_loaded)  # type: ignore[no-untyped-call]
 
 
-def remove_masks(module: nn.Module) -> None:
-    """Take the masks off `module`: removed weights stay zero, as ordinary weights that training may change.
+def remove_masks(module: N) -> N:
+    """Take the masks off `module`, in place: removed weights stay zero, as ordinary weights that training may change.
 
     The state dict is then that of the dense network, and `sparsify` can be called again. Optimizer hooks of
     `keep_masks` have no further effect. `torch.nn.utils.prune.remove` does the same for PyTorch's own pruning.
@@ -140,12 +141,14 @@ def remove_masks(module: nn.Module) -> None:
     Args:
         module: a module with masks, such as `sparsify` or `load` returns.
 
+    Returns:
+        The module itself.
+
     Raises:
         UserError: the module has no masks; it is unchanged.
 
     Example:
-        >>> ersparse.remove_masks(network)
-        >>> dense_network.load_state_dict(network.state_dict())
+        >>> plain_network.load_state_dict(ersparse.remove_masks(copy.deepcopy(network)).state_dict())
     """
     masked = list(_masked(module).values())
     if not masked:
@@ -153,10 +156,12 @@ def remove_masks(module: nn.Module) -> None:
     enforce(module)
     for held in masked:
         delattr(held.module, held.mask_key)
-    for layer in [*(held.module for held in masked), module]:
+    holders: list[nn.Module] = [*(held.module for held in masked), module]
+    for layer in holders:
         hooks = layer._load_state_dict_post_hooks
         for key in [key for key, hook in hooks.items() if hook is _enforce_loaded]:
             del hooks[key]
+    return module
 
 
 def _enforce_loaded(layer: nn.Module, incompatible_keys: Any) -> None:
