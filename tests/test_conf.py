@@ -25,7 +25,9 @@ WORDS_OF = {  # beside those of the group
     "timm": ["model.width=1"],
 }
 FILES_OF = {"image_folder": write_image_folder, "torchvision": write_mnist}
-ELSEWHERE = [("trainer", "ddp"), *(each for each in OPTIONS if "theory_" in each[1])]  # below, and in theory/test_runs
+ELSEWHERE = [  # below, and in theory/test_runs and runs/test_mlflow
+    ("trainer", "ddp"), ("logger", "mlflow"), *(each for each in OPTIONS if "theory_" in each[1]),
+]  # fmt: skip
 
 
 @pytest.fixture

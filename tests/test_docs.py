@@ -182,7 +182,14 @@ def documented_extensions(tmp_path):
         ["sparsity=scaled_magnitude", "sparsity.allow_collapse=true", "method=draw"],
         ["sparsity.flow=mine.add_twice", "method=draw"],
         ["model=net", "dataset=half", "sparsity.level=0.5", "method=draw"],
-        ["dataset=half", "optimizer=lion_like", "schedule=halving", "method=noted", "logger=lines", *TINY],
+        [
+            "dataset=half",
+            "optimizer=lion_like",
+            "schedule=halving",
+            "method=noted",
+            "logger=[lines,lightning_csv]",
+            *TINY,
+        ],
     ],
 )
 def test_documented_extensions_run(launch, documented_extensions, words):

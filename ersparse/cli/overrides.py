@@ -47,11 +47,18 @@ def for_hydra_parser(arguments: Sequence[str]) -> list[str]:
     """
     sweeps = is_sweep(arguments)
     words = [SAME_AS.get(word) or quoted_path(word, sweeps) for word in flags_first(arguments)]
-    translated = for_hydra([with_free_key(word) for word in words])
+    translated = for_hydra([with_free_key(word) for word in with_logger_names(words)])
     check_flags(translated)
     for word in translated:
         check_override(word)
     return translated
+
+
+def with_logger_names(words: Sequence[str]) -> list[str]:
+    """Return the overrides with `logger.names` after a list of loggers, of which Hydra's result does not tell."""
+    named = [word.lstrip("+").startswith("logger.names=") for word in words]
+    lists = [word.partition("=")[2] for word in words if word.startswith("logger=[")]
+    return [*words, *(f"+logger.names={names}" for names in lists if not any(named))]
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:

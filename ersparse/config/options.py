@@ -73,7 +73,7 @@ def values_of(config: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items()}
-    known = set(all_keys())
+    known = {*all_keys(), "logger.names"}  # which the command line adds for several loggers
     for key in _flat(plain, ""):
         if key not in known:
             raise UserError(no_such_key(key))

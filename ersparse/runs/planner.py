@@ -18,7 +18,7 @@ from ersparse.lightning.optimizers import is_elementwise, probe
 from ersparse.lightning.parameter_groups import check_groups
 from ersparse.methods.base import Method, method_of
 from ersparse.runs.identity import FileHashes, describe, run_hash
-from ersparse.runs.loggers.base import logger_of
+from ersparse.runs.loggers.select import logger_of
 from ersparse.runs.network import (
     Architecture,
     architecture,

@@ -31,7 +31,7 @@ class RunRecord:
         config: its resolved configuration.
         epochs: how many units of progress it has: epochs of training, cells of a theory run.
         gpu: whether it computes on a GPU.
-        before: the record that an interrupted run left, whose W&B id is kept.
+        before: the record that an interrupted run left, whose ids of W&B and MLflow are kept.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class RunRecord:
             "progress": {"epoch": 0, "epochs": epochs},
             "updated": None,
             "wandb_id": (before or {}).get("wandb_id"),
+            **{key: value for key, value in (before or {}).items() if key == "mlflow_id"},
             "sparsity": None,
             "layers": [],
             "mask_sha256": None,

@@ -40,7 +40,7 @@ from ersparse.lightning.callbacks.checkpoints import VerifiedCheckpointIO
 from ersparse.lightning.callbacks.masks import network_of
 from ersparse.lightning.classifier import Classifier
 from ersparse.runs.console import layer_table, quiet_lightning
-from ersparse.runs.loggers.base import logger_of
+from ersparse.runs.loggers.select import logger_of
 from ersparse.runs.network import build_network
 from ersparse.runs.plan import Plan
 from ersparse.runs.record import NetworkRecord

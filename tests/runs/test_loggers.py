@@ -9,12 +9,15 @@ from contextlib import nullcontext
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, rows
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
+from ersparse.config.options import use_config_folders
 from ersparse.errors import RunFailed
 from ersparse.lightning.classifier import Classifier
 from ersparse.methods.fixed import Fixed
+from ersparse.runs.loggers.select import _keys_of
 from ersparse.runs.loggers.wandb import WandbLogger
 
 BLOCK = 32768
@@ -212,12 +215,6 @@ def test_an_interrupted_run_ends_even_if_the_process_of_wandb_has_ended():
         raise KeyboardInterrupt
 
 
-def test_tensorboard_receives_the_layers(launch, only_run):
-    assert launch(*TINY, "logger=tensorboard")[0] == 0
-    (events,) = (only_run() / "tensorboard").glob("events*")
-    assert b"conv1.weight|" in events.read_bytes()
-
-
 def test_the_agent_template_names_existing_keys_and_options(launch):
     """Every value of every parameter is accepted on the command line, as an agent writes it."""
     template = yaml.safe_load((ROOT / "docs" / "wandb-sweep.yaml").read_text())
@@ -237,3 +234,69 @@ def test_the_report_template_builds_without_an_account():
 
 def test_the_report_template_is_valid_python():
     compile((ROOT / "docs" / "wandb_report.py").read_text(), "wandb_report.py", "exec")
+
+
+def scalars(folder):
+    """The curves of TensorBoard's event files, read by its own reader: name -> values."""
+    reader = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {name: [event.value for event in reader.Scalars(name)] for name in reader.Tags()["scalars"]}
+
+
+def test_several_loggers_receive_the_same(launch, only_run):
+    words = [*TINY, "trainer.max_epochs=2", "logger=[wandb,tensorboard]", "logger.project=mine"]
+    status, printed = launch(*words)
+    assert status == 0, printed
+    wanted = [float(row["test/acc"]) for row in rows(only_run())]
+    ((run, _, history, summary),) = read_back(only_run())
+    assert run.project == "mine" and summary["state"] == "done"
+    assert curve(history, "test/acc") == pytest.approx(wanted)
+    assert scalars(only_run())["test/acc"] == pytest.approx(wanted)
+    assert endings(only_run()) == [(0, False)]
+    (events,) = (only_run() / "tensorboard").glob("events*")
+    assert b"conv1.weight|" in events.read_bytes()  # the layers
+
+
+OWN = {
+    "logger/lines": "_target_: pytorch_lightning.loggers.CSVLogger\nname: lines\nversion: '{hash}-s{seed}'",
+    "logger/wrong": "_target_: pytorch_lightning.loggers.CSVLogger\nname: wrong\nfolder: here",
+    "logger/nothing": "_target_: collections.OrderedDict\nname: nothing",
+}
+
+
+@pytest.fixture
+def own_loggers(tmp_path):
+    for name, text in OWN.items():
+        (tmp_path / f"mine/{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"mine/{name}.yaml").write_text(f"# A logger.\n{text}\n")
+    yield str(tmp_path / "mine")
+    use_config_folders([])
+
+
+def test_a_logger_of_lightning_by_yaml_alone(launch, only_run, own_loggers):
+    status, printed = launch("--config-dir", own_loggers, *TINY, "logger=[lines,tensorboard]")
+    assert status == 0, printed
+    record = json.loads((only_run() / "run.json").read_text())
+    folder = only_run() / "lightning_logs" / f"{record['hash']}-s0"
+    header, *lines = (folder / "metrics.csv").read_text().splitlines()
+    assert float(lines[-1].split(",")[header.split(",").index("test/acc")]) == record["metrics"]["test/acc"]
+    assert yaml.safe_load((folder / "hparams.yaml").read_text())["model"]["name"] == "resnet20"
+    assert scalars(only_run())["test/acc"] == pytest.approx([record["metrics"]["test/acc"]])
+
+
+@pytest.mark.parametrize("option, message", [
+    ("wrong", "logger.folder=here: no such key; pytorch_lightning.loggers.CSVLogger does not take it"),
+    ("nothing", "logger._target_=collections.OrderedDict: must name a subclass of ersparse.runs.loggers.base.Run"),
+    ("[csv,nowhere]", "logger/nowhere"),
+])  # fmt: skip
+def test_wrong_loggers_are_refused(launch, tmp_path, own_loggers, option, message):
+    status, printed = launch("--config-dir", own_loggers, *TINY, f"logger={option}")
+    assert status == 2 and message in printed and printed.count("\n") == 1 and not (tmp_path / "outputs").exists()
+
+
+def test_keys_of_several_loggers_are_told_apart():
+    """`mode` of both is unchanged, so each keeps its own; `project` was set."""
+    options = [{"name": "a", "_target_": "x", "mode": 1, "project": None}, {"name": "b", "mode": 2, "uri": None}]
+    merged = {"name": "b", "_target_": "x", "mode": 2, "project": "p", "uri": "u"}
+    assert _keys_of(options[0], options, merged) == {"name": "a", "_target_": "x", "mode": 1, "project": "p"}
+    assert _keys_of(options[1], options, merged) == {"name": "b", "mode": 2, "uri": "u"}
+    assert _keys_of(options[0], options, merged | {"mode": 3})["mode"] == 3

@@ -5,18 +5,16 @@ A new logger is a subclass of `RunLogger` in a file of its own, with its keys as
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from ersparse.config.groups import TargetedSettings, build
-from ersparse.config.schema import Settings
-from ersparse.errors import UserError
-from ersparse.locate import locate
+from ersparse.config.groups import TargetedSettings
 from ersparse.runs.plan import Plan
 from ersparse.runs.record import NetworkRecord
 
+SHOWN = ("model", "dataset", "sparsity", "method", "optimizer", "schedule", "loss", "seed", "variant", "scale")
+PATHS = (("dataset", "root"), ("model", "init_from"), ("sparsity", "file"))
 LAYER_COLUMNS = ("name", "size", "density", "drawn", "nonzero")
 
 
@@ -47,25 +45,23 @@ class RunLogger(TargetedSettings):
         yield
 
 
-def logger_of(settings: Settings) -> RunLogger:
-    """Return the logger that the settings name, with its keys checked.
-
-    Raises:
-        UserError: a key is unknown or out of range, `_target_` names no logger, or its package is not installed.
-    """
-    values = dict(settings.logger)
-    name = str(values.get("name"))
-    target = str(values.get("_target_") or f"ersparse.runs.loggers.{name}.{name.title()}Logger")
-    kind = locate(target)
-    if not (isinstance(kind, type) and issubclass(kind, RunLogger)):
-        raise UserError(f"logger._target_={target}: must name a subclass of ersparse.runs.loggers.base.RunLogger")
-    if kind.package and importlib.util.find_spec(kind.package) is None:
-        raise UserError(f"logger={name}: is not installed; pip install {kind.package}, or logger=csv")
-    if "_target_" not in values:  # written before loggers had one, when every logger had the keys of W&B
-        values = {key: value for key, value in values.items() if key in kind.model_fields}
-    return build(kind, values | {"_target_": target}, "logger.")
-
-
 def layer_rows(record: NetworkRecord) -> list[list[Any]]:
     """Return a row of `LAYER_COLUMNS` for each layer."""
     return [[layer[column] for column in LAYER_COLUMNS] for layer in record.content["layers"]]
+
+
+def shown_config(record: NetworkRecord) -> dict[str, Any]:
+    """Return the groups of the configuration that loggers show, without paths, and the hash of the run."""
+    config = record.content["config"]
+    shown = {key: value for key, value in config.items() if key in SHOWN}
+    for group, key in PATHS:
+        shown[group] = {name: value for name, value in shown[group].items() if name != key}
+    return shown | {"hash": record.content["hash"]}
+
+
+def shown_summary(record: NetworkRecord) -> dict[str, Any]:
+    """Return the final metrics, sparsities and timing, and the state."""
+    content = record.content
+    sparsity = {f"sparsity/{key}": value for key, value in content["sparsity"].items()}
+    timing = {f"timing/{key}": value for key, value in content["timing"].items()}
+    return {**content["metrics"], **sparsity, **timing, "state": content["state"]}

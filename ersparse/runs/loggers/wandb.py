@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Literal
 
-from ersparse.runs.loggers.base import LAYER_COLUMNS, RunLogger, layer_rows
+from ersparse.runs.loggers.base import LAYER_COLUMNS, RunLogger, layer_rows, shown_config, shown_summary
 from ersparse.runs.plan import Plan
 from ersparse.runs.record import NetworkRecord
 
 SWEEP = "ERSPARSE_SWEEP"  # environment variable: the name of the sweep that a job belongs to
-SHOWN = ("model", "dataset", "sparsity", "method", "optimizer", "seed", "variant", "scale")
 FAILED, INTERRUPTED = 1, 130  # exit statuses, as of `ersparse run`
-PATHS = (("dataset", "root"), ("model", "init_from"), ("sparsity", "file"))
 
 
 class WandbLogger(RunLogger):
@@ -47,7 +45,7 @@ class WandbLogger(RunLogger):
             group=s.experiment or os.environ.get(SWEEP),
             job_type=plan.method.name,
             tags=[s.model.name, s.dataset.name, s.sparsity.name, plan.method.name, s.variant, s.scale.name],
-            config=_without_paths(record.content["config"]) | {"hash": plan.hash},
+            config=shown_config(record),
             settings=wandb.Settings(silent=True, x_disable_meta=True, x_disable_machine_info=True),  # paths, arguments
         )
 
@@ -55,10 +53,7 @@ class WandbLogger(RunLogger):
         logger.log_table("layers", columns=list(LAYER_COLUMNS), data=layer_rows(record))
 
     def summarise(self, logger: Any, record: NetworkRecord) -> None:
-        content = record.content
-        sparsity = {f"sparsity/{key}": value for key, value in content["sparsity"].items()}
-        timing = {f"timing/{key}": value for key, value in content["timing"].items()}
-        logger.experiment.summary.update({**content["metrics"], **sparsity, **timing, "state": content["state"]})
+        logger.experiment.summary.update(shown_summary(record))
 
     @contextmanager
     def finished(self, logger: Any) -> Iterator[None]:
@@ -86,10 +81,3 @@ def _end(logger: Any, status: int) -> None:
         if status == INTERRUPTED:
             logger.experiment.mark_preempting()
         logger.experiment.finish(exit_code=status)
-
-
-def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    shown = {key: value for key, value in config.items() if key in SHOWN}
-    for group, key in PATHS:
-        shown[group] = {name: value for name, value in shown[group].items() if name != key}
-    return shown
