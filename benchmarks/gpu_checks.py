@@ -88,14 +88,14 @@ def abreast(count: int) -> dict[str, Any]:
 
 
 def interrupted() -> dict[str, Any]:
-    """Interrupt a run by SIGINT after its first checkpoint, and resume it to its end."""
+    """Terminate a run after its first checkpoint, as a scheduler does, and resume it to its end."""
     with random_images() as words:
         root = next(Path(word.partition("=")[2]) for word in words if word.startswith("paths.root="))
         command = [sys.executable, "launch.py", *words, "model=resnet20", f"trainer.max_epochs={8 if REHEARSE else 20}"]
         process = subprocess.Popen(command)
         while process.poll() is None and not list(root.rglob("checkpoints/*.ckpt")):
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         first = process.wait()
         second = subprocess.run(command, check=False).returncode
     assert (first, second) == (130, 0), f"exit status {first} and {second}"

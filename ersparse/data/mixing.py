@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ersparse.config.schema import DatasetSettings
 from ersparse.sparse.rng import generator
+from ersparse.sparse.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Mix:
             Images [B, C, height, width] in the memory format of `x`, and labels, float [B, num_classes].
         """
         needed = self.needed(own)
-        one, other = (torch.searchsorted(needed, positions).to(x.device) for positions in (own, self.partners[own]))
+        places = torch.stack([torch.searchsorted(needed, positions) for positions in (own, self.partners[own])])
+        one, other = to_device(places, x.device)
         labels = F.one_hot(y, num_classes).to(x.dtype)
         mixed_labels = self.weight * labels[one] + (1 - self.weight) * labels[other]
         if self.box is None:

@@ -15,11 +15,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from ersparse.sparse import mask, mask_buffer
+from ersparse.sparse.mask_buffer import MaskBuffer
+from ersparse.sparse.mask_buffer import as_mask_buffer as mask_buffer_on_host
+from ersparse.sparse.mask_buffer import plain as plain_on_host
 
 NAME = "fake"
 VALUES = {"_local_scalar_dense", "is_nonzero", "equal"}  # results are Python numbers
@@ -69,6 +75,24 @@ class DeviceTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         return execute(function, args, kwargs or {})
+
+
+class DeviceMask(MaskBuffer, DeviceTensor):
+    """A mask buffer on the device: a wrapper of its own, since PyTorch re-labels ordinary tensors only."""
+
+
+def as_mask_buffer(tensor):
+    if not isinstance(tensor, DeviceTensor):
+        return mask_buffer_on_host(tensor)
+    buffer = DeviceMask(tensor.host)
+    buffer.owner = None
+    return buffer
+
+
+def plain(tensor):
+    if not isinstance(tensor, DeviceTensor):
+        return plain_on_host(tensor)
+    return DeviceTensor(tensor.host) if isinstance(tensor, DeviceMask) else tensor
 
 
 class Watch:
@@ -242,7 +266,11 @@ def fake_device():
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # `parameter.data = ...` would leave `host` behind
     try:
-        with _Dispatch():
+        with ExitStack() as stack:
+            for module in (mask, mask_buffer):
+                stack.enter_context(mock.patch.object(module, "as_mask_buffer", as_mask_buffer))
+                stack.enter_context(mock.patch.object(module, "plain", plain))
+            stack.enter_context(_Dispatch())
             yield torch.device(NAME, 0)
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)

@@ -24,6 +24,8 @@ RUNS = {
     "validation": [*EPOCHS, "dataset.validation=0.1"],
     "reflected": [*EPOCHS, "dataset.padding_mode=reflect", "dataset.crop_padding=1", "dataset.flip=true"],
     "adam": [*EPOCHS, "optimizer=adam"],
+    "mixed": [*EPOCHS, "dataset.mixup=0.2", "dataset.cutmix=1.0", "loss.label_smoothing=0.1", "trainer.clip_norm=1"],
+    "averaged": [*EPOCHS, "trainer.ema=0.9", "trainer.metrics=[top5,ece,per_class]"],
     "nesterov": [*EPOCHS, "optimizer.nesterov=true", "trainer.tf32=false"],
     "scaled_init": [*EPOCHS, "model.init=neuron"],
     "snip": [*EPOCHS, "sparsity=snip"],
