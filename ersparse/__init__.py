@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ersparse.errors import UserError
     from ersparse.export.predictor import load_sparse
     from ersparse.lightning.callbacks import FixedMask
+    from ersparse.lightning.callbacks.own_module import Prune, Rewire
     from ersparse.loops.prune import prune
     from ersparse.loops.rewire import rewire
     from ersparse.loops.summary import summary
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FixedMask",
+    "Prune",
+    "Rewire",
     "UserError",
     "keep_masks",
     "load",
@@ -35,6 +38,8 @@ __all__ = [
 
 _TARGETS = {
     "FixedMask": "ersparse.lightning.callbacks:FixedMask",
+    "Prune": "ersparse.lightning.callbacks.own_module:Prune",
+    "Rewire": "ersparse.lightning.callbacks.own_module:Rewire",
     "UserError": "ersparse.errors:UserError",
     "keep_masks": "ersparse.sparse.keep:keep",
     "load": "ersparse.api:load",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from ersparse.lightning.callbacks.loss_scaling import overflowed_before_step, overflowed_in_step
@@ -26,15 +27,19 @@ class Rewiring(MaskUpdates, pl.Callback):
     like the optimizer step.
     """
 
+    def network_in(self, module: pl.LightningModule) -> nn.Module:
+        """Return the network that is rewired."""
+        return network_of(module)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Attach full masks to a dense network, which then becomes sparse by pruning."""
-        network = network_of(pl_module)
+        network = self.network_in(pl_module)
         if not masks_of(network):
             attach(network, {name: torch.ones(layer.shape, dtype=torch.bool) for name, layer in self.layers.items()})
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute the steps of updates, and register the hook that follows each optimizer step."""
-        network = network_of(pl_module)
+        network = self.network_in(pl_module)
         if self.start_density is None:
             self.start_density = density_of(masks_of(network))
         unused = self.plan(int(trainer.estimated_stepping_batches))
@@ -55,13 +60,13 @@ class Rewiring(MaskUpdates, pl.Callback):
     ) -> None:
         """Record dense gradients from the first batch on of a step that grows by them."""
         if not self.recording:
-            self.record_if_due(trainer.global_step + 1, network_of(pl_module))
+            self.record_if_due(trainer.global_step + 1, self.network_in(pl_module))
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
         """Start the record anew together with the gradients, or drop that of a step that did not take place."""
         if self.recording:
-            self.drop_record(network_of(pl_module))
-            self.record_if_due(trainer.global_step + 1, network_of(pl_module))
+            self.drop_record(self.network_in(pl_module))
+            self.record_if_due(trainer.global_step + 1, self.network_in(pl_module))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -69,7 +74,7 @@ class Rewiring(MaskUpdates, pl.Callback):
         """Update in place of the optimizer's step, if `skip_step` is set: without gradients, the step does nothing."""
         step = trainer.global_step + 1
         if self.rules.skip_step and self.is_due(step) and not overflowed_before_step(trainer, optimizer):
-            self.update_and_report(step, network_of(pl_module), optimizer.state)
+            self.update_and_report(step, self.network_in(pl_module), optimizer.state)
             for parameter in pl_module.parameters():
                 parameter.grad = None
 
