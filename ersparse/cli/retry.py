@@ -14,6 +14,12 @@ from ersparse.storage import run_json
 from ersparse.sweep.job import Job
 from ersparse.sweep.local.process import COMMAND
 
+# a theory run has no trainer
+ONE_PROCESS: dict[str, Any] = {
+    "devices": 1,
+    "num_nodes": 1,
+    "accelerator": "cpu",
+}
 SCRIPTS = ("launch.py", "__main__.py", "ersparse")
 
 
@@ -64,15 +70,20 @@ def _job_from_record(folder: Path, record: dict[str, Any]) -> Job:
     Raises:
         UserError: the run was not started by a command of its own, but by a sweep in one process or a script.
     """
-    root, trainer = folder.resolve().parents[2], record["config"]["trainer"]
-    _, script, *overrides = shlex.split(record["command"])
+    root, trainer = folder.resolve().parents[2], (record.get("config") or {}).get("trainer") or ONE_PROCESS
+    try:
+        _, script, *overrides = shlex.split(record.get("command") or "")
+    except ValueError:  # no command, or half of one
+        script, overrides = "", []
     if Path(script).name not in SCRIPTS or {"-m", "--multirun"} & set(overrides):
-        raise UserError(f"{folder}: cannot be run again by itself; it was made by {record['command']}")
+        raise UserError(
+            f"{folder}: cannot be run again by itself; it was made by {record.get('command') or 'no command'}"
+        )
     return Job(
         overrides=(*(text for text in overrides if not text.startswith("paths.root=")), f"paths.root={root}"),
         folder=folder.resolve(),
         root=root,
         devices=trainer["devices"] * trainer["num_nodes"],
         gpu=trainer["accelerator"] == "gpu",
-        epochs=record["progress"]["epochs"],
+        epochs=(record.get("progress") or {}).get("epochs", 0),
     )

@@ -26,9 +26,13 @@ def main(words: Sequence[str]) -> int:
     out: Path = asked.out or file.with_suffix(".png")
     try:
         updates = list(csv.DictReader(file.read_text().splitlines()))
+        _plot(updates, out)
     except OSError:
         raise UserError(f"{asked.folder}: has no rewiring.csv; must be the folder of a run that rewires") from None
-    _plot(updates, out)
+    except UserError:
+        raise
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file}: damaged, or not written by a run ({error!r})") from None
     print(out)
     return 0
 

@@ -114,7 +114,7 @@ def _run_status(path: Path, record: dict[str, Any], now: datetime, queue: str) -
 def _seconds_since(updated: Any, now: datetime) -> float:
     try:
         return (now - datetime.fromisoformat(str(updated))).total_seconds()
-    except ValueError:
+    except (ValueError, TypeError):  # no time, or one without a time zone
         return float("nan")
 
 

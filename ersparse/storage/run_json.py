@@ -15,6 +15,10 @@ from ersparse.storage.provenance import now
 NAME = "run.json"
 LOCK = ".lock"
 SCHEMA = 1  # version of the fields of run.json
+TYPES = {
+    "schema": int, "command": str, "config": dict, "progress": dict, "updated": str, "error": str, "sparsity": dict,
+    "layers": list, "metrics": dict,
+}  # fmt: skip
 
 
 def load_object(file: Path) -> dict[str, Any]:
@@ -35,9 +39,18 @@ def load(folder: Path) -> dict[str, Any]:
 
     Raises:
         OSError: run.json cannot be read.
-        ValueError: run.json does not hold a JSON object.
+        ValueError: run.json does not hold the record of a run, but that of another program, for example.
     """
-    return load_object(folder / NAME)
+    record = load_object(folder / NAME)
+    if not isinstance(record.get("state"), str):
+        raise ValueError("must be the record of a run, has no state")
+    for key, kind in TYPES.items():
+        if not isinstance(record.get(key), kind | None):
+            raise ValueError(f"must be the record of a run, its {key} is a {type(record[key]).__name__}")
+    for key in ("progress", "metrics"):
+        if not all(isinstance(value, int | float | None) for value in (record.get(key) or {}).values()):
+            raise ValueError(f"must be the record of a run, its {key} must be numbers")
+    return record
 
 
 def read(folder: Path) -> dict[str, Any] | None:

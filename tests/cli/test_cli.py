@@ -211,6 +211,14 @@ def test_rewiring_refuses_a_wrong_command_line(monkeypatch, capsys, words):
     assert line.startswith("ersparse rewiring: ") and line.count("\n") == 1 and "[--out FILE] folder" in line
 
 
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\xff\xfe", b"step,layer,nonzero,grown\nx,y,z,1\n"])
+def test_rewiring_refuses_a_damaged_table(monkeypatch, capsys, tmp_path, content):
+    (tmp_path / "rewiring.csv").write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["ersparse", "rewiring", str(tmp_path)])
+    assert cli.main() == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path}/rewiring.csv: damaged, or not written by a run (")
+
+
 @pytest.mark.parametrize("out, why", [("/nowhere/a.png", "cannot be written"), ("a.foo", "must end in .")])
 def test_rewiring_refuses_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path, out, why):
     (tmp_path / "rewiring.csv").write_text("step,layer,nonzero,grown,overlap,explored,no_input\n0,a,9,0,1.0,1.0,0\n")

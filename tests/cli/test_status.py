@@ -126,6 +126,44 @@ def test_retry_prints_the_commands_of_unfinished_runs(ersparse, tree):
     assert all(line[:2] == ["python", str(ROOT / "launch.py")] for line in words)
 
 
+FOREIGN = [
+    {"name": "of another program"}, {"state": 3}, {"state": "done", "progress": "x"}, {"state": "done", "metrics": [1]},
+    {"state": "done", "metrics": {"test/acc": "x"}}, {"state": "done", "config": 3}, {"state": "done", "schema": "9"},
+    {"state": "failed", "layers": "x"}, [], "text",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("record", FOREIGN, ids=str)
+def test_a_run_json_of_another_program_is_skipped(ersparse, tree, record):
+    (tree / "runs" / "net" / "s5" / "run.json").write_text(json.dumps(record))
+    for command in (["status", tree], ["retry", tree], ["status", tree, "--json"]):
+        status, printed = ersparse(*command)
+        assert status == 0 and "s5" not in printed.out
+    assert ersparse("export", tree / "runs" / "net" / "s5")[0] == 2
+
+
+@pytest.mark.parametrize("changes", [
+    {"command": ""}, {"command": None}, {"command": "python"}, {"command": "python launch.py 'x"},
+])  # fmt: skip
+def test_a_run_without_a_command_cannot_be_repeated(ersparse, tmp_path, changes):
+    write(tmp_path / "runs" / "a" / "s0", "failed", **changes)
+    status, printed = ersparse("retry", tmp_path)
+    assert status == 0 and "cannot be run again by itself; it was made by" in printed.err
+
+
+def test_a_theory_run_is_repeated(ersparse, tmp_path):
+    """Its configuration has no trainer."""
+    command = "python launch.py experiment=theory_weak"
+    write(tmp_path / "theory_weak" / "a" / "s0", "failed", config={"method": {"name": "weak"}}, command=command)
+    status, printed = ersparse("retry", tmp_path)
+    assert status == 0 and "experiment=theory_weak" in printed.out
+
+
+def test_a_time_without_a_zone_is_no_error(ersparse, tmp_path):
+    write(tmp_path / "a" / "s0", "done", updated="2026-11-23T10:00:00")
+    assert ersparse("status", tmp_path)[0] == 0
+
+
 def test_retry_skips_runs_without_a_command_of_their_own(ersparse, tmp_path):
     write(tmp_path / "runs" / "a" / "s0", "failed", command="python my_study.py")
     write(tmp_path / "runs" / "b" / "s0", "failed", command="python launch.py -m seed=0,1")
