@@ -10,9 +10,13 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from ersparse.sparse.channel_graph import trace
+from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import attach, enforce
+from ersparse.sparse.reachability import cut, on_paths
 
 
 def increasing(x, *args, **kwargs):
@@ -22,6 +26,7 @@ def increasing(x, *args, **kwargs):
 
 def normalised(x, dim=-1, *args, **kwargs):
     """A function in place of a softmax: positive, and each result depends on all arguments."""
+    x = torch.log1p(x.abs())  # masks are negative
     return (1 + x) / (1 + x).sum(dim, keepdim=True) + x * 1e-3
 
 
@@ -104,10 +109,14 @@ def effective_weights(network, masks, inputs, seed=0):
     make_positive(network, masks, seed)
     with positive_functions(), recorded_layers() as calls:
         network(inputs)
-        before = [x.detach() for _, x, _, _ in calls]
+        before = [x.detach().clone() for _, x, _, _ in calls]
         calls.clear()
+        if hasattr(network, "queries"):
+            network.queries.data *= 1.5
         result = network(inputs * 1.5 + 0.1)
-        (result if isinstance(result, torch.Tensor) else result[0]).sum().backward()
+        result = result if isinstance(result, torch.Tensor) else result[0]
+        assert result.isfinite().all()
+        result.sum().backward()
     owners = {p.untyped_storage().data_ptr(): (n, p) for n, p in network.named_parameters() if n in masks}
     found = {name: torch.zeros(mask.shape, dtype=torch.bool) for name, mask in masks.items()}
     for (weight, x, out, options), old in zip(calls, before, strict=True):
@@ -135,3 +144,36 @@ def drawn(layers, density, seed):
         kept = torch.rand(*layer.shape[:2], *[1] * len(layer.shape[2:]), generator=random)
         masks[layer.name] = (kept < min(0.8, max(density, 1.5 / layer.shape[1]))).expand(layer.shape)
     return masks
+
+
+def compare(network, inputs, density, seed, shape=None):
+    """Compare the effective weights of a random mask with those that gradients reach; return their share.
+
+    The network is traced with an input of `shape`, which has to be found if it is None.
+    """
+    layers = prunable_layers(network)
+    masks = drawn(layers, density, seed)
+    graph = trace(network.eval(), shape)
+    expected = effective_weights(network, masks, inputs, seed)
+    live = on_paths(masks, layers, graph)
+    for layer in layers:
+        assert live[layer.name].equal(expected[layer.name]), layer.name
+    assert bool(cut(masks, layers, graph)) == (not any(mask.any() for mask in expected.values()))
+    return sum(int(m.sum()) for m in live.values()) / sum(int(m.sum()) for m in masks.values())
+
+
+def network_of(forward, **modules):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, module in modules.items():
+                setattr(self, name, module)
+
+        def forward(self, x):
+            return forward(self, x)
+
+    return Network()
+
+
+def linear(n_in, n_out, bias=False):
+    return nn.Linear(n_in, n_out, bias=bias)

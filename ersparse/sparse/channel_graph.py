@@ -65,8 +65,11 @@ def _undisturbed(network: nn.Module) -> Iterator[None]:
     devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
     torch.backends.mha.set_fastpath_enabled(False)
     try:
+        # views of tensors would keep them alive, and writing into a view is refused while the whole tensor is alive
+        no_views = torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView))
         with torch.random.fork_rng(list(devices)), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), eager(network):
-            yield
+            with no_views:
+                yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         random.setstate(state)

@@ -151,8 +151,8 @@ def condensed(tensors: Sequence[Tensor], dims: Sequence[int] | None = None) -> t
         if all(tensor.stride(dim) == 0 for tensor in small):
             small, places[dim] = [tensor.narrow(dim, 0, 1) for tensor in small], Place(places[dim].size, one=True)
             continue
-        slices = torch.cat([_unexpanded(tensor, dim).movedim(dim, 0).flatten(1) for tensor in small], 1)
-        first, place = _distinct(slices)
+        slices = [_unexpanded(tensor, dim).movedim(dim, 0).flatten(1) for tensor in small]
+        first, place = _distinct(slices[0] if len(slices) == 1 else torch.cat(slices, 1))
         if len(first) < len(place):
             small = [tensor.index_select(dim, first) for tensor in small]
             places[dim] = Place(len(place), place, one=len(first) == 1)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ersparse.sparse.channel_labels import CONSTANT, ZERO, GraphBuilder, plus_constant
+from ersparse.sparse.channel_labels import CONSTANT, ZERO, GraphBuilder, condensed, plus_constant
 from ersparse.sparse.reachability import Kernels
 
 
@@ -152,6 +152,7 @@ def _constant(call: Call, builder: GraphBuilder) -> Tensor:
 
 def _moved(call: Call, builder: GraphBuilder) -> Any:
     """Operations that move elements: the same operation moves their labels."""
+    _check_index_without_values(call)
     values = {name: _to_move(name, value) for name, value in call.arguments.items()}
     if call.name in REINTERPRETED:
         if "size" not in values:
@@ -189,7 +190,23 @@ def _to_move(name: str, value: Any) -> Any:
         raise Unsupported(" by an index that depends on the input")
     if isinstance(value, Tensor) and name not in INDICES:
         return labels_of(value)
-    return value.cpu() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    return value.cpu() if value.device.type != "meta" else torch.zeros(value.shape, dtype=torch.long)
+
+
+def _check_index_without_values(call: Call) -> None:
+    """Check that an index on the meta device selects from slices that are all alike, so that its values do not matter.
+
+    Raises:
+        Unsupported: the slices differ.
+    """
+    indices = call["indices"] if call.name == "index" else [call["index"]]
+    dims = [dim for dim, index in enumerate(indices) if index is not None] if call.name == "index" else [call["dim"]]
+    if any(isinstance(index, Tensor) and index.device.type == "meta" for index in indices):
+        _, places = condensed([call.first], dims)
+        if any(not places[dim].one and places[dim].size > 1 for dim in dims):
+            raise Unsupported(" by an index without values")
 
 
 def _pointwise(call: Call, builder: GraphBuilder) -> Tensor:

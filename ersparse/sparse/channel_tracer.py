@@ -17,7 +17,7 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from ersparse.sparse.channel_labels import GraphBuilder, condensed
+from ersparse.sparse.channel_labels import ZERO, GraphBuilder, condensed
 from ersparse.sparse.channel_rules import Call, Labelled, Unsupported, Weight, rule_of
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.wrappers import named_modules
@@ -155,7 +155,8 @@ class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _on_weight(self, call: Call) -> Any:
         """Return the result of an operation on a prunable weight, of which no argument depends on the input.
 
-        A view is a view of the stand-in. Constants that a layer reads, such as coordinates, count as an input.
+        A view is a view of the stand-in. Constants that a layer reads, such as coordinates, count as an input, unless
+        they are zero, as the first state of a recurrence.
         """
         if call.name in COPIES:
             return next(iter(call.arguments.values()))
@@ -165,7 +166,7 @@ class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise self._unsupported(call, " of a prunable weight")
         added = "self" if call.name in ("addmm", "baddbmm") else "bias"
         read = {
-            name: self._input(value)
+            name: self._input(value, is_zero=value.device.type != "meta" and not value.any())
             for name, value in call.arguments.items()
             if isinstance(value, Tensor) and name != added and not self._weights.weight_of(value)
         }
@@ -192,10 +193,11 @@ class ChannelTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return [self._replaced(item) for item in value]
         return self._weights.stand_in(value) if type(value) in (Tensor, nn.Parameter) else value
 
-    def _input(self, like: Tensor) -> Labelled:
+    def _input(self, like: Tensor, is_zero: bool = False) -> Labelled:
         """Return an input in the shape of a tensor."""
         dtype = self._dtype if like.is_floating_point() else like.dtype
-        return Labelled(torch.tensor(self.builder.input).expand(like.shape), dtype, self._device)
+        label = torch.tensor(ZERO if is_zero else self.builder.input)
+        return Labelled(label.expand(like.shape), dtype, self._device)
 
     def _unsupported(self, call: Call, detail: str) -> GraphError:
         depends = ", which needs its values" if call.name in VALUES else ""

@@ -99,7 +99,7 @@ def on_paths(masks: Mapping[str, Tensor], layers: list[Layer], graph: list[Chann
         if op.kind == "layer" and op.layer in masks:
             assert op.kernels is not None
             kept, found = op.kernels.of(masks[op.layer].contiguous()), op.kernels.of(live[op.layer])
-            pairs = (_inputs(state.reached, op) & _outputs(needed, op)).any(0)
+            pairs = _meet(_outputs(needed, op).mT, _inputs(state.reached, op))
             found |= kept & pairs.reshape(*pairs.shape, *[1] * (kept.dim() - 3))
     return live
 
@@ -160,10 +160,11 @@ def _forward(graph: list[ChannelOp], masks: Mapping[str, Tensor]) -> _State:
             reached[made] = nonzero[made] = True
         elif op.kind == "layer":
             edges[index] = _edges(op, masks)
-            reached[made] = (edges[index] & _inputs(reached, op)).any(-1).reshape(-1)
+            into = _meet(_inputs(reached, op), edges[index].mT)
+            reached[made] = into.transpose(0, 1).reshape(-1)
             if has_products:
-                into = _inputs(nonzero, op, constants=True)
-                nonzero[made] = (edges[index] & into).any(-1).reshape(-1)
+                into = _meet(_inputs(nonzero, op, constants=True), edges[index].mT)
+                nonzero[made] = into.transpose(0, 1).reshape(-1)
         elif op.kind == "any":
             reached[made] = reached[op.reads[0] >> 1].any(1)
             if has_products:
@@ -184,7 +185,7 @@ def _backward(graph: list[ChannelOp], state: _State) -> Tensor:
         op = graph[index]
         after = needed[op.start : op.start + op.count]
         if op.kind == "layer":
-            below = (state.edges[index] & _outputs(needed, op)).any(2).reshape(op.reads[0].shape)
+            below = _meet(_outputs(needed, op), state.edges[index]).transpose(0, 1).reshape(op.reads[0].shape)
             needed[op.reads[0][below] >> 1] = True
         elif op.kind == "any":
             needed[op.reads[0][after] >> 1] = True
@@ -204,18 +205,23 @@ def _edges(op: ChannelOp, masks: Mapping[str, Tensor]) -> Tensor:
 
 
 def _inputs(channels: Tensor, op: ChannelOp, constants: bool = False) -> Tensor:
-    """Return `channels`, or its labels with their constants, for the inputs of a layer, [copies, groups, 1, inputs]."""
+    """Return `channels`, or its labels with their constants, for the inputs of a layer, [groups, copies, inputs]."""
     assert op.kernels is not None
     groups, _, n_in = op.kernels.size[:3]
     read = _is_nonzero(channels, op.reads[0]) if constants else channels[op.reads[0] >> 1]
-    return read.reshape(-1, groups, 1, n_in)
+    return read.reshape(-1, groups, n_in).transpose(0, 1)
 
 
 def _outputs(channels: Tensor, op: ChannelOp) -> Tensor:
-    """Return `channels` for the outputs of a layer, [copies, groups, outputs, 1]."""
+    """Return `channels` for the outputs of a layer, [groups, copies, outputs]."""
     assert op.kernels is not None
     groups, n_out = op.kernels.size[:2]
-    return channels[op.start : op.start + op.count].reshape(-1, groups, n_out, 1)
+    return channels[op.start : op.start + op.count].reshape(-1, groups, n_out).transpose(0, 1)
+
+
+def _meet(first: Tensor, second: Tensor) -> Tensor:
+    """Return the product of boolean matrices, [groups, n, k] and [groups, k, m]; the counts are exact below 2^24."""
+    return torch.bmm(first.float(), second.float()) > 0
 
 
 def _is_nonzero(nonzero: Tensor, labels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from positive_network import drawn, effective_weights
+from positive_network import compare, linear, network_of
 from torch import nn
 from torch.nn import functional as F
 from torchvision import models
@@ -10,22 +10,9 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
 from torchvision.models.regnet import BlockParams, RegNet
 
+from ersparse import models as own_models
 from ersparse.sparse.channel_graph import trace
 from ersparse.sparse.layers import prunable_layers
-from ersparse.sparse.reachability import cut, on_paths
-
-
-def compare(network, inputs, density, seed, shape=None):
-    """Compare the effective weights of a random mask with those that gradients reach; return their share."""
-    layers = prunable_layers(network)
-    masks = drawn(layers, density, seed)
-    graph = trace(network.eval(), shape)
-    expected = effective_weights(network, masks, inputs, seed)
-    live = on_paths(masks, layers, graph)
-    for layer in layers:
-        assert live[layer.name].equal(expected[layer.name]), layer.name
-    assert bool(cut(masks, layers, graph)) == (not any(mask.any() for mask in expected.values()))
-    return sum(int(m.sum()) for m in live.values()) / sum(int(m.sum()) for m in masks.values())
 
 
 def efficientnet():
@@ -34,6 +21,8 @@ def efficientnet():
 
 
 FAMILIES = {
+    "mlp": lambda: own_models.mlp(5, channels=3, width=0.1, image_size=32),
+    "resnet50_imagenet": lambda: own_models.resnet50_imagenet(5, width=0.1),
     "mobilenet_v2": lambda: models.mobilenet_v2(num_classes=5, width_mult=0.1),
     "mobilenet_v3": lambda: models.mobilenet_v3_small(num_classes=5, width_mult=0.1),
     "efficientnet": efficientnet,
@@ -44,23 +33,6 @@ FAMILIES = {
     "resnext": lambda: models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], 5, groups=4, width_per_group=2),
     "convnext": lambda: ConvNeXt([CNBlockConfig(8, 12, 2), CNBlockConfig(12, None, 1)], num_classes=5),
 }
-
-
-def network_of(forward, **modules):
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            for name, module in modules.items():
-                setattr(self, name, module)
-
-        def forward(self, x):
-            return forward(self, x)
-
-    return Network()
-
-
-def linear(n_in, n_out, bias=False):
-    return nn.Linear(n_in, n_out, bias=bias)
 
 
 def conv(n_in, n_out, kernel=1, **options):
@@ -171,3 +143,27 @@ def test_paths_of_blocks_match_gradients_of_a_positive_network(name):
 def test_paths_of_families_match_gradients_of_a_positive_network(name, density):
     network = FAMILIES[name]()
     compare(network, torch.rand(1, 3, 32, 32).double() + 0.1, density, seed=1)
+
+
+TORCHVISION = [
+    "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "efficientnet_v2_s", "mnasnet0_5", "shufflenet_v2_x0_5",
+    "regnet_x_400mf", "regnet_y_400mf", "densenet121", "googlenet", "inception_v3", "resnext50_32x4d", "convnext_tiny",
+    "vit_b_16", "swin_t", "swin_v2_t", "maxvit_t", "squeezenet1_0", "alexnet", "vgg11_bn",
+]  # fmt: skip
+TIMM = [
+    "vit_tiny_patch16_224", "deit_small_patch16_224", "mobilenetv3_small_050", "efficientnet_b0", "ghostnet_050",
+    "convnextv2_atto", "mobilevit_xxs", "seresnet50", "levit_128s", "regnety_002", "crossvit_tiny_240",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*TORCHVISION, *[f"timm {name}" for name in TIMM]])
+def test_published_networks_are_followed_as_a_whole(name):
+    if name.startswith("timm "):
+        network = pytest.importorskip("timm").create_model(name.removeprefix("timm "))
+    else:
+        own = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        with torch.device("cpu" if name.startswith("regnet") else "meta"):
+            network = models.get_model(name, weights=None, **own)
+    followed = {op.layer for op in trace(network) if op.kind == "layer"}
+    assert followed >= {layer.name for layer in prunable_layers(network)}
