@@ -342,7 +342,7 @@ class PathSettings(SettingsGroup):
 class Settings(SettingsGroup):
     """One run, complete and checked.
 
-    `method` and `logger` stay mappings here: `ersparse.methods.base` and `ersparse.runs.loggers.base` build them.
+    `method` and `logger` stay mappings here: `ersparse.methods.base` and `ersparse.runs.loggers.select` build them.
     """
 
     model: ModelSettings

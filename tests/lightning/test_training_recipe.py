@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import ersparse
 from ersparse.lightning.callbacks import FixedMask
 from ersparse.lightning.classifier import Classifier
+from ersparse.lightning.optimizers import make_optimizer
 
 
 def linear_classifier(settings):
@@ -55,6 +57,21 @@ def test_clipping_limits_the_step_of_kept_weights(limit, length):
     mask = before["1.weight_mask"]
     kept = torch.cat([module.network[1].weight.grad[mask], module.network[1].bias.grad])
     assert step.norm().item() == pytest.approx(length or kept.norm().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name, fused, length", [("sgd", True, 0.5 * 1024), ("lion", False, 0.5)])
+def test_with_scaled_gradients_the_limit_is_scaled(name, fused, length):
+    """A fused optimizer gets scaled gradients of 16-mixed, and unscales them after clipping; others unscaled ones."""
+    module = linear_classifier(optimizer(name))
+    scaler = SimpleNamespace(get_scale=lambda: 1024.0)
+    module._trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+    made = make_optimizer(list(module.network.parameters()), optimizer(name))
+    assert getattr(made, "_step_supports_amp_scaling", False) == fused
+    for parameter in module.network.parameters():
+        parameter.grad = torch.full_like(parameter, 1e4)
+    module.configure_gradient_clipping(made, 0.5, None)
+    norm = torch.cat([parameter.grad.flatten() for parameter in module.network.parameters()]).norm()
+    assert norm.item() == pytest.approx(length, rel=1e-4)
 
 
 def test_accumulated_batches_take_the_step_of_their_union():
