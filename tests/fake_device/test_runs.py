@@ -1,5 +1,7 @@
 """Whole runs of every method on a device without hardware: results of the CPU bit for bit, and no step that waits."""
 
+import errno
+import threading
 from unittest import mock
 
 import pytest
@@ -9,7 +11,10 @@ from fake_device.training import Steps, run
 from pytorch_lightning import Callback
 from safetensors.torch import load_file
 
+from ersparse.errors import RunFailed
 from ersparse.lightning import classifier
+from ersparse.lightning.callbacks.checkpoints import snapshot
+from ersparse.storage import checkpoints
 
 EPOCHS = ["trainer.max_epochs=2"]
 REWIRING = [*EPOCHS, "method.delta_t=2", "sparsity.level=0.5"]  # updates after two and four of six steps
@@ -96,3 +101,51 @@ def test_narrow_networks_train_in_channels_last_format_on_gpus_alone(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / device, [*EPOCHS, *RESIDUAL, "model.width=0.5"], device, callback)
     assert formats["cpu"].strides[1] == 9 and formats["fake"].strides[1] == 1
+
+
+class NextStep(Callback):
+    """Says whether training has gone on after its first epoch."""
+
+    def __init__(self):
+        self.reached = threading.Event()
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.current_epoch == 1:
+            self.reached.set()
+
+
+def test_checkpoints_are_written_while_a_gpu_trains_on(tmp_path):
+    """The first write does not begin before the next epoch, and holds the state at the end of the first."""
+    following, original, waited = NextStep(), checkpoints.write_bytes, []
+
+    def write(*arguments):
+        waited.append(following.reached.wait(20))
+        original(*arguments)
+
+    with mock.patch.object(checkpoints, "write_bytes", write):
+        found = run(tmp_path, [*RIGL, "trainer.max_epochs=2"], "fake", following)
+    assert waited == [True, True] and read(found)["state"] == "done"
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_checkpoint_that_cannot_be_written_fails_the_run(call, tmp_path):
+    original, calls = checkpoints.write_bytes, []
+
+    def write(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(*arguments)
+
+    with mock.patch.object(checkpoints, "write_bytes", write), pytest.raises(RunFailed, match="No space left"):
+        run(tmp_path, EPOCHS, "fake", Callback())
+
+
+def test_a_snapshot_does_not_change_with_the_original():
+    state = torch.nn.BatchNorm2d(2).state_dict()
+    original = {"state_dict": state, "rows": [[1, "a"]], "epoch": 3}
+    copied = snapshot(original)
+    state["weight"].zero_()
+    original["rows"].append([2])
+    assert copied["state_dict"]["weight"].tolist() == [1, 1] and copied["rows"] == [[1, "a"]] and copied["epoch"] == 3
+    assert copied["state_dict"]._metadata == state._metadata

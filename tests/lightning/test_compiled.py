@@ -8,7 +8,11 @@ from functools import partial
 import pytest
 import torch
 from conftest import TINY, outcome, read
+from fitting import SGD
+from runs.plain import plain
 from torch._dynamo.utils import counters
+
+from ersparse.lightning.classifier import Classifier
 
 METHODS = {
     "fixed": ["trainer.max_epochs=3"],
@@ -36,3 +40,27 @@ def test_masks_change_without_recompilation(method, launch, only_run, monkeypatc
         assert not counters["graph_break"]
         found.append(outcome(only_run()))
     assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_the_smaller_last_batch_does_not_change_the_graph_of_the_others(monkeypatch):
+    """By default PyTorch would compile a graph for all sizes then, and use it from the second epoch on."""
+    graphs, executed = [], []
+
+    def backend(graph, inputs):
+        number = len(graphs)
+        graphs.append(graph)
+
+        def run(*arguments):
+            executed.append(number)
+            return graph.forward(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    module = Classifier(plain(10, channels=1), 10, SGD, 1, ["test"]).train()
+    module.compile_steps()
+    for count in (8, 8, 5) * 3:
+        module(torch.randn(count, 1, 8, 8))
+    assert executed == [0, 0, 1] * 3

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins import TorchCheckpointIO
+from torch import Tensor
 
 from ersparse.storage.checkpoints import CheckpointFiles
 
@@ -29,6 +32,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
 class VerifiedCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints by `CheckpointFiles.write`, and reads them as Lightning does, with `weights_only=True`.
 
+    A network on a GPU trains on meanwhile: its state is copied to the host, and a thread writes the copy. There is one
+    such write at a time, and its error, if any, is raised by the next or by `teardown`.
+
     Only checkpoints of finished epochs are written. On a signal of SLURM, Lightning would also save `hpc_ckpt_1.ckpt`
     in the middle of an epoch, and resume from it instead of from ours.
 
@@ -39,8 +45,36 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
     def __init__(self, files: CheckpointFiles) -> None:
         super().__init__()
         self.files = files
+        self.executor = ThreadPoolExecutor(1, "checkpoint")
+        self.pending: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint of a finished epoch, verify it, and remove older ones."""
-        if self.files.is_intended(Path(path)):
+        if not self.files.is_intended(Path(path)):
+            return
+        self._wait()
+        if all(tensor.device.type == "cpu" for tensor in checkpoint["state_dict"].values()):
             self.files.write(checkpoint, Path(path))
+        else:
+            self.pending = self.executor.submit(self.files.write, snapshot(checkpoint), Path(path))
+
+    def teardown(self) -> None:
+        """Wait until the last checkpoint has been written."""
+        self._wait()
+
+    def _wait(self) -> None:
+        pending, self.pending = self.pending, None
+        if pending:
+            pending.result()
+
+
+def snapshot(value: Any) -> Any:
+    """Return a copy of a checkpoint whose tensors lie on the CPU, so that training can change the original."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # of its class, and with the versions of modules that state dicts have
+        for key, item in value.items():
+            copied[key] = snapshot(item)
+        return copied
+    return [snapshot(item) for item in value] if type(value) is list else value
