@@ -40,6 +40,7 @@ class ModelSettings(FunctionSettings):
     width: Annotated[float, In("(0, 64]")]
     init: Literal["default", "layer", "neuron"]
     init_from: Path | None
+    init_mismatch: Annotated[Literal["error", "fresh"], Since("error")] = "error"
     sync_batchnorm: Annotated[bool, NotIdentity]
     args: Annotated[dict[str, Any], Since({})] = Field(default_factory=dict)
 

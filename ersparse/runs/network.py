@@ -60,7 +60,7 @@ def initial_network(settings: Settings, init_from: dict[str, Tensor] | None) -> 
     """Return the network that pruners score, with the weights of `init_from`, or random ones."""
     network = _with_random_weights(settings, "weights")
     if init_from is not None:
-        network.load_state_dict(network_tensors(init_from))
+        network.load_state_dict(network.state_dict() | network_tensors(init_from))
     return network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,10 @@ from ersparse.sparse.mask import digest, masks_of
 from ersparse.sparse.source import DenseSource, Source
 from ersparse.storage import density_file
 from ersparse.storage.density_file import DensityFile
-from ersparse.storage.run_folder import network_masks, network_tensors, read_network
+from ersparse.storage.run_folder import network_masks
+from ersparse.storage.weights_file import fitting, read_weights
+
+log = logging.getLogger("ersparse")
 
 
 class InputFiles(NamedTuple):
@@ -73,7 +77,7 @@ def make_plan(settings: Settings) -> Plan:
     _check_execution(settings, method)
     files = _read_files(settings)
     if files.network is not None:
-        _check_same_architecture(settings, built.module, files.network)
+        files = files._replace(network=_fitting(settings, built.module, files.network))
     source, prerequisite = _select(settings, option, built, files)
     method.check(settings, built.layers, source)
     if isinstance(built.graph, GraphError) and source.flow != "none":
@@ -219,7 +223,7 @@ def _read_files(settings: Settings) -> InputFiles:
     network = file = network_hash = file_hash = None
     init_from, sparsity = settings.model.init_from, settings.sparsity
     if init_from is not None:
-        network, network_hash = read_network(Path(init_from), f"model.init_from={init_from}")
+        network, network_hash = read_weights(Path(init_from), f"model.init_from={init_from}")
     if sparsity.name == "file":
         file = density_file.read(Path(str(sparsity.file)))
         file_hash = digest(file.masks()) if sparsity.keep_mask else file.hash
@@ -227,15 +231,19 @@ def _read_files(settings: Settings) -> InputFiles:
     return InputFiles(network, file, FileHashes(network_hash, is_ticket, file_hash))
 
 
-def _check_same_architecture(settings: Settings, network: nn.Module, state: dict[str, Tensor]) -> None:
-    where, expected = f"model.init_from={settings.model.init_from}", network.state_dict()
-    theirs = set(network_tensors(state))
-    if extra := sorted(theirs - set(expected)):
-        raise UserError(f"{where}: has {extra[0]}, model={settings.model.name} has no such tensor")
-    for name, tensor in expected.items():
-        found = list(state[name].shape) if name in state else "missing"
-        if found != list(tensor.shape):
-            raise UserError(f"{where}: its {name} is {found}, model={settings.model.name} has {list(tensor.shape)}")
+def _fitting(settings: Settings, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of `model.init_from` that the network takes.
+
+    Raises:
+        UserError: others are in the way, unless `model.init_mismatch=fresh` leaves them out; or masks are.
+    """
+    model, where = settings.model, f"model.init_from={settings.model.init_from}"
+    found, fresh = fitting(state, network.state_dict(), where, model.name, model.init_mismatch == "fresh")
+    if fresh:
+        if lost := sorted(network_masks(state).keys() - network_masks(found).keys()):
+            raise UserError(f"{where}: its mask of {lost[0]} does not fit model={model.name}")
+        log.info(f"{where}: leaves {', '.join(fresh)} as drawn")
+    return found
 
 
 def _folder(settings: Settings, option: SparsityOption, file_hashes: FileHashes, identity: str) -> Path:
