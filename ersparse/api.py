@@ -31,6 +31,7 @@ from ersparse.sparse.flow_repair import FlowError
 from ersparse.sparse.layers import Layer, unpruned_matrices
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.reachability import ChannelOp
+from ersparse.sparse.selection import Selection, spread
 from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource, Repair
 from ersparse.sparse.summary import describe_masks, unpruned_line
 from ersparse.sparse.wrappers import unwrapped
@@ -63,6 +64,11 @@ def sparsify(
     strict: bool = False,
     examples: Any = None,
     redraw: bool = False,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    layers: Mapping[str, float] | None = None,
+    first_dense: bool = False,
+    last_dense: bool = False,
     **options: Any,
 ) -> Sparsified:
     """Turn `module` into an Erdős–Rényi network in place.
@@ -92,6 +98,13 @@ def sparsify(
             of an input only, examples or shape=(C, H, W); "magnitude" needs none.
         redraw: whether a module that has masks already gets new ones. Weights that only the new masks keep are zero.
             `ersparse.prune` prunes a module with masks further.
+        include: patterns of the weights that are pruned, such as ["encoder.*", "head.weight"]; None is every prunable
+            weight. Embeddings are pruned only if a pattern matches them.
+        exclude: patterns of weights that stay dense. They do not count in `level` and `budget`.
+        layers: densities of single layers by pattern, such as {"head.*": 0.5}; of several the last one counts. The rule
+             spreads what is left of the budget over the other layers.
+        first_dense: whether the first layer is kept whole, likewise.
+        last_dense: whether the last layer is kept whole, likewise.
         **options: options of the rule or pruner, such as floor=1 or images=128.
 
     Matrices that stay dense, such as embeddings, are named in the record and in a warning.
@@ -114,7 +127,11 @@ def sparsify(
     if not isinstance(seed, int):
         raise UserError(f"seed={seed}: must be an integer")
     module = unwrapped(module)
-    layers = _layers(module, redraw)
+    include = [include] if isinstance(include, str) else include
+    selection = Selection(
+        include, [exclude] if isinstance(exclude, str) else exclude, layers or {}, first_dense, last_dense
+    )
+    selected = _layers(module, redraw, selection)
     if isinstance(density, str) and density in PRUNERS:
         density, options = partial(_pruner_densities, module, density, examples, options), {}
     if not callable(flow):
@@ -123,8 +140,8 @@ def sparsify(
     if (flow, sampling) == ("resample", "exact"):
         raise UserError("sampling=exact: must be bernoulli with flow=resample, which conditions independent draws")
     try:
-        nominal, by_layer = _densities(layers, density, level, budget, options)
-        source = ERSource(layers, by_layer, nominal, seed, sampling, flow)
+        nominal, by_layer = _densities(selected, density, level, budget, options, selection)
+        source = ERSource(selected, by_layer, nominal, seed, sampling, flow)
         source.drawing_densities()
     except (densities.DensityError, FlowError) as error:
         raise UserError(f"density={_name(density)}: {error}") from None
@@ -134,8 +151,8 @@ def sparsify(
         if strict:
             raise UserError(f"strict=true: {excess}")
         warnings.warn(excess, stacklevel=2)
-    unpruned = unpruned_matrices(module, [layer.name for layer in layers])
-    record = describe_masks(layers, by_layer, nominal, masks, counts, graph, unpruned)
+    unpruned = unpruned_matrices(module, [layer.name for layer in selected])
+    record = describe_masks(selected, by_layer, nominal, masks, counts, graph, unpruned)
     if line := unpruned_line(record["sparsity"]):
         warnings.warn(line, stacklevel=2)
     mask.attach(module, masks)
@@ -214,18 +231,20 @@ def load_images(run: str | Path, *, trust: Sequence[str] = ()) -> ImageData:
     return load_arrays(build(DatasetSettings, dataset, "dataset."))
 
 
-def _layers(module: nn.Module, redraw: bool) -> list[Layer]:
-    """Return the prunable layers of a module that can be made sparse.
+def _layers(module: nn.Module, redraw: bool, selection: Selection) -> list[Layer]:
+    """Return the selected layers of a module that can be made sparse.
 
     Raises:
         UserError: there are none, or one is masked and not drawn again, sharded, reparametrised or uninitialised.
     """
-    for name in mask.masks_of(module) if not redraw else ():
+    layers = usable_layers(module, selection)
+    drawn = {layer.name for layer in layers if redraw}
+    if masked := [name for name in mask.masks_of(module) if name not in drawn]:
         raise UserError(
-            f"module={type(module).__name__}: is sparse already ({name} has a mask); prune prunes it further, "
+            f"module={type(module).__name__}: is sparse already ({masked[0]} has a mask); prune prunes it further, "
             "redraw=true draws new masks, and remove_masks takes them off"
         )
-    return usable_layers(module)
+    return layers
 
 
 def _densities(
@@ -233,7 +252,8 @@ def _densities(
     density: str | DensityFunction | Mapping[str, float],
     level: float,
     budget: int | None,
-    options: Any,
+    options: dict[str, Any],
+    selection: Selection,
 ) -> tuple[float, list[float]]:
     """Return the nominal global density, and the density of each layer.
 
@@ -256,18 +276,20 @@ def _densities(
     takes = list(inspect.signature(rule).parameters)[1:]
     if unknown := sorted(set(options) - set(takes)):
         raise UserError(f"{unknown[0]}={options[unknown[0]]}: density={_name(density)} has no such option")
+    own = selection.own_densities(layers)
     if "density" not in takes:  # the rule defines the global density
-        by_layer = _checked(layers, rule(layers, **options))
-        return densities.expected_density(layers, by_layer), by_layer
+        by_layer = [own.get(layer.name, p) for layer, p in zip(layers, rule(layers, **options), strict=True)]
+        return densities.expected_density(layers, _checked(layers, by_layer)), by_layer
     nominal = 1 - level if budget is None else budget / total
-    return nominal, _checked(layers, rule(layers, nominal, **options))
+    return nominal, _checked(layers, spread(partial(rule, **options), layers, nominal, own))
 
 
 def _pruner_densities(
     module: nn.Module, name: str, examples: Any, options: Mapping[str, Any], layers: list[Layer], density: float
 ) -> list[float]:
     """Return the density of each layer in the masks of a pruner."""
-    masks = pruner_masks(module, name, round(density * sum(layer.size for layer in layers)), examples, options)
+    count, among = round(density * sum(layer.size for layer in layers)), [layer.name for layer in layers]
+    masks = pruner_masks(module, name, count, examples, {**options, "among": among})
     return [int(masks[layer.name].sum()) / layer.size for layer in layers]
 
 

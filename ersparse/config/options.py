@@ -24,7 +24,7 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 LAUNCH = PACKAGE.parent / "launch.py"  # in a checkout
 CONFIG_DIR = ("--config-dir", "-cd")
 # keys whose values are mappings with keys of any name
-FREE_MAPPINGS = ("model.args", "dataset.args", "optimizer.args", "optimizer.layers")
+FREE_MAPPINGS = ("model.args", "dataset.args", "optimizer.args", "optimizer.layers", "sparsity.layers")
 
 _user_folders: tuple[Path, ...] = ()
 

@@ -204,6 +204,10 @@ class SparsitySettings(FunctionSettings):
     sampling: Literal["bernoulli", "exact"]
     flow: Annotated[str, AfterValidator(_flow)]
     strict: Annotated[bool, Since(False)] = False
+    include: Annotated[list[str] | None, Since(None)] = None
+    exclude: Annotated[list[str], Since([])] = Field(default_factory=list)
+    layers: Annotated[dict[str, Annotated[float, In("[0, 1]")]] | None, Since(None)] = None
+    last_dense: Annotated[bool, Since(False)] = False
     floor: NonNegative
     first_dense: bool
     redistribute: Literal["exact", "none"]

@@ -12,7 +12,7 @@ from ersparse.config.schema import SparsitySettings
 from ersparse.errors import UserError
 
 DRAWING_KEYS = ("sampling", "flow")  # apply to every option whose masks are drawn at random
-RUN_ARGUMENTS = frozenset({"layers", "density", "network", "count", "examples", "shape", "seed", "invert"})
+RUN_ARGUMENTS = frozenset({"layers", "density", "network", "count", "examples", "shape", "seed", "invert", "among"})
 
 
 @dataclass(frozen=True)
@@ -79,4 +79,9 @@ class SparsityOption:
         if self.takes_density:
             asked = "level" if self.settings.budget is None else "budget"
             found[asked] = getattr(self.settings, asked)
-        return found
+        return found | {key: fields[key] for key in self._selection_keys() if fields.get(key)}
+
+    def _selection_keys(self) -> list[str]:
+        """Return the keys that select layers; each enters the hash of a run only if it is set."""
+        own = [] if self.settings.name == "dense" else ["first_dense", "last_dense", "layers"]
+        return ["include", "exclude", *(key for key in own if key not in self.keys)]

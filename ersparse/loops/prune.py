@@ -61,7 +61,8 @@ def prune(
         ...     ersparse.prune(network, level)
     """
     level, seed, network = plain(level), plain(seed), unwrapped(network)
-    layers, before = usable_layers(network), mask.masks_of(network)
+    before = mask.masks_of(network)
+    layers = [layer for layer in usable_layers(network) if not before or layer.name in before]
     if not (isinstance(level, (int, float)) and 0 <= level < 1):
         raise UserError(f"level={level}: must lie in [0, 1)")
     if scope not in ("global", "layer"):
@@ -73,7 +74,7 @@ def prune(
     if count > sum(int(m.sum()) for m in within.values()):
         raise UserError(f"level={level}: must be at least the network's sparsity {1 - mask.density_of(within):.6g}")
     try:
-        found = _scores(network, by, examples, seed)
+        found = {name: score for name, score in _scores(network, by, examples, seed).items() if name in sizes}
         if scope == "global":
             masks = scores.largest(found, count, _on_device_of(found, within))
         else:

@@ -57,6 +57,11 @@ class EdgePopup(EdgePopupSearch, LevelledMethod):
                 f"model.init={settings.model.init}: must be default with method={self.name}, which has "
                 "method.weight_init and method.scale_weights"
             )
+        for key in ("include", "exclude"):
+            if value := getattr(settings.sparsity, key):
+                raise UserError(
+                    f"sparsity.{key}={value}: must not be set with method={self.name}, which selects among all weights"
+                )
         sizes = [layer.size for layer in layers]
         counts = edge_popup.counts(layers, 1 - self.final_sparsity, sizes, self.min_keep)
         for layer, count in zip(layers, counts, strict=True):

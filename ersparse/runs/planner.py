@@ -29,12 +29,14 @@ from ersparse.runs.network import (
     unsupported_operation,
 )
 from ersparse.runs.plan import Plan
+from ersparse.sources.er import selection_of
 from ersparse.sources.iterative_run import IterativeRunSource, prerequisite_settings
 from ersparse.sources.select import select_source
 from ersparse.sparse.channel_graph import GraphError
-from ersparse.sparse.layers import unpruned_matrices
+from ersparse.sparse.layers import Layer, prunable_layers, unpruned_matrices
 from ersparse.sparse.mask import digest, masks_of
 from ersparse.sparse.source import DenseSource, Source
+from ersparse.sparse.weight_use import unusable_weight
 from ersparse.storage import density_file
 from ersparse.storage.density_file import DensityFile
 from ersparse.storage.run_folder import network_masks
@@ -78,8 +80,9 @@ def make_plan(settings: Settings) -> Plan:
     files = _read_files(settings)
     if files.network is not None:
         files = files._replace(network=_fitting(settings, built.module, files.network))
-    source, prerequisite = _select(settings, option, built, files)
-    method.check(settings, built.layers, source)
+    layers = _layers(settings, built, files)
+    source, prerequisite = _select(settings, option, layers, built, files)
+    method.check(settings, layers, source)
     if isinstance(built.graph, GraphError) and source.flow != "none":
         raise UserError(f"sparsity.flow={settings.sparsity.flow}: {built.graph}")
     epochs = method.epochs(settings)
@@ -89,9 +92,9 @@ def make_plan(settings: Settings) -> Plan:
         settings=settings,
         hash=identity,
         folder=_folder(settings, option, file_hashes, identity),
-        layers=built.layers,
+        layers=layers,
         graph=None if isinstance(built.graph, GraphError) else built.graph,
-        unpruned=unpruned_matrices(built.module, [layer.name for layer in built.layers]),
+        unpruned=unpruned_matrices(built.module, [layer.name for layer in layers]),
         source=source,
         init_from=files.network,
         epochs=epochs,
@@ -101,11 +104,29 @@ def make_plan(settings: Settings) -> Plan:
     )
 
 
+def _layers(settings: Settings, built: Architecture, files: InputFiles) -> list[Layer]:
+    """Return the layers that are pruned: those of a ticket, or those that `sparsity.include` and `exclude` select.
+
+    Raises:
+        UserError: a pattern matches nothing, or a layer cannot be masked.
+    """
+    ticket = network_masks(files.network) if files.network else {}
+    if ticket:
+        return [layer for layer in prunable_layers(built.module, embeddings=True) if layer.name in ticket]
+    layers = selection_of(settings.sparsity).layers_of(built.module)
+    if settings.sparsity.name != "dense" and (
+        reason := unusable_weight(built.module, [layer.name for layer in layers])
+    ):
+        raise UserError(f"model={settings.model.name}: {reason}")
+    return layers
+
+
 def _select(
-    settings: Settings, option: SparsityOption, built: Architecture, files: InputFiles
+    settings: Settings, option: SparsityOption, layers: list[Layer], built: Architecture, files: InputFiles
 ) -> tuple[Source, Plan | None]:
     """Return the source network, and the plan of the run that it takes its densities from, if it does."""
     planned: list[Plan] = []
+    names = {layer.name for layer in layers}
 
     def plan_prerequisite(nominal: float) -> Path:
         planned.append(make_plan(prerequisite_settings(settings, nominal)))
@@ -114,10 +135,10 @@ def _select(
     source = select_source(
         settings,
         option,
-        built.layers,
+        layers,
         ticket=network_masks(files.network) if files.network else {},
         weights_hash=files.file_hashes.init_from,
-        file=files.densities,
+        file=files.densities and files.densities.without({layer.name for layer in built.layers} - names),
         prerequisite=plan_prerequisite,
     )
     prerequisite = planned[0] if planned else None
@@ -207,7 +228,7 @@ def _sparse_execution_pays(settings: Settings, method: Method, source: Source) -
     if isinstance(source, DenseSource) or not method.sparse_by_default:
         return False
     positions = positions_of(settings)
-    operations = [layer.size * positions[layer.name] for layer in source.layers]
+    operations = [layer.size * positions.get(layer.name, 0) for layer in source.layers]
     if predicted_speedup(zip(operations, source.densities, strict=True)) < WORTHWHILE_SPEEDUP:
         return False
     sparse = settings.trainer.model_copy(update={"execution": "sparse"})

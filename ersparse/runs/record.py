@@ -115,4 +115,4 @@ class NetworkRecord(RunRecord):
             plan.layers, densities, plan.nominal, masks, self.counts, plan.graph, plan.unpruned
         )
         for layer in self.content["layers"]:
-            layer["positions"] = positions[layer["name"]]
+            layer["positions"] = positions.get(layer["name"], 0)  # an embedding is looked up

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from ersparse.config.schema import Settings
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+
+import torch
+
+from ersparse.config.schema import Settings, SparsitySettings
 from ersparse.config.sparsity_option import SparsityOption
 from ersparse.errors import UserError
 from ersparse.locate import locate
 from ersparse.sparse.density import DensityError, expected_density, from_file
 from ersparse.sparse.flow_repair import FlowError
 from ersparse.sparse.layers import Layer
+from ersparse.sparse.selection import Selection, spread
 from ersparse.sparse.source import REPAIRS, ERSource, Source, TicketSource
 from ersparse.storage.density_file import DensityFile, check_shapes
+
+NONE: Mapping[str, float] = MappingProxyType({})
 
 
 def nominal_density(option: SparsityOption, layers: list[Layer]) -> float:
@@ -33,15 +42,45 @@ def source_from_density_function(settings: Settings, option: SparsityOption, lay
     Raises:
         UserError: no densities meet the budget, or the flow repair cannot.
     """
-    asked = [nominal_density(option, layers)] if option.takes_density else []
+    own, arguments = own_densities(option, layers), option.arguments()
+    if own and "first_dense" in arguments:
+        arguments["first_dense"] = False
+    rule = partial(option.settings.resolve(), **arguments)
     try:
-        densities = option.settings.resolve()(layers, *asked, **option.arguments())
+        if option.takes_density:
+            nominal = nominal_density(option, layers)
+            return er_source(settings, layers, spread(rule, layers, nominal, own), nominal)
+        densities = _replaced(layers, rule(layers), own)
     except DensityError as error:
         raise UserError(f"sparsity={option.settings.name}: {error}") from None
-    return er_source(settings, layers, densities, asked[0] if asked else expected_density(layers, densities))
+    return er_source(settings, layers, densities, expected_density(layers, densities))
 
 
-def source_from_user_file(settings: Settings, layers: list[Layer], file: DensityFile) -> Source:
+def selection_of(settings: SparsitySettings) -> Selection:
+    """Return the selection of layers that the keys of `sparsity.` describe."""
+    densities = settings.layers or {}
+    return Selection(
+        settings.include, settings.exclude, densities, settings.first_dense, settings.last_dense, "sparsity."
+    )
+
+
+def own_densities(option: SparsityOption, layers: list[Layer]) -> dict[str, float]:
+    """Return the densities of layers that `sparsity.layers`, `first_dense` and `last_dense` give, by layer name.
+
+    A rule that takes `first_dense`, as `uniform` does, keeps the first layer whole by itself if nothing else is given.
+    """
+    if "first_dense" in option.keys and not (option.settings.layers or option.settings.last_dense):
+        return {}
+    return selection_of(option.settings).own_densities(layers)
+
+
+def _replaced(layers: list[Layer], densities: list[float], own: Mapping[str, float]) -> list[float]:
+    return [own.get(layer.name, density) for layer, density in zip(layers, densities, strict=True)]
+
+
+def source_from_user_file(
+    settings: Settings, layers: list[Layer], file: DensityFile, own: Mapping[str, float]
+) -> Source:
     """Return the source that `sparsity.file` describes, whose expected density is then the nominal one.
 
     Raises:
@@ -49,18 +88,27 @@ def source_from_user_file(settings: Settings, layers: list[Layer], file: Density
     """
     check_shapes(file, layers, settings.model.name)
     try:
-        densities = from_file(layers, file.by_layer)
+        densities = _replaced(layers, from_file(layers, file.by_layer), own)
     except DensityError as error:
         raise UserError(f"sparsity.file={settings.sparsity.file}: {error}") from None
-    return source_from_densities(settings, layers, file, expected_density(layers, densities))
+    return source_from_densities(settings, layers, file, expected_density(layers, densities), own)
 
 
-def source_from_densities(settings: Settings, layers: list[Layer], file: DensityFile, nominal: float) -> Source:
-    """Return the masks of a density file if `sparsity.keep_mask` is set, else an ER source with its densities."""
+def source_from_densities(
+    settings: Settings, layers: list[Layer], file: DensityFile, nominal: float, own: Mapping[str, float] = NONE
+) -> Source:
+    """Return the masks of a density file if `sparsity.keep_mask` is set, else an ER source with its densities.
+
+    Layers of `own` have the density that it gives by name.
+    """
     sparsity = settings.sparsity
     if sparsity.keep_mask:
-        return TicketSource(layers, file.masks(), settings.seed_of("mask"), sparsity.control, nominal)
-    return er_source(settings, layers, [file.by_layer[layer.name] for layer in layers], nominal)
+        masks = file.masks()
+        masks |= {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers if layer.name in own}
+        masks = {layer.name: masks[layer.name] for layer in layers}
+        return TicketSource(layers, masks, settings.seed_of("mask"), sparsity.control, nominal)
+    by_layer = file.by_layer | dict(own)
+    return er_source(settings, layers, [by_layer[layer.name] for layer in layers], nominal)
 
 
 def er_source(settings: Settings, layers: list[Layer], densities: list[float], nominal: float) -> ERSource:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from ersparse.config.sparsity_option import SparsityOption
 from ersparse.data.scoring_batches import ScoringExamples
 from ersparse.data.streamed import ImageData
 from ersparse.errors import UserError
-from ersparse.sources.er import source_from_densities
+from ersparse.sources.er import selection_of, source_from_densities
 from ersparse.sources.unresolved import UnresolvedSource
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.reachability import ChannelOp, cut
 from ersparse.sparse.scores import ScoreError
+from ersparse.sparse.selection import spent
 from ersparse.sparse.source import Source
 from ersparse.storage import density_file
 from ersparse.storage.density_file import DensityFile
@@ -52,10 +53,12 @@ class PrunerSource(UnresolvedSource):
     Attributes:
         option: the pruner.
         recipe: what decides the densities, as plain values.
+        own: densities by layer name of the layers that have one of their own, which are not scored.
     """
 
     option: SparsityOption
     recipe: dict[str, Any]
+    own: Mapping[str, float]
 
     @property
     def path(self) -> Path:
@@ -101,7 +104,7 @@ class PrunerSource(UnresolvedSource):
         return self._source(found)
 
     def _source(self, found: DensityFile) -> Source:
-        return source_from_densities(self.settings, self.layers, found, self.nominal)
+        return source_from_densities(self.settings, self.layers, found, self.nominal, self.own)
 
     def _write(self, network: nn.Module, graph: list[ChannelOp] | None, images: Callable[[], ImageData]) -> None:
         started, weights = time.perf_counter(), self.recipe["weights"]
@@ -124,6 +127,8 @@ class PrunerSource(UnresolvedSource):
         arguments: dict[str, Any] = {}
         if "shape" in takes:
             arguments["shape"] = self.recipe["shape"]
+        if "among" in self.recipe:
+            arguments["among"] = self.recipe["among"]
         if "seed" in takes:
             arguments["seed"] = settings.seed_of("init")
         if "examples" in takes:
@@ -143,7 +148,12 @@ class PrunerSource(UnresolvedSource):
 
 
 def pruner_source(
-    settings: Settings, option: SparsityOption, layers: list[Layer], nominal: float, weights_hash: str | None
+    settings: Settings,
+    option: SparsityOption,
+    layers: list[Layer],
+    nominal: float,
+    weights_hash: str | None,
+    own: Mapping[str, float],
 ) -> PrunerSource:
     """Return the source of a pruner, whose densities may have yet to be computed.
 
@@ -153,6 +163,10 @@ def pruner_source(
         layers: the prunable layers of the network.
         nominal: the global density asked for.
         weights_hash: the hash of the weights that are scored, if `model.init_from` gives them.
+        own: densities by layer name of the layers that have one of their own.
+
+    Raises:
+        UserError: the pruner cannot leave out layers, or their densities exceed the budget.
     """
     model, data = settings.model, settings.dataset
     fields = identity_fields(option.settings) | dict(option.defaults)
@@ -161,12 +175,12 @@ def pruner_source(
         "pruner": option.settings.name,
         "settings": {key: fields[key] for key in option.keys if key in fields},
         "invert": option.settings.control == "invert",
-        "weights": round(nominal * sum(layer.size for layer in layers)),
+        "weights": round(nominal * sum(layer.size for layer in layers) - spent(layers, own)),
         "model": {"name": model.name, "width": model.width, "classes": data.num_classes, "channels": data.channels},
         "init": weights_hash or settings.seed_of("init"),
     }
-    if own := model.own_keys():
-        recipe["model"] |= own
+    if model_keys := model.own_keys():
+        recipe["model"] |= model_keys
     if model.args:
         recipe["model"]["args"] = model.args
     if "shape" in option.run_arguments:
@@ -174,4 +188,19 @@ def pruner_source(
     if "examples" in option.run_arguments:
         recipe["data"] = {key: value for key, value in identity_fields(data).items() if key not in UNUSED_BY_SCORES}
         recipe["data_seed"] = settings.seed_of("data")
-    return PrunerSource(layers, nominal, settings, option, recipe)
+    if own or selection_of(option.settings).leaves_out:
+        recipe["among"] = _scored(option, layers, own, recipe["weights"])
+    return PrunerSource(layers, nominal, settings, option, recipe, own)
+
+
+def _scored(option: SparsityOption, layers: list[Layer], own: Mapping[str, float], count: int) -> list[str]:
+    """Return the names of the layers among which a pruner keeps `count` weights."""
+    scored = [layer for layer in layers if layer.name not in own]
+    where, total = f"sparsity={option.settings.name}", sum(layer.size for layer in scored)
+    if "among" not in option.run_arguments:
+        raise UserError(f"{where}: its function has no argument `among`, so it cannot leave out layers")
+    if not 0 < count <= total:
+        raise UserError(
+            f"{where}: {count:,} weights are left for layers without a density of their own, must lie in [1, {total}]"
+        )
+    return [layer.name for layer in scored]

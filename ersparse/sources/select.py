@@ -10,7 +10,7 @@ from torch import Tensor
 from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
 from ersparse.errors import UserError
-from ersparse.sources.er import nominal_density, source_from_density_function, source_from_user_file
+from ersparse.sources.er import nominal_density, own_densities, source_from_density_function, source_from_user_file
 from ersparse.sources.iterative_run import IterativeRunSource
 from ersparse.sources.pruner import pruner_source
 from ersparse.sparse.layers import Layer
@@ -48,13 +48,24 @@ def select_source(
         return TicketSource(layers, ticket, settings.seed_of("mask"), option.settings.control)
     if option.settings.name == "dense":
         return DenseSource(layers)
+    own = own_densities(option, layers)
+    if option.settings.keep_mask and any(density < 1 for density in own.values()):
+        raise UserError(
+            f"sparsity.layers={option.settings.layers}: must give density 1 with sparsity.keep_mask=true, which draws "
+            "no masks"
+        )
     if file:
-        return source_from_user_file(settings, layers, file)
+        return source_from_user_file(settings, layers, file, own)
     if option.settings.run:
+        if own:
+            raise UserError(
+                f"sparsity={option.settings.name}: does not take sparsity.layers, first_dense or last_dense, since the "
+                "densities are those of another run"
+            )
         nominal = nominal_density(option, layers)
         return IterativeRunSource(layers, nominal, settings, prerequisite(nominal))
     if option.is_pruner:
-        return pruner_source(settings, option, layers, nominal_density(option, layers), weights_hash)
+        return pruner_source(settings, option, layers, nominal_density(option, layers), weights_hash, own)
     return source_from_density_function(settings, option, layers)
 
 

@@ -35,7 +35,7 @@ def scaled_weight(mask: Tensor, mode: str, random: np.random.Generator) -> Tenso
 
 
 def draw_weights(module: nn.Module, densities: Sequence[float], how: str, seed: int) -> None:
-    """Draw every prunable weight of `module` anew, with variance 2 / (fan-in * density).
+    """Draw every prunable weight of `module` anew, with variance 2 / (fan-in * density); embeddings are not.
 
     The values follow from `seed` and the layer's name alone.
 

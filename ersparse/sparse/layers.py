@@ -13,6 +13,7 @@ from ersparse.sparse.wrappers import named_modules
 
 # layers with one input and one weight, called "weight"
 Prunable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Layer:
     Attributes:
         name: name of the parameter, as in `named_parameters()`: "features.0.weight".
         shape: the shape of the parameter: (output channels, input channels / groups, *kernel), or, if `transposed`,
-            (input channels, output channels / groups, *kernel). The weights of linear, attention and recurrent layers
-            have no kernel dimensions. In a bilinear layer, (outputs, first inputs, second inputs), the second inputs
-            count as a kernel.
+            (input channels, output channels / groups, *kernel). The inputs of an embedding are its words. The weights
+            of linear, attention and recurrent layers have no kernel dimensions. In a bilinear layer, (outputs, first
+            inputs, second inputs), the second inputs count as a kernel.
         groups: number of groups of a convolution; 1 for all other layers.
         transposed: whether the input channels come first, as in transposed convolutions.
     """
@@ -103,37 +104,57 @@ class PrunableWeight:
         return self.module._parameters.get(self.key)
 
 
-def prunable_weights(module: nn.Module) -> dict[str, PrunableWeight]:
+def prunable_weights(module: nn.Module, embeddings: bool = False) -> dict[str, PrunableWeight]:
     """Return every prunable weight of `module`, keyed by the full name of the parameter.
 
     Prunable are the weights of convolutions and transposed convolutions, linear and bilinear layers, the projections of
     `nn.MultiheadAttention`, and the input, hidden and projection matrices of RNN, LSTM and GRU layers and cells, with
-    subclasses of all of these. Biases, embeddings and the parameters of normalisations are not.
+    subclasses of all of these. Biases and the parameters of normalisations are not. Embeddings are if they are masked,
+    or on request.
 
     The order is that of `named_modules()`, and of the parameters within a module. Names are those of the network
     itself, without the prefixes of wrappers such as DistributedDataParallel. A weight that several layers share appears
-    once, under its first name.
+    once, under its first name; under that of a layer if it shares the weight with an embedding.
+
+    Args:
+        module: the network.
+        embeddings: whether embeddings are among the weights although they have no mask.
     """
-    found: dict[str, PrunableWeight] = {}
-    seen: set[int] = set()
-    for name, child in named_modules(module):
-        for key in weight_keys(child):
-            held = PrunableWeight(child, key)
-            identity = id(held.parameter if held.parameter is not None else held)  # a computed weight is not shared
-            if identity not in seen:
-                seen.add(identity)
-                found[f"{name}.{key}" if name else key] = held
-    return found
+    held = [
+        (f"{name}.{key}" if name else key, PrunableWeight(child, key))
+        for name, child in named_modules(module)
+        for key in weight_keys(child, embeddings)
+    ]
+    names: dict[int, str] = {}
+    for name, weight in sorted(held, key=lambda item: isinstance(item[1].module, EMBEDDINGS)):
+        names.setdefault(id(weight.parameter if weight.parameter is not None else weight), name)  # computed: not shared
+    chosen = set(names.values())
+    return {name: weight for name, weight in held if name in chosen}
 
 
-def prunable_layers(module: nn.Module) -> list[Layer]:
-    """Return the prunable layers l = 1..L of `module`; biases and normalisation parameters are never among them."""
+def prunable_layers(module: nn.Module, embeddings: bool = False) -> list[Layer]:
+    """Return the prunable layers l = 1..L of `module`, as `prunable_weights` does."""
     return [
         Layer(
-            name, tuple(held.weight.shape), getattr(held.module, "groups", 1), isinstance(held.module, _ConvTransposeNd)
+            name,
+            tuple(held.weight.shape),
+            getattr(held.module, "groups", 1),
+            isinstance(held.module, _ConvTransposeNd | nn.Embedding | nn.EmbeddingBag),
         )
-        for name, held in prunable_weights(module).items()
+        for name, held in prunable_weights(module, embeddings).items()
     ]
+
+
+def parameter_names(module: nn.Module) -> dict[str, list[str]]:
+    """Return all names of each parameter of `module` by each of its names: several if it is shared."""
+    names: dict[int, list[str]] = {}
+    for name, child in named_modules(module):
+        for key, parameter in child._parameters.items():
+            if parameter is not None:
+                names.setdefault(id(parameter), []).append(f"{name}.{key}" if name else key)
+    by_name = {name: shared for shared in names.values() for name in shared}
+    computed = (name for name in prunable_weights(module, embeddings=True) if name not in by_name)
+    return by_name | {name: [name] for name in computed}
 
 
 def unpruned_matrices(module: nn.Module, pruned: Collection[str]) -> dict[str, int]:
@@ -146,7 +167,7 @@ def unpruned_matrices(module: nn.Module, pruned: Collection[str]) -> dict[str, i
         module: the network.
         pruned: names of the weights that are pruned; a parameter that shares one of these counts as pruned.
     """
-    weights = prunable_weights(module)
+    weights = prunable_weights(module, embeddings=True)
     known = {id(weights[name].parameter) for name in pruned}
     return {
         name: parameter.numel()
@@ -155,8 +176,13 @@ def unpruned_matrices(module: nn.Module, pruned: Collection[str]) -> dict[str, i
     }
 
 
-def weight_keys(module: nn.Module) -> Iterator[str]:
-    """Yield the names of the prunable weights that `module` itself has, without those of its children."""
+def weight_keys(module: nn.Module, embeddings: bool = False) -> Iterator[str]:
+    """Yield the names of the prunable weights that `module` itself has, without those of its children.
+
+    Args:
+        module: any module.
+        embeddings: whether embeddings are prunable although they have no mask.
+    """
     if isinstance(module, Prunable | nn.Bilinear):
         yield "weight"
     elif isinstance(module, nn.MultiheadAttention):
@@ -166,3 +192,5 @@ def weight_keys(module: nn.Module) -> Iterator[str]:
         yield from (key for key in module._flat_weights_names if key.startswith("weight_"))
     elif isinstance(module, nn.RNNCellBase):
         yield from ("weight_ih", "weight_hh")
+    elif isinstance(module, EMBEDDINGS) and (embeddings or "weight_mask" in module._buffers):
+        yield "weight"

@@ -52,7 +52,7 @@ def attach(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Raises:
         KeyError: a name is not that of a prunable parameter of `module`.
     """
-    found = prunable_weights(module)
+    found = prunable_weights(module, embeddings=True)
     for name, mask in masks.items():
         held = found[name]
         if hasattr(held.module, held.mask_key):

@@ -1,7 +1,7 @@
 """Pruners at initialisation: (network, number of weights, options) -> masks of exactly so many weights.
 
 The keyword arguments with a default are the keys of `sparsity.` that a pruner takes. `invert` keeps the smallest scores
-instead of the largest, as a control (Frankle et al. 2021).
+instead of the largest, as a control (Frankle et al. 2021); `among` names the layers that are pruned.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def snip(
     images: int = 128,
     score_dtype: str = "float32",
     invert: bool = False,
+    among: S.Names = None,
 ) -> Masks:
     """Return masks of the largest |theta dL/dtheta| on one batch (SNIP, Lee et al. 2019).
 
@@ -45,11 +46,12 @@ def snip(
         images: number of images to score with.
         score_dtype: "float32" or "float64".
         invert: keep the smallest scores.
+        among: names of the layers that are pruned; None prunes all.
 
     Raises:
         ScoreError: a score is not finite, or `count` is out of range.
     """
-    return _masks_of_largest(S.snip(*_cast(score_dtype, network, examples.some(images))), count, invert)
+    return _masks_of_largest(S.snip(*_cast(score_dtype, network, examples.some(images)), among), count, invert)
 
 
 def grasp(
@@ -62,6 +64,7 @@ def grasp(
     score_dtype: str = "float32",
     seed: int = 0,
     invert: bool = False,
+    among: S.Names = None,
 ) -> Masks:
     """Return masks of the largest theta * Hg, the weights that contribute most to gradient flow (Wang et al. 2020).
 
@@ -75,6 +78,7 @@ def grasp(
         score_dtype: "float32" or "float64".
         seed: seed of the fresh classifier.
         invert: keep the smallest scores.
+        among: names of the layers that are pruned; None prunes all.
 
     Raises:
         ScoreError: a score is not finite, or `count` is out of range.
@@ -82,10 +86,17 @@ def grasp(
     network, batches = _cast(score_dtype, network, examples.of_each_class(images_per_class))
     if fresh_classifier:
         _draw_linear_layers(network, seed)
-    return _masks_of_largest(S.grasp(network, batches, temperature), count, invert)
+    return _masks_of_largest(S.grasp(network, batches, temperature, among), count, invert)
 
 
-def synflow(network: nn.Module, count: int, shape: Sequence[int], rounds: int = 100, invert: bool = False) -> Masks:
+def synflow(
+    network: nn.Module,
+    count: int,
+    shape: Sequence[int],
+    rounds: int = 100,
+    invert: bool = False,
+    among: S.Names = None,
+) -> Masks:
     """Return the masks of iterative SynFlow pruning at initialisation, without data (Tanaka et al. 2020).
 
     Args:
@@ -94,25 +105,27 @@ def synflow(network: nn.Module, count: int, shape: Sequence[int], rounds: int = 
         shape: shape of an image, (C, H, W).
         rounds: number of rounds of scoring and pruning.
         invert: keep the smallest scores of each round.
+        among: names of the layers that are pruned; None prunes all.
 
     Raises:
         ScoreError: a score is not finite, or `count` is out of range.
     """
-    return S.synflow_masks(network, shape, count, rounds, invert=invert)
+    return S.synflow_masks(network, shape, count, rounds, invert=invert, among=among)
 
 
-def magnitude(network: nn.Module, count: int, invert: bool = False) -> Masks:
+def magnitude(network: nn.Module, count: int, invert: bool = False, among: S.Names = None) -> Masks:
     """Return masks of the largest |theta| at initialisation, in one shot.
 
     Args:
         network: the network to prune.
         count: number of weights to keep.
         invert: keep the smallest weights.
+        among: names of the layers that are pruned; None prunes all.
 
     Raises:
         ScoreError: a weight is not finite, or `count` is out of range.
     """
-    return _masks_of_largest(S.magnitude(network), count, invert)
+    return _masks_of_largest(S.magnitude(network, among), count, invert)
 
 
 def _masks_of_largest(scores: S.Scores, count: int, invert: bool) -> Masks:

@@ -6,7 +6,7 @@ Larger scores mean weights that should stay. Scoring leaves the network unchange
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,33 +19,35 @@ from ersparse.sparse.topk import topk_mask
 
 Scores = dict[str, Tensor]
 Batches = Sequence[tuple[Tensor, Tensor]]
+Names = Collection[str] | None
 
 
 class ScoreError(ValueError):
     """Scores from which no mask of the requested size can be selected."""
 
 
-def magnitude(network: nn.Module) -> Scores:
-    """Return |theta| by layer name."""
-    return {name: weight.detach().abs() for name, weight in _weights(network).items()}
+def magnitude(network: nn.Module, among: Names = None) -> Scores:
+    """Return |theta| by layer name; `among` as for `snip`."""
+    return {name: weight.detach().abs() for name, weight in _weights(network, among).items()}
 
 
-def snip(network: nn.Module, batches: Batches) -> Scores:
+def snip(network: nn.Module, batches: Batches, among: Names = None) -> Scores:
     """Return |theta dL/dtheta|, with L the mean cross-entropy in training mode (SNIP, Lee et al. 2019, eq. 5).
 
     Args:
         network: the network to score.
         batches: images [B, C, H, W] and labels [B]; one batch of 128 in the paper. BatchNorm normalises by batch.
+        among: names of the layers that are scored; None scores all.
     """
     network = copy.deepcopy(network).train()
-    weights = _weights(network)
+    weights = _weights(network, among)
     gradient = _sum_terms(
         torch.autograd.grad(loss, list(weights.values())) for loss in _loss_terms(network, batches, temperature=1.0)
     )
     return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradient, strict=True)}
 
 
-def grasp(network: nn.Module, batches: Batches, temperature: float = 200.0) -> Scores:
+def grasp(network: nn.Module, batches: Batches, temperature: float = 200.0, among: Names = None) -> Scores:
     """Return theta * Hg, with g the gradient and H the Hessian of the loss (GraSP, Wang et al. 2020, eq. 8, negated).
 
     Removing weight q changes |g|^2 by -2 theta_q (Hg)_q to first order, so the weights with the largest scores
@@ -56,9 +58,10 @@ def grasp(network: nn.Module, batches: Batches, temperature: float = 200.0) -> S
         network: the network to score.
         batches: as for `snip`; 25 images of each class in the GraSP paper. Several batches need less memory than one.
         temperature: divisor of the logits.
+        among: as for `snip`.
     """
     network = copy.deepcopy(network).train()
-    weights = _weights(network)
+    weights = _weights(network, among)
     inputs = list(weights.values())
     gradient = _sum_terms(torch.autograd.grad(loss, inputs) for loss in _loss_terms(network, batches, temperature))
     products = (
@@ -89,6 +92,7 @@ def synflow_masks(
     rounds: int = 100,
     within: Mapping[str, Tensor] | None = None,
     invert: bool = False,
+    among: Names = None,
 ) -> Masks:
     """Return masks of exactly `count` weights after iterative SynFlow pruning (Tanaka et al. 2020, algorithm 1).
 
@@ -101,18 +105,19 @@ def synflow_masks(
         rounds: number of rounds T of scoring and pruning.
         within: masks to start from; None starts from the dense network.
         invert: keep the smallest scores of each round, as a control.
+        among: names of the layers that are pruned; None prunes all.
 
     Raises:
         ScoreError: as for `largest`.
     """
     network = linearised(network)
-    weights = _weights(network)
+    weights = _weights(network, among)
     masks = dict(within) if within else {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
     start = sum(int(mask.sum()) for mask in masks.values())
     for number in range(1, rounds + 1):
         _zero_removed(weights, masks)
         left = count if number == rounds else max(count, round(start * (count / start) ** (number / rounds)))
-        scores = _synflow(network, shape)
+        scores = _synflow(network, shape, among)
         masks = largest(inverted(scores) if invert else scores, left, masks)
     return masks
 
@@ -167,8 +172,8 @@ def linearised(network: nn.Module) -> nn.Module:
     return network
 
 
-def _synflow(network: nn.Module, shape: Sequence[int]) -> Scores:
-    weights = _weights(network)
+def _synflow(network: nn.Module, shape: Sequence[int], among: Names = None) -> Scores:
+    weights = _weights(network, among)
     flow = network(torch.ones(1, *shape, dtype=torch.float64, device=next(network.parameters()).device)).sum()
     gradient = torch.autograd.grad(flow, list(weights.values()))
     return {name: w.detach() * g for (name, w), g in zip(weights.items(), gradient, strict=True)}
@@ -180,8 +185,9 @@ def _zero_removed(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) ->
         weight.masked_fill_(~masks[name], 0.0)
 
 
-def _weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: held.weight for name, held in prunable_weights(network).items()}
+def _weights(network: nn.Module, among: Names = None) -> dict[str, Tensor]:
+    weights = prunable_weights(network, embeddings=among is not None)
+    return {name: held.weight for name, held in weights.items() if among is None or name in among}
 
 
 def _loss_terms(network: nn.Module, batches: Batches, temperature: float) -> Iterator[Tensor]:

@@ -7,6 +7,7 @@ may transform it, as weight standardisation does, which turns zeros into other n
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from ersparse.sparse.layers import PrunableWeight, prunable_weights
+from ersparse.sparse.layers import EMBEDDINGS, PrunableWeight, prunable_weights
 
 UNUSED_BY_FORWARD = {
     "__init__", "__new__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__constants__",
@@ -23,14 +24,16 @@ UNUSED_BY_FORWARD = {
 }  # fmt: skip
 
 
-def unusable_weight(module: nn.Module) -> str | None:
-    """Return which weight of `module` cannot be masked, and why, in one line; None if all can.
+def unusable_weight(module: nn.Module, names: Collection[str]) -> str | None:
+    """Return which of the weights `names` of `module` cannot be masked, and why, in one line; None if all can.
 
     A layer whose class has a forward pass of its own is tried on a copy in which half of the weight is zero. It is
     refused if the weight that arrives in a convolution, a product of matrices or a recurrence has fewer zeros. Classes
     that pad, cast, scale or count beside that pass; so does a layer that cannot be called with one input.
     """
-    for name, held in prunable_weights(module).items():
+    for name, held in prunable_weights(module, embeddings=True).items():
+        if name not in names:
+            continue
         if held.parameter is None:
             return f"{name} is computed from other tensors, must be a parameter"
         if not computes_as_base(held.module) and _fills_zeros(held):
@@ -120,6 +123,8 @@ def _example(module: nn.Module, size: int, random: torch.Generator) -> list[Tens
         batch = 2 if 2 * torch.Size(shape).numel() != size else 3
         return torch.randn(batch, *shape, generator=random)
 
+    if isinstance(module, EMBEDDINGS):
+        return [torch.zeros(1, 1, dtype=torch.int64)]
     if isinstance(module, nn.MultiheadAttention):
         return [normal(1, dim) for dim in (module.embed_dim, module.kdim, module.vdim)]
     if isinstance(module, nn.RNNBase):

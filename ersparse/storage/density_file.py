@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class DensityFile:
     def hash(self) -> str:
         """SHA-256 of the densities, by which they enter the identity of a run."""
         return hashlib.sha256(json.dumps(self.by_layer, sort_keys=True).encode()).hexdigest()
+
+    def without(self, names: Collection[str]) -> DensityFile:
+        """Return the densities of the layers that are not among `names`."""
+        return replace(self, by_layer={key: density for key, density in self.by_layer.items() if key not in names})
 
     def masks(self) -> Masks:
         """Return the masks that have these densities.
@@ -121,7 +125,8 @@ def check_shapes(found: DensityFile, layers: list[Layer], model: str) -> None:
     Raises:
         UserError: a layer has another name or shape; the message names the first.
     """
-    for layer, (name, shape) in zip(layers, found.shapes.items(), strict=False):
+    shapes = [(name, shape) for name, shape in found.shapes.items() if name in found.by_layer]
+    for layer, (name, shape) in zip(layers, shapes, strict=False):
         if (name, list(shape)) != (layer.name, list(layer.shape)):
             raise UserError(
                 f"sparsity.file={found.path}: is of another architecture, its {name} is {list(shape)} where "

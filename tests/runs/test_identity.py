@@ -77,7 +77,8 @@ SAME = [
     "fresh=true dry_run=true",
     "model.sync_batchnorm=true",
     "trainer.metrics=[ece,top5] trainer.deterministic=true trainer.profile=true",
-    "sparsity.first_dense=true",  # balanced does not take it
+    "sparsity.rounds=7",  # balanced does not take it
+    "sparsity.exclude=[] sparsity.include=null sparsity.layers=null sparsity.last_dense=false",
     "sparsity.file=nowhere",
     "trainer.max_epochs=300 scale=short",  # a tenth of 300 is the default's 30
 ]
@@ -87,6 +88,10 @@ OTHER = [
     "sparsity.flow=add",
     "sparsity=erk",
     "sparsity=uniform sparsity.first_dense=true",
+    "sparsity.first_dense=true",
+    "sparsity.last_dense=true",
+    "sparsity.exclude=[conv1.*]",
+    "sparsity.layers={conv1.*:0.5}",
     "seeds.mask=0",
     "trainer.max_epochs=31",
     "method=draw",

@@ -120,7 +120,8 @@ class PruneAndRewind(pl.Callback):
         """
         before = {name: m.cpu().clone() for name, m in mask.masks_of(module.network).items()}
         try:
-            masks = largest(self.scores(module.network), self._count(before, level, module.levels), before)
+            scores = {name: score for name, score in self.scores(module.network).items() if name in before}
+            masks = largest(scores, self._count(before, level, module.levels), before)
         except ScoreError as error:
             raise RunFailed(f"level {level}: {error}; did the training diverge?") from None
         cut_layers = cut(masks, self.layers, self.graph) if self.graph else []

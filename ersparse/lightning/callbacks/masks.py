@@ -10,7 +10,7 @@ from ersparse.sparse import mask
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.initialization import scaled_weight
 from ersparse.sparse.keep import Handle, keep_gradients, keep_weights
-from ersparse.sparse.layers import prunable_layers, prunable_weights
+from ersparse.sparse.layers import EMBEDDINGS, prunable_layers, prunable_weights
 from ersparse.sparse.rng import generator
 from ersparse.sparse.source import Source
 
@@ -59,7 +59,7 @@ class FlowRepair(pl.Callback):
 
 
 class SparseInit(pl.Callback):
-    """Draws the weights anew in `setup`, scaled by density (`ersparse.sparse.initialization.scaled_weight`).
+    """Draws all weights but embeddings anew in `setup`, scaled by density (`sparse.initialization.scaled_weight`).
 
     Args:
         mode: "layer" or "neuron": whose fan-in scales the weights.
@@ -74,6 +74,8 @@ class SparseInit(pl.Callback):
         weights = prunable_weights(network_of(pl_module))
         for layer in prunable_layers(network_of(pl_module)):
             weight = weights[layer.name].weight
+            if isinstance(weights[layer.name].module, EMBEDDINGS):
+                continue
             kept = masks.get(layer.name, torch.ones_like(weight, dtype=torch.bool)).cpu()
             random = generator(self.seed, layer.name, "init")
             weight.data.copy_(layer.from_rows(scaled_weight(layer.to_rows(kept), self.mode, random)))
