@@ -55,10 +55,30 @@ def test_public_names_are_found_and_listed():
         ersparse.sparsfy  # noqa: B018
 
 
+LOOP = """
+import copy
+from torch import Tensor, nn, optim
+
+network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+optimizer = optim.SGD(network.parameters(), lr=0.1)
+masks, record = ersparse.sparsify(network, "erk", 0.5, redraw=True, shape=(4,))
+rigl = ersparse.rewire(network, optimizer, "rigl", steps=10, delta_t=2)
+updated: bool = rigl.step()
+rigl.load_state_dict(rigl.state_dict())
+kept: dict[str, Tensor] = ersparse.prune(network, 0.6, by=lambda n: {k: p for k, p in n.named_parameters()})
+total: tuple[str, float] = (str(ersparse.summary(network)), ersparse.summary(network).density_of_all)
+plain: nn.Sequential = ersparse.remove_masks(copy.deepcopy(network))
+ersparse.keep_masks(network, optimizer).remove()
+callbacks = [ersparse.Rewire("set", delta_t=3), ersparse.Prune(0.9, every=3), ersparse.FixedMask()]
+"""
+
+
 def test_type_checkers_see_the_public_names(tmp_path):
     """mypy knows what it checked before, so that this takes seconds; without its cache it takes half a minute."""
     names = [name for name in ersparse.__all__ if name != "UserError"]
-    (tmp_path / "user.py").write_text("import ersparse\n" + "".join(f"reveal_type(ersparse.{n})\n" for n in names))
+    (tmp_path / "user.py").write_text(
+        "import ersparse\n" + "".join(f"reveal_type(ersparse.{n})\n" for n in names) + LOOP
+    )
     command = [sys.executable, "-m", "mypy", str(tmp_path / "user.py")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     shown = [line for line in done.stdout.splitlines() if "Revealed type" in line]
