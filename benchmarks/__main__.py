@@ -1,7 +1,7 @@
 """Benchmarks of ersparse against its alternatives and against the limits of the hardware, as ratios.
 
-    python -m benchmarks [step pipeline masks rewiring checkpoint startup report seeds compiled] [--models resnet18 ...]
-                         [--rounds N] [--processor] [--json FILE]
+    python -m benchmarks [step pipeline masks rewiring checkpoint startup report seeds compiled data]
+                         [--models resnet18 ...] [--rounds N] [--processor] [--json FILE]
     python -m benchmarks gpu-report SUMMARY     the table of benchmarks/gpu.sh
 
 All alternatives are interleaved. README.md in this folder explains the output.
@@ -22,7 +22,7 @@ from benchmarks import gpu_report
 from benchmarks.hardware_limits import machine_name
 from benchmarks.interleaved import PROCESSOR_TIME, TABLE_HEADER
 
-NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report", "seeds", "compiled"]
+NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report", "seeds", "compiled", "data"]
 
 
 def _arguments() -> argparse.Namespace:

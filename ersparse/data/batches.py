@@ -64,8 +64,17 @@ class ImageTable:
         where = ((index[:, None, None] * height + row) * width + column).masked_fill_(outside, 0)
         gathered = self.pixels.index_select(0, where.reshape(-1)).reshape(*where.shape, self.pixels.shape[1])
         gathered.masked_fill_(outside[..., None], 0)
-        images = (gathered.float() - self.mean) / self.std
-        return images.permute(0, 3, 1, 2), self.labels[index]
+        return normalised(gathered, self.mean, self.std), self.labels[index]
+
+    def flipped(self, which: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all images as `batch` does, without a crop, which is faster than the gather.
+
+        Args:
+            which: images that are mirrored, bool [N].
+        """
+        images, which = self.pixels.reshape(-1, *self.size, self.pixels.shape[1]), which.to(self.pixels.device)
+        mirrored = torch.where(which[:, None, None, None], images.flip(2), images) if which.any() else images
+        return normalised(mirrored, self.mean, self.std), self.labels
 
     def _to_device(self, index: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Copy to the device of the pixels: to a GPU by one asynchronous transfer, for which the host does not wait."""
@@ -74,6 +83,23 @@ class ImageTable:
             return index, rows, columns
         packed = to_device(torch.cat([index[:, None], rows, columns], 1), device)
         return packed[:, 0], packed[:, 1 : 1 + self.size[0]], packed[:, 1 + self.size[0] :]
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return normalised images, float [B, C, height, width] in channels-last layout.
+
+    Mean and deviation are repeated for each pixel of a row, so that operations run over whole rows and not over three
+    channels at a time, which is several times slower.
+
+    Args:
+        pixels: uint8 [B, height, width, C].
+        mean: [C], in units of a uint8 pixel.
+        std: [C], likewise.
+    """
+    count, height, width, channels = pixels.shape
+    rows = pixels.reshape(count, height, width * channels).float()
+    images = rows.sub_(mean.repeat(width)).div_(std.repeat(width)).reshape(pixels.shape)
+    return images.permute(0, 3, 1, 2)
 
 
 class InMemoryDataLoader:

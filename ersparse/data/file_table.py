@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,6 +59,11 @@ class FileTable(Sequence[ImageFile]):
         """The size of all files in bytes."""
         return int(self._numbers[:, 1].sum())
 
+    @property
+    def longest_name(self) -> int:
+        """The length of the longest name in bytes."""
+        return int(np.diff(self._ends, prepend=0).max(initial=0))
+
     def __len__(self) -> int:
         return len(self._ends)
 
@@ -84,7 +90,10 @@ class FileTable(Sequence[ImageFile]):
 
 def by_name(tables: Sequence[FileTable]) -> Iterator[ImageFile]:
     """Yield the files of all tables in the order of their names."""
-    names = np.array([os.fsencode(file.name) for table in tables for file in table])
+    longest = max((table.longest_name for table in tables), default=0)
+    names = np.empty(sum(map(len, tables)), f"S{max(1, longest)}")  # whose order is that of the names
+    for number, file in enumerate(itertools.chain(*tables)):
+        names[number] = os.fsencode(file.name)
     ends = np.cumsum([0, *map(len, tables)])
     for position in np.argsort(names, kind="stable").tolist():
         table = int(np.searchsorted(ends, position, "right")) - 1

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 GRAY_MODES = ("1", "L", "LA", "La", "I", "F")  # and those that begin with I;16
+ORIENTATION = 0x0112  # tag of EXIF data
 CHUNK = 256  # images per task of a worker
 PARALLEL_THRESHOLD = 32 << 20  # bytes of all files; fewer are decoded before worker processes have started
 
@@ -84,7 +85,7 @@ def decode(path: Path | str, form: PixelFormat) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of corrupt EXIF data, or of a large image
         with Image.open(path) as image:
-            return fit(ImageOps.exif_transpose(image), form)
+            return fit(_upright(image), form)
 
 
 def decode_crop(path: Path | str, channels: int, choose: Callable[[int, int], Box]) -> np.ndarray:
@@ -101,7 +102,7 @@ def decode_crop(path: Path | str, channels: int, choose: Callable[[int, int], Bo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(path) as image:
-            return crop(ImageOps.exif_transpose(image), channels, choose)
+            return crop(_upright(image), channels, choose)
 
 
 def crop(image: Image.Image, channels: int, choose: Callable[[int, int], Box]) -> np.ndarray:
@@ -128,7 +129,13 @@ def fit(image: Image.Image, form: PixelFormat) -> np.ndarray:
 def _converted(image: Image.Image, channels: int) -> Image.Image:
     if _is_gray(image.mode) and image.mode[0] in "IF":
         image = _eight_bits(image)
-    return image.convert("RGB" if channels == 3 else "L")
+    mode = "RGB" if channels == 3 else "L"
+    return image if image.mode == mode else image.convert(mode)  # convert would copy
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image rotated as its EXIF data says; most are not, and `exif_transpose` would copy them."""
+    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
 
 
 def decode_all(paths: Iterable[Path | str], bytes_in_all: int, form: PixelFormat) -> Iterator[Decoded]:

@@ -47,9 +47,15 @@ class StreamedDataLoader:
         chunks = self.pool.read(self._requests(epoch))
         for batch in self.plan.batches(epoch or 0):
             pixels = self._gather(chunks, len(batch.index))
-            table = ImageTable.from_images(pixels, self.labels[batch.index], self.mean, self.std, self.device)
-            x, y = table.batch(torch.arange(len(pixels)), batch.rows, batch.columns)
-            yield self.plan.mixed(batch, x, y)
+            yield self.plan.mixed(batch, *self._cropped(batch, pixels))
+
+    def _cropped(self, batch: PlannedBatch, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and labels on the device, cropped, flipped and normalised."""
+        labels = self.labels[batch.index]
+        table = ImageTable.from_images(pixels, labels, self.mean, self.std, self.device)
+        if self.plan.augmentation.padding:
+            return table.batch(torch.arange(len(pixels)), batch.rows, batch.columns)
+        return table.flipped(batch.columns[:, 0] > 0)
 
     def _requests(self, epoch: int | None) -> Iterator[Request]:
         for batch in self.plan.batches(epoch or 0):

@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from ersparse.errors import RunFailed
 CHUNK = 32  # images that a worker returns at a time
 MOST_WORKERS = 16
 BATCHES_AHEAD = 2
+DEATH_WAIT = 5.0  # seconds until the end of a worker is known, after it has been noticed
 SHARED_MEMORY = "/dev/shm"
 
 
@@ -88,13 +90,14 @@ class WorkerPool:
         reader: what the workers run.
         workers: their number; 0 reads in this process.
         images_ahead: images that are read before they are needed.
+        processes: the worker processes, once there are any.
     """
 
     reader: ImageReader
     workers: int
     images_ahead: int
+    processes: list[BaseProcess] = field(default_factory=list)
     _requests: list[Iterable[Request]] = field(default_factory=list)
-    _processes: list[BaseProcess] = field(default_factory=list)
     _loader: DataLoader[Any] | None = None
 
     def read(self, requests: Iterable[Request]) -> Iterator[Tensor]:
@@ -117,14 +120,17 @@ class WorkerPool:
                 before = set(multiprocessing.active_children())
                 with _hidden_main():
                     results = iter(self._loader)
-                self._processes = [child for child in multiprocessing.active_children() if child not in before]
+                self.processes = [child for child in multiprocessing.active_children() if child not in before]
             else:
                 results = iter(self._loader)
             yield from results
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            # images that a worker sent before it died cannot be received either: their memory is fetched from it
+            connection.wait([process.sentinel for process in self.processes], DEATH_WAIT)
+            dead = [process for process in self.processes if process.exitcode not in (0, None)]
+            if not dead and "exited unexpectedly" not in str(error):
                 raise
-            raise RunFailed(self._death()) from None
+            raise RunFailed(self._death(dead)) from None
 
     def _make_loader(self) -> DataLoader[Any]:
         context = multiprocessing.get_context("forkserver")
@@ -142,8 +148,7 @@ class WorkerPool:
             generator=torch.Generator(),  # or PyTorch's own is drawn from, and results depend on the workers
         )
 
-    def _death(self) -> str:
-        dead = [process for process in self._processes if process.exitcode not in (0, None)]
+    def _death(self, dead: Sequence[BaseProcess]) -> str:
         line = f"dataset.workers={self.workers}: a worker process that decodes images has died"
         if not dead:
             return line
@@ -155,7 +160,7 @@ class WorkerPool:
     def close(self) -> None:
         """End the worker processes."""
         self._loader = None  # its iterator ends them
-        self._processes = []
+        self.processes = []
 
 
 class _Sampler:

@@ -19,6 +19,7 @@ from ersparse.config.schema import DatasetSettings
 from ersparse.data import image_cache, image_folder, placement, worker_pool
 from ersparse.data.arrays import Arrays
 from ersparse.data.augmentation import augmentation_of
+from ersparse.data.batches import ImageTable
 from ersparse.data.epoch_plan import EpochPlan
 from ersparse.data.file_table import FileTable, ImageFile, by_name
 from ersparse.data.image_files import PixelFormat, decode
@@ -153,11 +154,26 @@ def test_batches_do_not_depend_on_workers_ranks_or_history(tmp_path):
         pool.close()
 
 
+@pytest.mark.parametrize("keys", [{"crop_padding": 0}, {"crop_padding": 2}, {"transforms": "none"}])
+def test_batches_are_those_in_memory(tmp_path, keys):
+    """Without a border, images are flipped as a whole, and not gathered pixel by pixel."""
+    made = settings(photographs(tmp_path), in_memory=True, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.25], **keys)
+    data = load_arrays(made)
+    plan = EpochPlan(torch.arange(24), 10, made.size, 7, augmentation_of(made))
+    table = ImageTable.from_images(data.x_train, data.y_train, made.mean, made.std, CPU)
+    streamed = load_arrays(made.model_copy(update={"in_memory": False}))
+    pool = WorkerPool(ImageReader((streamed.x_train, streamed.x_test), None, 7), 0, 0)
+    found = StreamedDataLoader(pool, 0, data.y_train, plan, made.mean, made.std, CPU, lambda: 2)
+    for batch, (x, y) in zip(plan.batches(2), found, strict=True):
+        expected, labels = table.batch(batch.index, batch.rows, batch.columns)
+        assert x.equal(expected) and y.equal(labels) and x.stride() == expected.stride()
+
+
 def test_a_worker_that_dies_is_named(tmp_path):
     made, pool = loader(photographs(tmp_path), 2)
     batches = iter(made)
     next(batches)
-    for process in pool._processes:
+    for process in pool.processes:
         os.kill(process.pid, signal.SIGKILL)
     made = loader(tmp_path, 2, pool=pool)[0]
     start = time.monotonic()
