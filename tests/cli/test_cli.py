@@ -36,7 +36,8 @@ REFUSED = [
     (["level=0.5"], "level: no such key; did you mean sparsity.level?"),
     (
         ["model=vgg17"],
-        "model=vgg17: no such option; must be one of resnet110, resnet18, resnet20, resnet50, vgg16, vgg19",
+        "model=vgg17: no such option; must be one of deit_small, mlp, resnet110, resnet18, resnet20, resnet50, "
+        "resnet50_imagenet, timm, torchvision, vgg16, vgg19, vit_tiny, wrn28",
     ),
     (["seed=-1"], "seed=-1: must lie in [0, 9223372036854775807]"),
     (["seed=1.5"], "seed=1.5: must lie in [0, 9223372036854775807], and be an integer"),

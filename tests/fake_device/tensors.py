@@ -204,10 +204,12 @@ class _Dispatch(TorchDispatchMode):
 
 
 class _Backend:
-    """What PyTorch asks the module of a device for."""
+    """What PyTorch asks the module of a device for. It is available during `fake_device` alone."""
+
+    available = False
 
     def is_available(self):
-        return True
+        return self.available
 
     def is_initialized(self):
         return True
@@ -265,6 +267,7 @@ def fake_device():
     """Make `device="fake"` work during the `with` block."""
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # `parameter.data = ...` would leave `host` behind
+    _Backend.available = True  # DataParallel, for one, moves networks to whatever device is available
     try:
         with ExitStack() as stack:
             for module in (mask, mask_buffer):
@@ -273,4 +276,5 @@ def fake_device():
             stack.enter_context(_Dispatch())
             yield torch.device(NAME, 0)
     finally:
+        _Backend.available = False
         torch.__future__.set_overwrite_module_params_on_conversion(before)
