@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ersparse.sparse import mask as M
 from ersparse.sparse.layers import PrunableWeight, prunable_weights
-from ersparse.sparse.mask_buffer import zero_removed
+from ersparse.sparse.mask_buffer import zero_all_removed, zero_removed
 from ersparse.sparse.wrappers import check_not_sharded
 
 DENSE_GRADIENT = "_dense_gradient"  # attribute of a weight: None if its dense gradient is to be recorded, or the record
@@ -78,9 +78,9 @@ def keep_weights(module: nn.Module, optimizer: Optimizer) -> Handle:
 
     @torch.no_grad()
     def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for name, held in weights.items():
-            if M.is_masked(held):
-                zero_removed(M.stored_weight(name, held).detach(), M.mask_of(held))
+        masked = {name: held for name, held in weights.items() if M.is_masked(held)}
+        stored = [M.stored_weight(name, held).detach() for name, held in masked.items()]
+        zero_all_removed(stored, [M.mask_of(held) for held in masked.values()])
 
     M.enforce(module)
     M.enforce_on_load(module)

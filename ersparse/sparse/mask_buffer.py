@@ -141,3 +141,13 @@ def zero_removed(weight: Tensor, mask: Tensor) -> None:
         np.multiply(bits.numpy(), mask.numpy(), out=bits.numpy())
     else:
         bits.mul_(mask)
+
+
+def zero_all_removed(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Apply `zero_removed` to every weight and its mask; on GPUs by one call for all, which costs the host less."""
+    if any(weight.device.type == "cpu" for weight in weights):
+        for weight, mask in zip(weights, masks, strict=True):
+            zero_removed(weight, mask)
+    elif weights:
+        bits = [weight.view(BITS[weight.element_size()]) for weight in weights]
+        torch._foreach_mul_(bits, [plain(mask) for mask in masks])

@@ -15,7 +15,7 @@ from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.lightning.classifier import Classifier
 from ersparse.lightning.edge_popup import EdgePopupClassifier
 from ersparse.models import resnet20
-from ersparse.sparse import keep, mask
+from ersparse.sparse import keep, mask, mask_buffer
 from ersparse.sparse.density import uniform
 from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import attach
@@ -80,7 +80,7 @@ def dense():
 def test_masks_cost_one_pass_over_each_layer(dense, method, monkeypatch):
     """Each mask multiplies its gradient and its weights once a step, in place; nothing sorts or synchronises."""
     zeroed = []
-    for module in (mask, keep):
+    for module in (mask, keep, mask_buffer):
         monkeypatch.setattr(module, "zero_removed", lambda weight, kept: zeroed.append(weight.shape))
     found, layers = counted(method)
     steps, shapes = 4, [layer.shape for layer in layers]
