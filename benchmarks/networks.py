@@ -1,90 +1,161 @@
-"""Networks built from ersparse's configuration, and the plain training step to which others are compared."""
+"""Twenty networks of torchvision, timm and PyTorch's layers, narrow ones, and the table of docs/networks.md.
+
+python -m benchmarks.networks     prints the table
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torchvision import models
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
+from torchvision.models.regnet import BlockParams, RegNet
 
-from benchmarks.hardware_limits import DEVICE
-from ersparse.config.groups import build
-from ersparse.config.options import CONF
-from ersparse.config.schema import Settings
-from ersparse.lightning.auto_settings import memory_format, resolve
-from ersparse.runs.network import build_network
-from ersparse.runs.planner import make_plan
+from ersparse.sparse.channel_graph import GraphError, trace
+from ersparse.sparse.layers import prunable_layers, unpruned_matrices
 
-
-def compose_config(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the resolved configuration for command-line overrides."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        values = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+IMAGE = (2, 3, 32, 32)
 
 
-def settings_of(overrides: Sequence[str]) -> Settings:
-    """Return the validated settings for command-line overrides."""
-    return build(Settings, compose_config(overrides))
+class LanguageModel(nn.Module):
+    """Embedding, LSTM and output layer, [B, T] token numbers -> [B, T, words]."""
+
+    def __init__(self, words: int = 60, width: int = 32) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(words, width), nn.Linear(width, words)
+        self.lstm = nn.LSTM(width, width, num_layers=2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of the next token at each position."""
+        states, _ = self.lstm(self.embedding(x))
+        logits: Tensor = self.head(states)
+        return logits
 
 
-def dense_network(settings: Settings) -> nn.Module:
-    """Return the network without masks, on the device, in the memory format that ersparse chooses."""
-    network = build_network(settings, make_plan(settings).init_from)
-    return network.to(DEVICE, memory_format=memory_format(network)).train()  # type: ignore[call-overload,no-any-return]
+class UNet(nn.Module):
+    """A U-Net of two scales, whose decoder has transposed convolutions, [B, 3, H, W] -> [B, 5, H, W]."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.middle = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU())
+        self.up = nn.ConvTranspose2d(2 * width, width, 2, 2)
+        self.out = nn.Conv2d(2 * width, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of each pixel."""
+        fine = self.down(x)
+        logits: Tensor = self.out(torch.cat([fine, self.up(self.middle(fine))], 1))
+        return logits
 
 
-def optimizer_of(parameters: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
-    """Return fused SGD with the configured hyperparameters."""
-    o = settings.optimizer
-    return torch.optim.SGD(parameters, o.lr, o.momentum, weight_decay=o.weight_decay, fused=True)
+class AttentionViT(nn.Module):
+    """A vision transformer on `nn.TransformerEncoderLayer`, that is, on `nn.MultiheadAttention`."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, width, 8, 8), nn.Linear(width, 5)
+        self.positions = nn.Parameter(torch.zeros(1, 16, width))
+        self.encoder = nn.TransformerEncoderLayer(width, 4, 2 * width, batch_first=True, norm_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits [B, 5] of images [B, 3, 32, 32]."""
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        logits: Tensor = self.head(self.encoder(tokens).mean(1))
+        return logits
 
 
-def random_batch(settings: Settings) -> tuple[Tensor, Tensor]:
-    """Return random images and labels in the shape of a batch of the data set."""
-    d = settings.dataset
-    x = torch.randn(d.batch_size, d.channels, d.image_size, d.image_size, device=DEVICE)
-    return x.contiguous(memory_format=torch.channels_last), torch.arange(d.batch_size, device=DEVICE) % d.num_classes
+def efficientnet() -> nn.Module:
+    """Return a narrow EfficientNet of torchvision."""
+    wide = [FusedMBConvConfig(2, 3, 1, 8, 8, 1), MBConvConfig(4, 3, 2, 8, 12, 2, 1, 1)]
+    return EfficientNet([*wide, MBConvConfig(4, 5, 1, 12, 16, 1, 1, 1)], 0.2, num_classes=5, last_channel=20)
 
 
-def uses_bfloat16(settings: Settings) -> bool:
-    """Return whether the run trains in bfloat16 on this machine."""
-    return bool(resolve(settings.trainer)["precision"] == "bf16-mixed")
+def of_timm(name: str, **arguments: object) -> Callable[[], nn.Module]:
+    """Return the constructor of a network of timm for five classes."""
+
+    def build() -> nn.Module:
+        import timm
+
+        network: nn.Module = timm.create_model(name, num_classes=5, **arguments)
+        return network
+
+    return build
 
 
-def plain_step(
-    forward: Callable[[Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
-    settings: Settings,
-    optimizer_step: Callable[[], object] | None = None,
-) -> Callable[[], None]:
-    """Return a training step on one prepared batch, without data loading, metrics or masks.
+NARROW = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "torchvision mobilenet_v2": lambda: models.mobilenet_v2(num_classes=5, width_mult=0.2),
+    "torchvision mobilenet_v3_small": lambda: models.mobilenet_v3_small(num_classes=5, width_mult=0.2),
+    "torchvision EfficientNet": efficientnet,
+    "torchvision MNASNet": lambda: models.MNASNet(0.2, num_classes=5),
+    "torchvision ShuffleNetV2": lambda: models.ShuffleNetV2([1, 2, 1], [8, 12, 16, 20, 24], num_classes=5),
+    "torchvision RegNet": lambda: RegNet(
+        BlockParams([1, 2], [8, 16], [4, 4], [1.0, 1.0], [2, 2], 0.25), 5, stem_width=8
+    ),
+    "torchvision DenseNet": lambda: models.DenseNet(4, (2, 2), 8, num_classes=5),
+    "torchvision ResNeXt": lambda: models.ResNet(
+        models.resnet.Bottleneck, [1, 1, 1, 1], 5, groups=4, width_per_group=2
+    ),
+    "torchvision ConvNeXt": lambda: ConvNeXt([CNBlockConfig(8, 12, 2), CNBlockConfig(12, None, 1)], num_classes=5),
+    "torchvision SqueezeNet": lambda: models.squeezenet1_1(num_classes=5),
+    "torchvision VisionTransformer": lambda: models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=5),
+    "torchvision SwinTransformer": lambda: models.SwinTransformer([2, 2], 16, [1, 1], [2, 2], [4, 4], num_classes=5),
+    "timm deit_tiny": of_timm("deit_tiny_patch16_224", num_heads=2, **NARROW),
+    "timm mixer_s32": of_timm("mixer_s32_224", img_size=32),
+    "timm resnet10t": of_timm("resnet10t"),
+    "timm tf_efficientnetv2_b0": of_timm("tf_efficientnetv2_b0"),
+    "timm resnetv2_50x1_bit": of_timm("resnetv2_50x1_bit"),
+    "LSTM language model": LanguageModel,
+    "U-Net": UNet,
+    "ViT with nn.MultiheadAttention": AttentionViT,
+}  # fmt: skip
 
-    Args:
-        forward: computes logits [B, classes] of images.
-        optimizer: whose gradients are set to zero.
-        settings: batch size and precision.
-        optimizer_step: replaces `optimizer.step`.
+
+class Summary(NamedTuple):
+    """What the table says of a network.
+
+    Attributes:
+        share: prunable weights over all weights of matrices.
+        flow: "followed", or what the trace says.
     """
-    x, y = random_batch(settings)
-    bfloat16 = uses_bfloat16(settings)
 
-    def step() -> None:
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bfloat16):
-            loss = F.cross_entropy(forward(x), y)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        (optimizer_step or optimizer.step)()
-
-    return step
+    share: float
+    flow: str
 
 
-def dense_step(settings: Settings) -> Callable[[], None]:
-    """Return a plain training step of the dense network."""
-    network = dense_network(settings)
-    return plain_step(network, optimizer_of(network.parameters(), settings), settings)
+def example(name: str) -> Tensor:
+    """Return an input of a network of `NETWORKS`."""
+    return torch.arange(20).reshape(2, 10) if name == "LSTM language model" else torch.randn(IMAGE)
+
+
+def summarise(network: nn.Module, name: str) -> Summary:
+    """Return the prunable share of a network, and whether flow can be followed through it."""
+    layers = prunable_layers(network)
+    pruned = sum(layer.size for layer in layers)
+    dense = sum(unpruned_matrices(network, [layer.name for layer in layers]).values())
+    try:
+        trace(network)
+        flow = "followed"
+    except GraphError as error:
+        flow = str(error).removesuffix("; flow=none needs no channel graph")
+    return Summary(pruned / (pruned + dense), flow)
+
+
+def table() -> str:
+    """Return the table of docs/networks.md."""
+    lines = ["| network | prunable | flow |", "|---|---|---|"]
+    for name, build in NETWORKS.items():
+        share, flow = summarise(build(), name)
+        lines.append(f"| {name} | {100 * share:.1f} % | {flow} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    print(table())
