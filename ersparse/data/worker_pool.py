@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import types
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -198,6 +199,15 @@ def _prepare_worker(_: int) -> None:
     """Ignore the signals that a terminal or a scheduler sends to all processes: the main process ends the workers."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
+
+
+def _end_with_main_process() -> None:
+    """End this process when the main process has ended, even if it was killed; the fork server then ends as well."""
+    main = multiprocessing.parent_process()
+    if main:
+        connection.wait([main.sentinel])
+        os._exit(1)
 
 
 @contextmanager
