@@ -52,9 +52,7 @@ def test_a_folder_that_is_gone_is_named(monkeypatch, capsys):
 
 def test_a_path_that_is_no_text_is_recorded(launch, only_run, tmp_path, monkeypatch):
     """Python reads bytes of a path that are not characters of the locale as surrogates."""
-    monkeypatch.setattr(
-        logging.root.manager, "disable", logging.INFO
-    )  # xdist cannot send such a line
+    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)  # xdist cannot send such a line
     root = f"{tmp_path}/outputs/\udcff"
     status, printed = launch("method=draw", f"paths.root={root}")
     assert status == 0, printed
