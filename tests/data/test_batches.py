@@ -7,6 +7,7 @@ from torchvision.transforms import functional as TF
 
 from ersparse.data.augmentation import Augmentation
 from ersparse.data.batches import ImageTable, InMemoryDataLoader
+from ersparse.data.epoch_plan import EpochPlan, batches_in, smallest_batch
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 
@@ -84,6 +85,15 @@ def test_ranks_see_every_image_once_per_epoch(count, size, world):
     assert seen == list(range(count))
     assert len(shares[0]) == len(InMemoryDataLoader(table, torch.arange(count), size, world_size=world))
     assert min(len(y) for share in shares for _, y in share) >= min(2, count // world)
+
+
+@pytest.mark.parametrize("count, batch_size, sizes", [
+    (100, 48, [48, 52]), (102, 48, [48, 48, 6]), (101, 48, [48, 53]), (5, 4, [5]), (6, 4, [4, 2]), (3, 4, [3]),
+])  # fmt: skip
+def test_a_last_batch_below_an_eighth_is_merged(count, batch_size, sizes):
+    plan = EpochPlan(torch.arange(count), batch_size, (8, 8))
+    assert plan.batch_sizes == sizes and plan.world_size == 1
+    assert smallest_batch(count, batch_size) == min(sizes) and batches_in(count, batch_size) == len(sizes)
 
 
 def test_global_batches_do_not_depend_on_the_number_of_ranks():
