@@ -73,6 +73,7 @@ callbacks = [ersparse.Rewire("set", delta_t=3), ersparse.Prune(0.9, every=3), er
 """
 
 
+@pytest.mark.slow
 def test_type_checkers_see_the_public_names(tmp_path):
     """mypy knows what it checked before, so that this takes seconds; without its cache it takes half a minute."""
     names = [name for name in ersparse.__all__ if name != "UserError"]

@@ -185,11 +185,11 @@ def _check_devices(plan: Plan) -> None:
     Raises:
         UserError: this machine does not have the devices.
     """
-    trainer = plan.settings.trainer
-    if plan.method.trains and trainer.precision == "auto":
-        trainer = trainer.model_copy(update={"precision": "32-true"})
     if plan.method.trains:
-        resolve(trainer)
+        trainer = plan.settings.trainer
+        precision = "32-true" if trainer.precision == "auto" else trainer.precision
+        execution = "masked" if trainer.execution == "sparse" else trainer.execution  # checked later, with its warning
+        resolve(trainer.model_copy(update={"precision": precision, "execution": execution}))
 
 
 def _draw(record: NetworkRecord, console: Any) -> None:

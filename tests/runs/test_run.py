@@ -26,7 +26,7 @@ def test_a_run_writes_its_folder(launch, only_run):
     assert set(record) == {
         "schema", "state", "hash", "seed", "command", "host", "config", "progress", "updated", "wandb_id", "sparsity",
         "layers", "mask_sha256", "source_mask_sha256", "network_sha256", "metrics", "timing", "versions", "git",
-        "machine", "slurm", "error",
+        "machine", "slurm", "error", "data",
     }  # fmt: skip
     assert (record["schema"], record["state"], record["seed"], record["error"]) == (1, "done", 4, None)
     assert record["progress"] == {"epoch": 2, "epochs": 2}

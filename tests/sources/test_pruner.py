@@ -242,8 +242,8 @@ def test_layer_collapse_names_the_cut_unless_allowed(launch, only_run):
 
 
 def test_non_finite_scores_are_errors(launch, monkeypatch, tmp_path):
-    def broken(network):
-        scores = {name: score.clone() for name, score in original(network).items()}
+    def broken(*arguments):
+        scores = {name: score.clone() for name, score in original(*arguments).items()}
         scores["stages.0.1.conv2.weight"][0] = float("inf")
         return scores
 
