@@ -26,7 +26,8 @@ WORDS_OF = {  # beside those of the group
 }
 FILES_OF = {"image_folder": write_image_folder, "torchvision": write_mnist}
 ELSEWHERE = [  # below, and in theory/test_runs, runs/test_mlflow and data/test_imagenet
-    ("trainer", "ddp"), ("logger", "mlflow"), ("dataset", "imagenet"), *(each for each in OPTIONS if "theory_" in each[1]),
+    ("trainer", "ddp"), ("logger", "mlflow"), ("dataset", "imagenet"),
+    *(each for each in OPTIONS if "theory_" in each[1]),
 ]  # fmt: skip
 
 
