@@ -16,20 +16,24 @@ from ersparse.errors import UserError
 
 log = logging.getLogger(__name__)
 
+FLOAT32_FROM = 0.99  # sparsity from which sparse execution stores activations in float32 (docs/paper.md, "Trained cells")
 
-def resolve(settings: TrainerSettings, execution: str = "masked") -> dict[str, Any]:
+
+def resolve(settings: TrainerSettings, execution: str = "masked", sparsity: float = 0.0) -> dict[str, Any]:
     """Return accelerator, precision and execution with every `auto` resolved.
 
     * **accelerator**: GPU if available, otherwise CPU.
     * **precision**: bf16-mixed if the hardware supports bfloat16 natively, otherwise 32-true. A GPU needs compute
       capability 8, a CPU AVX512-BF16 or AMX: with these it shortened a training step by an eighth (resnet20 on digits)
-      to a half (vgg16) (benchmarks/README.md); without, bfloat16 is emulated, and slow.
+      to a half (vgg16) (benchmarks/README.md); without, bfloat16 is emulated, and slow. Sparse execution of networks
+      from sparsity 0.99 on takes 32-true: rounding their activations to bfloat16 costs accuracy.
     * **execution**: `execution` on a CPU, masked on a GPU, and masked if the sparse kernels cannot be compiled.
 
     Args:
         settings: settings of the trainer.
         execution: what `execution=auto` means on a CPU with a compiler, which depends on the method and the densities
             (`ersparse.runs.planner`).
+        sparsity: nominal sparsity of the network that training starts from, in [0, 1).
 
     Raises:
         UserError: the hardware or its software lacks what a setting asks for.
@@ -45,6 +49,8 @@ def resolve(settings: TrainerSettings, execution: str = "masked") -> dict[str, A
             raise UserError(
                 "trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto, masked or compiled on a GPU"
             )
+        if settings.precision == "auto" and round(sparsity, 3) >= FLOAT32_FROM:
+            precision = "32-true"
         execution = _sparse_or_masked(settings.execution, "bfloat16" if precision == "bf16-mixed" else "float")
     if execution == "compiled" and accelerator == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(

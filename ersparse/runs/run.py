@@ -176,7 +176,7 @@ def _resolved_trainer(plan: Plan, before: Mapping[str, Any] | None = None) -> Tr
     if before:
         kept = {key: before["config"]["trainer"][key] for key in KEPT_ON_RESUME if getattr(trainer, key) == "auto"}
         trainer = trainer.model_copy(update=kept)
-    return trainer.model_copy(update=resolve(trainer, plan.execution))
+    return trainer.model_copy(update=resolve(trainer, plan.execution, 1 - plan.source.nominal))
 
 
 def _check_devices(plan: Plan) -> None:

@@ -57,6 +57,24 @@ def test_auto_precision_follows_the_processor(monkeypatch, native, expected):
     assert auto_settings.resolve(AUTO) == {"accelerator": "gpu", "precision": expected, "execution": "masked"}
 
 
+@pytest.mark.parametrize(
+    "words, precision",
+    [
+        ({"execution": "sparse"}, "32-true"),
+        ({"execution": "auto"}, "32-true"),
+        ({"execution": "masked"}, "bf16-mixed"),
+        ({"execution": "sparse", "precision": "bf16-mixed"}, "bf16-mixed"),
+    ],
+)
+def test_sparse_execution_of_very_sparse_networks_stores_float32(monkeypatch, words, precision):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(auto_settings, "_cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(auto_settings, "_sparse_or_masked", lambda requested, storage: "sparse")
+    settings = AUTO.model_copy(update=words)
+    assert auto_settings.resolve(settings, "sparse", 1 - 0.01)["precision"] == precision  # 1 - 0.01 is 0.99 exactly
+    assert auto_settings.resolve(settings, "sparse", 0.98)["precision"] == "bf16-mixed"
+
+
 def test_compiled_execution_needs_a_compiler(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("CXX", "/nowhere/c++")
