@@ -2,8 +2,8 @@
 # Train cells of Tables 2, 4 and 7 with the recipe of the paper, all 160 epochs, one after the other in order of cost.
 #     results/cells.sh [ROOT]      resumes from the runs in ROOT (default outputs/cells); each finished run is added to results/
 # Finished cells are skipped and interrupted ones resume, so the command may be stopped and issued again at any time.
-# CIFAR-10 lies in, or is downloaded to, the folder that ERSPARSE_DATA names. Activations are stored in float32, because
-# bfloat16 lowers the accuracy of networks this sparse (docs/paper.md, "Trained cells").
+# CIFAR-10 lies in, or is downloaded to, the folder that ERSPARSE_DATA names. Activations are stored in float32
+# (docs/paper.md, "Trained cells").
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=${1:-outputs/cells}

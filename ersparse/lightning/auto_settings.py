@@ -16,7 +16,7 @@ from ersparse.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FLOAT32_FROM = 0.99  # sparsity from which sparse execution stores activations in float32 (docs/paper.md, "Trained cells")
+FLOAT32_FROM = 0.99  # sparsity from which sparse execution stores float32 (docs/paper.md, "Trained cells")
 
 
 def resolve(settings: TrainerSettings, execution: str = "masked", sparsity: float = 0.0) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def resolve(settings: TrainerSettings, execution: str = "masked", sparsity: floa
     * **precision**: bf16-mixed if the hardware supports bfloat16 natively, otherwise 32-true. A GPU needs compute
       capability 8, a CPU AVX512-BF16 or AMX: with these it shortened a training step by an eighth (resnet20 on digits)
       to a half (vgg16) (benchmarks/README.md); without, bfloat16 is emulated, and slow. Sparse execution of networks
-      from sparsity 0.99 on takes 32-true: rounding their activations to bfloat16 costs accuracy.
+      from sparsity 0.99 on takes 32-true: whether bfloat16 costs accuracy there is not settled.
     * **execution**: `execution` on a CPU, masked on a GPU, and masked if the sparse kernels cannot be compiled.
 
     Args:
