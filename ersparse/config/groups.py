@@ -74,12 +74,14 @@ class FunctionSettings(TargetedSettings):
 def identity_fields(group: BaseModel) -> dict[str, Any]:
     """Return the fields of a group that decide results; the name stands for `_target_`, which may move with the code.
 
-    Fields marked `NotIdentity`, and fields marked `Since` that have their default, are left out.
+    Fields marked `NotIdentity`, and fields marked `Since` that have their default, are left out. A group within a group
+    is a mapping of its own identity fields.
     """
     found = {}
     for key, field in type(group).model_fields.items():
         marks = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         value = getattr(group, key)
+        value = identity_fields(value) if isinstance(value, SettingsGroup) else value
         later = "since" in marks and value == marks["since"]
         if key != "target" and marks.get("identity", True) and not later:
             found[key] = value

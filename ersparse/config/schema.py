@@ -141,6 +141,13 @@ class DatasetSettings(FunctionSettings):
         return augmentation.split(self.transforms)[1] if self.augment else None
 
 
+class HamSettings(SettingsGroup):
+    """Hyperbolic-aware minimisation: `ersparse.sparse.hyperbolic.hyperbolic_step` after each step of the optimizer."""
+
+    alpha: Annotated[NonNegative, Since(0.0)] = 0.0
+    beta: Annotated[NonNegative, Since(0.0)] = 0.0
+
+
 class OptimizerSettings(FunctionSettings):
     group: ClassVar[str] = "optimizer"
 
@@ -153,6 +160,7 @@ class OptimizerSettings(FunctionSettings):
     no_decay: Annotated[list[str], Since([])] = Field(default_factory=list)
     layers: Annotated[dict[str, dict[str, Any]] | None, Since(None)] = None
     args: Annotated[dict[str, Any] | None, Since(None)] = None
+    ham: Annotated[HamSettings, Since({})] = Field(default_factory=HamSettings)
 
     @model_validator(mode="before")
     @classmethod

@@ -17,10 +17,11 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from ersparse.config import schema
+from ersparse.config.schema import HamSettings
 from ersparse.distributed.collectives import mean_over_ranks, world_size
 from ersparse.lightning.auto_settings import memory_format
 from ersparse.lightning.extra_metrics import extra_metrics, per_class_accuracy, probabilities
-from ersparse.lightning.optimizers import make_optimizer
+from ersparse.lightning.optimizers import add_hyperbolic_steps, make_optimizer
 from ersparse.lightning.parameter_groups import ParameterGroup, norm_parameters, parameter_groups
 from ersparse.lightning.schedules import make_schedule, milestone_epochs
 from ersparse.lightning.timeline import Timeline
@@ -216,6 +217,9 @@ class Classifier(pl.LightningModule):
         ]
         single = len(groups) == 1 and len(groups[0]) == 1
         optimizer = make_optimizer(groups[0]["params"] if single else groups, self.optimizer_settings)
+        if self.optimizer_settings.ham != HamSettings():
+            matrices = [name for name, p in self.network.named_parameters() if p.dim() > 1]  # in sparse execution, too
+            add_hyperbolic_steps(optimizer, [parameters[n] for n in matrices], self.optimizer_settings.ham)
         scheduler = {"scheduler": self.schedule(optimizer), "interval": self.schedule_settings.interval}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 

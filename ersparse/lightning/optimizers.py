@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ersparse.config.schema import OptimizerSettings
+from ersparse.config.schema import HamSettings, OptimizerSettings
 from ersparse.errors import UserError
 from ersparse.lightning.lion import Lion
+from ersparse.lightning.loss_scaling import overflowed_in_step
+from ersparse.sparse.hyperbolic import hyperbolic_step
 
 SHARED_KEYS = ("lr", "momentum", "weight_decay", "nesterov")  # that an optimizer class gets if it takes them
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "Adagrad", "Adadelta", "ASGD")
@@ -57,6 +59,24 @@ def make_optimizer(parameters: Iterable[Any], settings: OptimizerSettings) -> Op
         return kind(parameters, **shared | further)
     optimizer: Optimizer = kind(parameters, settings, **further)
     return optimizer
+
+
+def add_hyperbolic_steps(optimizer: Optimizer, weights: Collection[Tensor], settings: HamSettings) -> None:
+    """Let every step of `optimizer` end with a hyperbolic step (`ersparse.sparse.hyperbolic`) of `weights`.
+
+    Weights without a gradient stay as they are, and so do all if 16-mixed has left out the optimizer's own step.
+    """
+    chosen = {id(weight) for weight in weights}
+
+    def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if overflowed_in_step(optimizer):
+            return
+        for group in optimizer.param_groups:
+            trained = {p: p.grad for p in group["params"] if id(p) in chosen and p.grad is not None}
+            if trained:
+                hyperbolic_step(list(trained), list(trained.values()), group["lr"], settings.alpha, settings.beta)
+
+    optimizer.register_step_post_hook(after_step)
 
 
 def probe(network: nn.Module, settings: OptimizerSettings) -> Optimizer:

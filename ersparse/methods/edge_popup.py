@@ -57,6 +57,11 @@ class EdgePopup(EdgePopupSearch, LevelledMethod):
                 f"model.init={settings.model.init}: must be default with method={self.name}, which has "
                 "method.weight_init and method.scale_weights"
             )
+        for key, value in settings.optimizer.ham.model_dump().items():
+            if value:
+                raise UserError(
+                    f"optimizer.ham.{key}={value}: must be 0 with method={self.name}, which trains scores, not weights"
+                )
         for key in ("include", "exclude"):
             if value := getattr(settings.sparsity, key):
                 raise UserError(

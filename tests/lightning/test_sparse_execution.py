@@ -100,8 +100,9 @@ def rewired(module, rewiring, rules, optimizer, **options):
 def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
     """The trained parameters are the kept weights, those of normalisations, and a bias."""
     settings = OptimizerSettings(
-        name=optimizer, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[], gamma=0.1
-    )
+        name=optimizer, lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=False, milestones=[], gamma=0.1,
+        ham={"alpha": 2.0, "beta": 0.5} if name in ("set", "skip") else {},
+    )  # fmt: skip
     rules = RULES[name]
     options = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5} if name == "rigl" else {}
     masked, masked_average = rewired(Classifier, Rewiring, rules, settings, **options)

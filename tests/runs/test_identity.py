@@ -77,7 +77,7 @@ SAME = [
     "fresh=true dry_run=true",
     "model.sync_batchnorm=true",
     "trainer.metrics=[ece,top5] trainer.deterministic=true trainer.profile=true",
-    "sparsity.rounds=7",  # balanced does not take it
+    "sparsity.rounds=7 optimizer.ham={alpha:0,beta:0}",  # balanced does not take rounds
     "sparsity.exclude=[] sparsity.include=null sparsity.layers=null sparsity.last_dense=false",
     "sparsity.file=nowhere",
     "trainer.max_epochs=300 scale=short",  # a tenth of 300 is the default's 30
@@ -102,6 +102,8 @@ OTHER = [
     "scale=short",
     "optimizer.no_decay=[norm]",
     "optimizer.args={dampening:0.1}",
+    "optimizer.ham.alpha=1",
+    "optimizer.ham.beta=1",
     "optimizer.layers={bn1.*:{lr:0.2}}",
     "schedule=cosine",
     "schedule=cosine schedule.interval=epoch",

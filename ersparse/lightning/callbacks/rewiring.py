@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ersparse.lightning.callbacks.loss_scaling import overflowed_before_step, overflowed_in_step
 from ersparse.lightning.callbacks.masks import network_of
+from ersparse.lightning.loss_scaling import overflowed_before_step, overflowed_in_step
 from ersparse.loops.mask_updates import MaskUpdates, States
 from ersparse.sparse.mask import attach, density_of, masks_of
 
