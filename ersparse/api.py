@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from ersparse.config.drawing import check_drawing
 from ersparse.config.groups import build
 from ersparse.config.options import options_of, with_defaults
 from ersparse.config.schema import DatasetSettings, ModelSettings
@@ -32,7 +33,7 @@ from ersparse.sparse.layers import Layer, unpruned_matrices
 from ersparse.sparse.mask import Masks
 from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.selection import Selection, spread
-from ersparse.sparse.source import REPAIRS, SAMPLERS, ERSource, Repair
+from ersparse.sparse.source import REPAIRS, SAMPLINGS, ERSource, Repair
 from ersparse.sparse.summary import describe_masks, unpruned_line
 from ersparse.sparse.wrappers import unwrapped
 from ersparse.storage.run_folder import RunFolder, network_masks, network_tensors, read_network
@@ -90,7 +91,8 @@ def sparsify(
         flow: repair of channels without an edge: "none", "add", "move", "resample" or "released", or a function
             (mask, layer, density, generator) -> (mask, counts). All but "none" require a module whose channel graph
             can be traced (`docs/methods.md`).
-        sampling: "bernoulli" draws each weight independently, "exact" draws a fixed number per layer.
+        sampling: "bernoulli" draws each weight independently, "exact" a fixed number per layer, "fan_in" the same
+            number for every output channel of a layer (with flow "move" or "none").
         seed: seed of the masks, which depend on it and on the layers' names and shapes alone.
         strict: whether a missed budget (`ersparse.sparse.budget.budget_excess`) is an error instead of a warning. It
             is missed if the masks keep more weights than `level` or `budget` allows, beyond the chance of drawing.
@@ -136,9 +138,8 @@ def sparsify(
         density, options = partial(_pruner_densities, module, density, examples, options), {}
     if not callable(flow):
         _one_of("flow", flow, REPAIRS)
-    _one_of("sampling", sampling, SAMPLERS)
-    if (flow, sampling) == ("resample", "exact"):
-        raise UserError("sampling=exact: must be bernoulli with flow=resample, which conditions independent draws")
+    _one_of("sampling", sampling, dict.fromkeys(SAMPLINGS))
+    check_drawing(sampling, flow)
     try:
         nominal, by_layer = _densities(selected, density, level, budget, options, selection)
         source = ERSource(selected, by_layer, nominal, seed, sampling, flow)

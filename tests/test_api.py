@@ -347,6 +347,7 @@ def test_what_is_no_module_is_refused(module):
         (Small, {"density": lambda layers, density: [1.7] * 4}, "layer a.weight: density 1.7, must lie in [0, 1]"),
         (Small, {"density": lambda layers, density: [0.5] * 3}, "returned 3 densities for 4 layers"),
         (Small, {"flow": "resample", "sampling": "exact"}, "sampling=exact: must be bernoulli with flow=resample"),
+        (Small, {"flow": "add", "sampling": "fan_in"}, "sampling=fan_in: needs flow=move or none"),
         (Small, {"flow": "ad"}, "flow=ad: must be one of none, add, move, resample, released"),
         (Small, {"sampling": "sobol"}, "sampling=sobol: must be one of bernoulli, exact"),
         (Small, {"flor": 1}, "flor=1: density=balanced has no such option"),

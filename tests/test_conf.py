@@ -89,7 +89,14 @@ def test_ranks_run(launch, only_run):
 
 
 @pytest.mark.parametrize(
-    "words", ["optimizer.name=adam", "model.init=layer", "sparsity.flow=resample", "dataset.augment=false"]
+    "words",
+    [
+        "optimizer.name=adam",
+        "model.init=layer",
+        "sparsity.flow=resample",
+        "dataset.augment=false",
+        "sparsity.sampling=fan_in",
+    ],
 )
 def test_other_values_run(launch, only_run, words):
     status, printed = launch(*TINY, words)

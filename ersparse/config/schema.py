@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from ersparse.config import augmentation
 from ersparse.config.augmentation import Transforms
+from ersparse.config.drawing import check_drawing
 from ersparse.config.from_data import read_from_data
 from ersparse.config.groups import FunctionSettings, SettingsGroup
 from ersparse.config.image_settings import AutoOr, ImageSize, is_bool, is_count
@@ -209,7 +210,7 @@ class SparsitySettings(FunctionSettings):
 
     level: Fraction
     budget: Count | None
-    sampling: Literal["bernoulli", "exact"]
+    sampling: Literal["bernoulli", "exact", "fan_in"]
     flow: Annotated[str, AfterValidator(_flow)]
     strict: Annotated[bool, Since(False)] = False
     include: Annotated[list[str] | None, Since(None)] = None
@@ -234,11 +235,7 @@ class SparsitySettings(FunctionSettings):
 
     @model_validator(mode="after")
     def compatible(self) -> SparsitySettings:
-        if self.flow == "resample" and self.sampling == "exact":
-            raise UserError(
-                "sparsity.sampling=exact: must be bernoulli with sparsity.flow=resample, "
-                "which conditions independent draws"
-            )
+        check_drawing(self.sampling, self.flow, "sparsity.")
         if self.name == "file" and self.file is None:
             raise UserError(
                 "sparsity.file=null: must name a file of layer densities or a run folder with sparsity=file"

@@ -86,6 +86,7 @@ OTHER = [
     "sparsity.level=0.91",
     "sparsity.budget=27061",
     "sparsity.flow=add",
+    "sparsity.sampling=fan_in",
     "sparsity=erk",
     "sparsity=uniform sparsity.first_dense=true",
     "sparsity.first_dense=true",
