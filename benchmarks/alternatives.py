@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from benchmarks.networks import dense_network, dense_step, optimizer_of, plain_step
+from benchmarks.plain_steps import dense_network, dense_step, optimizer_of, plain_step
 from ersparse.config.schema import Settings
 from ersparse.sparse.layers import prunable_weights
 

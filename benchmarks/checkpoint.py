@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.hardware_limits import write_seconds
 from benchmarks.interleaved import Measurement, interleave, ratio
-from benchmarks.networks import settings_of
+from benchmarks.plain_steps import settings_of
 from ersparse.runs.network import build_network
 from ersparse.runs.planner import make_plan
 from ersparse.sparse.mask import attach

@@ -59,7 +59,7 @@ def speed(model: str, method: str, execution: str) -> dict[str, Any]:
     """Return images/s, operations per image, peak memory and waits of a usual step, of a whole run on random images."""
     import torch
 
-    from benchmarks.networks import settings_of
+    from benchmarks.plain_steps import settings_of
     from ersparse import run
     from ersparse.runs.network import positions_of
     from ersparse.runs.planner import make_plan
@@ -130,7 +130,7 @@ def tests() -> dict[str, Any]:
 
 
 def composed(words: list[str]) -> dict[str, Any]:
-    from benchmarks.networks import compose_config
+    from benchmarks.plain_steps import compose_config
 
     return compose_config(words)
 

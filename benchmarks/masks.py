@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.hardware_limits import DEVICE, memory_bandwidth, random_number_rate
 from benchmarks.interleaved import Measurement, interleave, ratio
-from benchmarks.networks import dense_network, settings_of
+from benchmarks.plain_steps import dense_network, settings_of
 from ersparse.runs.planner import make_plan
 from ersparse.sparse.mask import attach, enforce, masked_weights
 

@@ -16,7 +16,7 @@ from torchvision import transforms
 
 from benchmarks.hardware_limits import DEVICE, memory_bandwidth
 from benchmarks.interleaved import Measurement, interleave, ratio
-from benchmarks.networks import dense_step, settings_of
+from benchmarks.plain_steps import dense_step, settings_of
 from ersparse.data.augmentation import Augmentation
 from ersparse.data.batches import ImageTable, InMemoryDataLoader
 

@@ -18,7 +18,7 @@ from functools import cache
 from typing import NamedTuple
 
 from benchmarks.interleaved import interleave
-from benchmarks.networks import compose_config, dense_step, settings_of
+from benchmarks.plain_steps import compose_config, dense_step, settings_of
 from ersparse.config.options import LAUNCH, options_of
 
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.hardware_limits import DEVICE, memory_bandwidth
 from benchmarks.interleaved import Measurement, interleave, ratio
-from benchmarks.networks import dense_network, plain_step, settings_of
+from benchmarks.plain_steps import dense_network, plain_step, settings_of
 from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.runs.planner import make_plan
 from ersparse.sparse.mask import attach, enforce, masks_of

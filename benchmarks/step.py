@@ -22,7 +22,7 @@ import torch
 from benchmarks.alternatives import ALTERNATIVES
 from benchmarks.hardware_limits import DEVICE, memory_bandwidth, peak_flops
 from benchmarks.interleaved import Measurement, TurnCallback, TurnProcess, interleave_processes, ratio
-from benchmarks.networks import compose_config, settings_of, uses_bfloat16
+from benchmarks.plain_steps import compose_config, settings_of, uses_bfloat16
 from ersparse.config.schema import Settings
 from ersparse.data.batches import InMemoryDataLoader
 from ersparse.runs.network import positions_of

@@ -1,5 +1,6 @@
 """benchmarks/gpu.sh: its checks, its summary and its table, without a GPU."""
 
+import ast
 import json
 import os
 import subprocess
@@ -51,6 +52,39 @@ def test_the_table_has_speeds_shares_of_the_peak_and_what_failed():
     assert "| resnet18 fixed masked | 50,000 | 0.25 | 0 | 2.00 |" in lines
     assert "| vgg16 fixed masked | out of time: epoch 1 | | | |" in lines
     assert "| 8 | 450 | 4.50 |" in lines and "| tests | failed: AssertionError (1 failed) |" in lines
+
+
+def _names(tree):
+    """Return the names that a module binds, in whatever block."""
+    bound = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                bound.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                bound |= {alias.asname or alias.name for alias in aliases}
+            case ast.Assign() | ast.AnnAssign():
+                bound |= {target.id for target in ast.walk(node) if isinstance(target, ast.Name)}
+    return bound
+
+
+def test_what_benchmarks_import_from_the_project_is_there():
+    """Also inside functions, which no import of the module runs."""
+    sources = {path: ast.parse(path.read_text()) for path in (ROOT / "benchmarks").glob("*.py")}
+    imports = [
+        (path.name, node.module, alias.name)
+        for path, tree in sources.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("benchmarks", "ersparse")
+        for alias in node.names
+    ]
+    assert len(imports) > 60
+    for importer, module, name in imports:
+        folder = ROOT / module.replace(".", "/")
+        if (folder / f"{name}.py").exists() or (folder / name).is_dir():
+            continue
+        source = folder.with_suffix(".py") if folder.with_suffix(".py").exists() else folder / "__init__.py"
+        assert name in _names(ast.parse(source.read_text())), f"{importer}: {module} has no {name}"
 
 
 @pytest.mark.slow
