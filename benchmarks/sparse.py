@@ -149,20 +149,6 @@ def layer_step(layer: Callable[[Tensor], Tensor], x: Tensor, bfloat16: bool = Fa
     return step
 
 
-def kernel_steps(layer: nn.Module, x: Tensor, name: str) -> dict[str, Step]:
-    """Return the step with conversion of the layout, and the step within the layout of the kernels."""
-    sparse = SparseNetwork(layer, Precision(torch.float32, STORAGE_DTYPES[name]))
-    with_conversion = layer_step(sparse, x)
-    with_conversion()
-    ((_, program),) = sparse._programs.values()
-
-    def in_kernel_layout() -> None:
-        program._run(program._forward, len(x))
-        program._run(program._backward, len(x))
-
-    return {f"ours {name}": with_conversion, f"ours {name}, in its layout": in_kernel_layout}
-
-
 def torch_sparse_step(weight: Tensor, x: Tensor) -> Step:
     """Return the step as products of CSR matrices with the unfolded images, [C * 9, B * H * W]."""
     rows = weight.flatten(1).to_sparse_csr()
@@ -189,7 +175,9 @@ def compare_convolutions(arguments: argparse.Namespace) -> None:
             weight = layer.weight.detach().clone()
             dense, nhwc = (v.to(memory_format=torch.channels_last) for v in (dense, x))
             steps = {f"dense {p}": layer_step(dense, nhwc, p == "bf16") for p in STORAGE_DTYPES}
-            steps |= kernel_steps(layer, x, "f32") | kernel_steps(copy.deepcopy(layer), x, "bf16")
+            for name, dtype in STORAGE_DTYPES.items():
+                sparse = SparseNetwork(copy.deepcopy(layer), Precision(torch.float32, dtype))
+                steps[f"ours {name}"] = layer_step(sparse, x)
             if arguments.others:
                 steps["torch.sparse CSR"] = torch_sparse_step(weight, x)
             if arguments.others and importlib.util.find_spec("sparseprop"):

@@ -125,7 +125,7 @@ class SingleImageNetwork:
 
     def _forward(self, image: Tensor) -> Tensor:
         self._results[0].interior.copy_(image)
-        self._run(ctypes.byref(self._ops), len(self._ops), 1, torch.get_num_threads())
+        self._run(ctypes.byref(self._ops), len(self._ops), 1, 1, torch.get_num_threads())
         return self._results[-1].interior.flatten().clone()
 
 

@@ -7,6 +7,7 @@ import ctypes
 from torch import Tensor
 
 CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT, PLANES = range(8)
+ENTER, LEAVE = 8, 9
 STATISTICS, NORM_GRADIENT, SUM_BLOCKS, GATHER, EVALUATION = range(100, 105)
 
 
@@ -43,6 +44,7 @@ class Op(ctypes.Structure):
         *((name, TensorStruct) for name in ("input", "output", "gradient", "residual", "residual_gradient")),
         *_fields(pointers="rows offsets weight bias result order"),
         *_fields("count stride shift adds adds_residual has_residual relu average pool_height pool_width full"),
+        *_fields("abreast", "batch"),
         ("norm", NormStruct),
     ]
 

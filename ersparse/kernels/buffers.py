@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
@@ -30,9 +29,14 @@ class Precision:
     storage_dtype: torch.dtype = torch.float32
 
     @property
+    def vectors(self) -> int:
+        """Vectors of images that lie side by side in memory: one, or two in bfloat16."""
+        return 2 if self.storage_dtype == torch.bfloat16 else 1
+
+    @property
     def images_per_block(self) -> int:
-        """Images that lie side by side in memory: one vector of them, or two in bfloat16. LANES in kernels.cpp."""
-        return 2 * VECTOR_SIZE if self.storage_dtype == torch.bfloat16 else VECTOR_SIZE
+        """Images that lie side by side in memory. LANES in kernels.cpp."""
+        return self.vectors * VECTOR_SIZE
 
 
 class ImageShape(NamedTuple):
@@ -58,6 +62,8 @@ class ActivationBuffer:
         dilation: distance between adjacent pixels in memory; more than 1 for the output gradient of a strided
             convolution, so that the input gradient is a convolution with stride 1.
         per_thread: scratch memory with one block for each thread.
+        abreast: for an activation without pixels (height and width 1), the number of vectors of images that stand in a
+            row in place of pixels, so that a kept weight multiplies more than one vector.
     """
 
     def __init__(
@@ -69,37 +75,17 @@ class ActivationBuffer:
         padded_size: tuple[int, int] | None = None,
         dilation: int = 1,
         per_thread: bool = False,
+        abreast: int = 1,
     ) -> None:
-        self.shape, self.border, self.dilation = shape, border, dilation
+        self.shape, self.abreast = shape, abreast
         self.rows, self.columns = padded_size or (shape.height + 2 * border[0], shape.width + 2 * border[1])
+        self.columns *= abreast
         size = (blocks, shape.channels, self.rows, self.columns, precision.images_per_block)
         self.data = torch.zeros(size, dtype=precision.storage_dtype)
         self.struct = TensorStruct(
-            pointer(self.data), self.data[0].numel(), int(per_thread), shape.height, shape.width, self.rows,
-            self.columns, border[0] * self.columns + border[1], dilation,
+            pointer(self.data), self.data[0].numel(), int(per_thread), shape.height,
+            shape.width * abreast, self.rows, self.columns, border[0] * self.columns + border[1], dilation,
         )  # fmt: skip
-
-    @property
-    def interior(self) -> Tensor:
-        """A view of the pixels inside the border, [blocks, channels, height, width, vectors per block, 16]."""
-        (top, left), step, shape = self.border, self.dilation, self.shape
-        interior = self.data[:, :, top::step, left::step][:, :, : shape.height, : shape.width]
-        if self.data.dtype == torch.bfloat16:
-            return interior.view(*interior.shape[:4], VECTOR_SIZE, 2).transpose(-1, -2)
-        return interior.unsqueeze(-2)
-
-    def write(self, x: Tensor) -> None:
-        """Store a batch [B, C, H, W], or a reshaped one; the unused images of the last block become zero."""
-        shape = self.interior.shape[1:4]
-        vectors, size = self.interior.shape[4:]
-        padded = F.pad(x.reshape(len(x), *shape), (0, 0) * 3 + (0, -len(x) % (vectors * size)))
-        blocks = padded.view(-1, vectors, size, *shape).movedim((1, 2), (-2, -1))
-        self.interior[: len(blocks)].copy_(blocks)
-
-    def read(self, count: int) -> Tensor:
-        """Return a copy of the first `count` images, [count, C, H, W]."""
-        images = self.interior.movedim((-2, -1), (1, 2)).flatten(0, 2)
-        return images[:count].clone(memory_format=torch.contiguous_format)
 
 
 class BatchNormBuffers:

@@ -38,7 +38,7 @@ def library(real: str, stored: str) -> ctypes.CDLL:
         KernelsUnavailable: there is no compiler, or it fails.
     """
     kernels = ctypes.CDLL(str(_cached_library((f"-DREAL={real}", f"-DSTORED={stored}"))))
-    kernels.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
+    kernels.run.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4]
     kernels.run.restype = None
     kernels.size_of_op.restype = kernels.lanes.restype = ctypes.c_int64
     return kernels

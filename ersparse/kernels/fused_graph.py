@@ -131,6 +131,13 @@ class FusedGraph:
         return [node.norm for node in self.nodes if isinstance(node, FusedStep) and node.norm is not None]
 
     @property
+    def has_pixels(self) -> bool:
+        """Whether images keep their height and width; otherwise every layer is linear and reads flat features."""
+        kernels = [node.kernel for node in self.nodes if isinstance(node, Convolution)]
+        steps = [node for node in self.nodes if isinstance(node, FusedStep)]
+        return any(kernels) or any(step.norm or step.pool for step in steps)
+
+    @property
     def output(self) -> Node:
         """The node that computes the network's output."""
         return self.nodes[-1]

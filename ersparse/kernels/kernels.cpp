@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <limits>
 #include <type_traits>
+#include <utility>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -158,7 +159,10 @@ struct Op {
     int64_t count, stride, shift;
     int64_t adds, adds_residual, has_residual;
     int64_t relu, average, pool_height, pool_width;
-    int64_t full;  // no weight is removed
+    int64_t full;     // no weight is removed
+    real* batch;      // the images or features that enter or leave, one after the other, as PyTorch stores them
+    int64_t abreast;  // vectors of images in a row of pixels; a network without pixels has several, so that a kept
+                      // weight multiplies more than one vector
     Norm norm;
 };
 
@@ -166,7 +170,8 @@ struct Op {
 
 namespace {
 
-enum Kind { CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT, PLANES };
+enum Kind { CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT, PLANES, ENTER,
+            LEAVE };
 enum Reduction { STATISTICS = 100, NORM_GRADIENT, SUM_BLOCKS, GATHER, EVALUATION };
 
 struct Part {  // of a block operation
@@ -449,6 +454,101 @@ void moments(const Op& op, const Part& p) {
     }
 }
 
+// ---- from images one after the other to images abreast, and back: 16 x 16 numbers at a time are transposed in registers
+
+#ifdef __has_builtin
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#endif
+#endif
+#ifndef SHUFFLE  // g++ before 12
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, HalfLanes{__VA_ARGS__})
+#endif
+
+// Exchanges the numbers whose row and column differ in the bit WIDTH between two rows that are WIDTH apart.
+template <int WIDTH, int... J> inline void exchange(Half& a, Half& b, std::integer_sequence<int, J...>) {
+    const Half upper = SHUFFLE(a, b, (J & WIDTH ? HALF + J - WIDTH : J)...);
+    const Half lower = SHUFFLE(a, b, (J & WIDTH ? HALF + J : J + WIDTH)...);
+    a = upper, b = lower;
+}
+template <int WIDTH> inline void transpose(Half (&m)[HALF]) {
+    for (int i = 0; i < HALF; i++)
+        if (!(i & WIDTH)) exchange<WIDTH>(m[i], m[i + WIDTH], std::make_integer_sequence<int, HALF>{});
+    if constexpr (WIDTH > 1) transpose<WIDTH / 2>(m);
+}
+
+inline Half load_first(const real* p, int64_t count) {
+    if (count >= HALF) return load(p);
+    Half v{};
+    for (int64_t i = 0; i < count; i++) v[i] = p[i];
+    return v;
+}
+inline void store_first(real* p, Half v, int64_t count) {
+    if (count >= HALF) return store(p, v);
+    for (int64_t i = 0; i < count; i++) p[i] = v[i];
+}
+
+inline Half half_of(Half v, int) { return v; }
+inline Half half_of(Pair v, int half) { return half ? v.hi : v.lo; }
+inline void set_half(Half& v, int, Half part) { v = part; }
+inline void set_half(Pair& v, int half, Half part) { (half ? v.hi : v.lo) = part; }
+
+struct Run {  // numbers that follow each other in an image, for up to LANES images
+    real* images;
+    int64_t image, count, length;  // numbers from one image to the next, images, numbers
+    stored* abreast;
+    int64_t step;  // from one number to the next
+};
+
+// Calls visit(run) for everything that lies inside the borders of `t`.
+template <typename Visit> inline void for_each_run(const Op& op, const Tensor& t, const Part& p, Visit visit) {
+    const int64_t size = op.channels * op.count, first = p.block * op.abreast * LANES * size;  // op.count: pixels
+    if (op.count == 1) {  // along the channels
+        for (int64_t v = 0; v < op.abreast && v * LANES < p.images; v++)
+            visit({op.batch + first + v * LANES * size + p.begin, size, std::min<int64_t>(p.images - v * LANES, LANES),
+                   p.end - p.begin, plane(t, p, p.begin) + v * LANES, t.rows * t.columns * LANES});
+        return;
+    }
+    for (int64_t c = p.begin; c < p.end; c++)
+        for (int64_t y = 0; y < t.height; y++)
+            visit({op.batch + first + c * op.count + y * t.width, size, p.images, t.width,
+                   plane(t, p, c) + y * t.columns * t.step * LANES, t.step * LANES});
+}
+
+void enter(const Op& op, const Part& p) {
+    for_each_run(op, op.out, p, [](const Run& run) {
+        for (int64_t i = 0; i < run.length; i += HALF) {
+            Vector pixels[HALF];
+            for (int half = 0; half < LANES / HALF; half++) {
+                Half m[HALF];
+                for (int r = 0; r < HALF; r++) {
+                    const int64_t image = half * HALF + r;
+                    m[r] = image < run.count ? load_first(run.images + image * run.image + i, run.length - i) : Half{};
+                }
+                transpose<HALF / 2>(m);
+                for (int j = 0; j < HALF; j++) set_half(pixels[j], half, m[j]);
+            }
+            for (int j = 0; j < std::min<int64_t>(HALF, run.length - i); j++)
+                store(run.abreast + (i + j) * run.step, pixels[j]);
+        }
+    });
+}
+
+void leave(const Op& op, const Part& p) {
+    for_each_run(op, op.in, p, [](const Run& run) {
+        for (int64_t i = 0; i < run.length; i += HALF) {
+            const int64_t numbers = std::min<int64_t>(HALF, run.length - i);
+            for (int half = 0; half * HALF < std::min<int64_t>(LANES, run.count); half++) {
+                Half m[HALF] = {};
+                for (int j = 0; j < numbers; j++) m[j] = half_of(load(run.abreast + (i + j) * run.step), half);
+                transpose<HALF / 2>(m);
+                for (int r = 0; r < HALF && half * HALF + r < run.count; r++)
+                    store_first(run.images + (half * HALF + r) * run.image + i, m[r], numbers);
+            }
+        }
+    });
+}
+
 // ---- few images: the pixels of one channel of one image lie one after the other, block_size numbers a channel
 
 template <int SIDE, bool AVERAGE> void planes(const Op& op, const Part& p) {  // pool(relu(in + residual))
@@ -476,11 +576,16 @@ template <int SIDE, bool AVERAGE> void planes(const Op& op, const Part& p) {  //
 
 // ---- reductions: over all blocks in their order, for a range of channels or weights
 
-struct Range {
-    int64_t begin, end, blocks, images;
+struct Batch {
+    int64_t images, size;  // size of a block
+    int64_t blocks() const { return (images + size - 1) / size; }
+    int64_t in(int64_t block) const { return std::min(size, images - block * size); }
 };
 
-inline int64_t images_of(int64_t block, int64_t images) { return std::min<int64_t>(LANES, images - block * LANES); }
+struct Range {
+    int64_t begin, end;
+    Batch batch;
+};
 
 void affine(const Norm& n, int64_t c, double mean, double variance) {
     const double inverse = 1 / std::sqrt(variance + n.epsilon);
@@ -492,9 +597,9 @@ void statistics(const Op& op, const Range& r) {  // Chan, Golub & LeVeque 1979
     const Norm& n = op.norm;
     for (int64_t c = r.begin; c < r.end; c++) {
         double count = 0, mean = 0, squares = 0;
-        for (int64_t b = 0; b < r.blocks; b++) {
+        for (int64_t b = 0; b < r.batch.blocks(); b++) {
             const double* part = n.partial + (b * op.channels + c) * 2;
-            const double more = images_of(b, r.images) * op.in.height * op.in.width, gap = part[0] - mean;
+            const double more = r.batch.in(b) * op.in.height * op.in.width, gap = part[0] - mean;
             squares += part[1] + gap * gap * count * more / (count + more);
             mean += gap * more / (count + more), count += more;
         }
@@ -509,10 +614,10 @@ void evaluation(const Op& op, const Range& r) {
 }
 
 void norm_gradient(const Op& op, const Range& r) {
-    const double count = double(r.images) * op.in.height * op.in.width;
+    const double count = double(r.batch.images) * op.in.height * op.in.width;
     for (int64_t c = r.begin; c < r.end; c++) {
         double gradient = 0, product = 0;
-        for (int64_t b = 0; b < r.blocks; b++) {
+        for (int64_t b = 0; b < r.batch.blocks(); b++) {
             const double* part = op.norm.partial + (b * op.channels + c) * 2;
             gradient += part[0], product += part[1];
         }
@@ -523,7 +628,7 @@ void norm_gradient(const Op& op, const Range& r) {
 
 void sum_blocks(const Op& op, const Range& r) {
     for (int64_t k = r.begin; k < r.end; k++) op.result[k] = op.weight[k];
-    for (int64_t b = 1; b < r.blocks; b++)
+    for (int64_t b = 1; b < r.batch.blocks(); b++)
         for (int64_t k = r.begin; k < r.end; k++) op.result[k] += op.weight[b * op.count + k];
 }
 
@@ -566,6 +671,8 @@ void run_block(const Op& op, const Part& p) {
         case ACTIVATE: return with_window<Activate>(op, p);
         case ACTIVATION_SUMS: return with_window<Sums>(op, p);
         case ACTIVATION_GRADIENT: return with_window<Gradient>(op, p);
+        case ENTER: return enter(op, p);
+        case LEAVE: return leave(op, p);
         case PLANES:
             return op.average                                           ? planes<0, true>(op, p)
                    : op.pool_height == 1 && op.pool_width == 1 ? planes<1, false>(op, p)
@@ -593,19 +700,18 @@ struct Team {
 };
 
 // Each thread takes its blocks through all operations.
-void by_block(const Op* ops, int64_t count, int64_t images, int64_t blocks, Team team) {
-    for (int64_t b = team.from(blocks); b < team.to(blocks); b++)
-        for (int64_t i = 0; i < count; i++)
-            run_block(ops[i], {b, team.me, 0, ops[i].channels, int(images_of(b, images))});
+void by_block(const Op* ops, int64_t count, Batch batch, Team team) {
+    for (int64_t b = team.from(batch.blocks()); b < team.to(batch.blocks()); b++)
+        for (int64_t i = 0; i < count; i++) run_block(ops[i], {b, team.me, 0, ops[i].channels, int(batch.in(b))});
 }
 
 // More threads than blocks: they share the channels of every block.
-void by_channel(const Op& op, int64_t images, int64_t blocks, Team team) {
-    const int64_t from = team.from(blocks * op.channels), to = team.to(blocks * op.channels);
-    for (int64_t b = 0; b < blocks; b++) {
+void by_channel(const Op& op, Batch batch, Team team) {
+    const int64_t work = batch.blocks() * op.channels, from = team.from(work), to = team.to(work);
+    for (int64_t b = 0; b < batch.blocks(); b++) {
         const int64_t begin = std::max<int64_t>(from - b * op.channels, 0);
         const int64_t end = std::min(to - b * op.channels, op.channels);
-        if (begin < end) run_block(op, {b, b, begin, end, int(images_of(b, images))});
+        if (begin < end) run_block(op, {b, b, begin, end, int(batch.in(b))});
     }
 }
 
@@ -615,17 +721,16 @@ void barrier() {
 #endif
 }
 
-void work(const Op* ops, int64_t count, int64_t images, Team team) {
-    const int64_t blocks = (images + LANES - 1) / LANES;
+void work(const Op* ops, int64_t count, Batch batch, Team team) {
     for (int64_t i = 0, next; i < count; i = next) {
         next = i + 1;
         if (reduces(ops[i])) {
-            run_reduction(ops[i], {team.from(ops[i].count), team.to(ops[i].count), blocks, images});
-        } else if (blocks >= team.size) {
+            run_reduction(ops[i], {team.from(ops[i].count), team.to(ops[i].count), batch});
+        } else if (batch.blocks() >= team.size) {
             while (next < count && !reduces(ops[next])) next++;
-            by_block(ops + i, next - i, images, blocks, team);
+            by_block(ops + i, next - i, batch, team);
         } else {
-            by_channel(ops[i], images, blocks, team);
+            by_channel(ops[i], batch, team);
         }
         barrier();
     }
@@ -638,13 +743,14 @@ extern "C" {
 int64_t size_of_op() { return sizeof(Op); }
 int64_t lanes() { return LANES; }
 
-// Runs `count` operations on `images` images.
-void run(const Op* ops, int64_t count, int64_t images, int64_t threads) {
+// Runs `count` operations on `images` images, in blocks of `abreast` vectors.
+void run(const Op* ops, int64_t count, int64_t images, int64_t abreast, int64_t threads) {
+    const Batch batch{images, abreast * LANES};
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
-    work(ops, count, images, {omp_get_thread_num(), omp_get_num_threads()});
+    work(ops, count, batch, {omp_get_thread_num(), omp_get_num_threads()});
 #else
-    work(ops, count, images, {0, 1});
+    work(ops, count, batch, {0, 1});
 #endif
 }
 }

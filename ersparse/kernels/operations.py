@@ -30,7 +30,9 @@ class OperationBuilder:
     def forward(self) -> list[Op]:
         """Return the operations of the forward pass."""
         training = self.workspace.training
-        ops: list[Op] = [] if training else [self._reduce(abi.EVALUATION, step) for step in self._normalised_steps()]
+        ops = [self._transfer(abi.ENTER, self.activations[self.workspace.input])]
+        if not training:
+            ops += [self._reduce(abi.EVALUATION, step) for step in self._normalised_steps()]
         for node in self.graph.nodes:
             if isinstance(node, Convolution):
                 ops += [*self._recompute(node.source), self._convolve(node)]
@@ -41,7 +43,7 @@ class OperationBuilder:
                     ops.append(self._step(abi.ACTIVATE, node))
             if training:
                 ops += [self._step(abi.MOMENTS, step) for step in self._normalised_steps() if step.source is node]
-        return ops
+        return [*ops, self._transfer(abi.LEAVE, self.activations[self.graph.output])]
 
     def backward(self) -> list[Op]:
         """Return the operations of the backward pass; sums over blocks come last."""
@@ -54,12 +56,21 @@ class OperationBuilder:
             for node, w in workspace.weights.items()
             if workspace.needs_gradient(node.source)
         ]  # fmt: skip
+        ops.append(self._transfer(abi.ENTER, self.gradients[self.graph.output]))
         if isinstance(self.graph.output, Convolution):
             ops += self._convolution_gradients(self.graph.output)
         for node in reversed(self.graph.nodes):
             if isinstance(node, FusedStep):
                 ops += self._step_gradients(node)
+        if workspace.needs_input_gradient:
+            ops.append(self._transfer(abi.LEAVE, self.gradients[workspace.input]))
         return ops + self._block_sums
+
+    def _transfer(self, kind: int, buffer: ActivationBuffer) -> Op:
+        """Copy a batch into a buffer (ENTER) or out of it (LEAVE); the program fills in the address of the batch."""
+        shape = buffer.shape
+        side = {"output" if kind == abi.ENTER else "input": buffer}
+        return self._op(kind, shape.channels, count=shape.height * shape.width, abreast=buffer.abreast, **side)
 
     def _normalised_steps(self) -> list[FusedStep]:
         return [node for node in self.graph.nodes if isinstance(node, FusedStep) and node.norm is not None]

@@ -7,7 +7,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ersparse.kernels.abi import Op
+from ersparse.kernels import abi
+from ersparse.kernels.abi import Op, pointer
 from ersparse.kernels.compile import library
 from ersparse.kernels.operations import OperationBuilder
 from ersparse.kernels.workspace import Workspace
@@ -45,9 +46,9 @@ class Program:
         """Compute the output [B, ...] of a batch [B, C, H, W], with B at most `max_images`."""
         workspace = self.workspace
         self.runs += 1
-        workspace.activations[workspace.input].write(x)
-        self._run(self._forward, len(x))
-        y = workspace.activations[workspace.graph.output].read(len(x)).to(workspace.precision.compute_dtype)
+        shape = workspace.shapes[workspace.graph.output]
+        y = torch.empty(len(x), *shape, dtype=workspace.precision.compute_dtype)
+        self._run(self._forward, self._batch(x), y)
         return y.flatten(1) if workspace.graph.output_is_flat else y
 
     def backward(self, gradient: Tensor) -> Tensor | None:
@@ -60,14 +61,23 @@ class Program:
             The gradient of the images [B, C, H, W] if the workspace needs it.
         """
         workspace = self.workspace
-        workspace.gradients[workspace.graph.output].write(gradient)
-        self._run(self._backward, len(gradient))
-        if not workspace.needs_input_gradient:
-            return None
-        return workspace.gradients[workspace.input].read(len(gradient)).to(workspace.precision.compute_dtype)
+        shape, dtype = workspace.image_shape, workspace.precision.compute_dtype
+        result = torch.empty(len(gradient), *shape, dtype=dtype) if workspace.needs_input_gradient else None
+        self._run(self._backward, self._batch(gradient), result)
+        return result
 
-    def _run(self, ops: ctypes.Array[Op], images: int) -> None:
-        self.kernels.run(ctypes.byref(ops), len(ops), images, self.workspace.threads)
+    def _batch(self, x: Tensor) -> Tensor:
+        return x.detach().to(self.workspace.precision.compute_dtype).contiguous()
+
+    def _run(self, ops: ctypes.Array[Op], entering: Tensor, leaving: Tensor | None) -> None:
+        """Run operations on a batch that enters in the first ENTER, and leaves in the LEAVE if there is one."""
+        for op in ops:
+            if op.kind == abi.ENTER:
+                op.batch = pointer(entering)
+            elif op.kind == abi.LEAVE:
+                op.batch = pointer(leaving)
+        workspace = self.workspace
+        self.kernels.run(ctypes.byref(ops), len(ops), len(entering), workspace.abreast, workspace.threads)
 
 
 def _packed(ops: list[Op]) -> ctypes.Array[Op]:

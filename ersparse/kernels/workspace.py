@@ -11,6 +11,8 @@ from ersparse.kernels.buffers import ActivationBuffer, BatchNormBuffers, ImageSh
 from ersparse.kernels.csr import CSRPattern
 from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Input, Node
 
+MAX_VECTORS = 8  # of images in a row, if there are no pixels: sums of a kept weight that fill the registers
+
 
 class Workspace:
     """Buffers in which the kernels compute a network on up to `max_images` images of one shape.
@@ -28,6 +30,8 @@ class Workspace:
         needs_input_gradient: whether the backward pass also computes the gradient of the images.
 
     Attributes:
+        image_shape: shape of an input image.
+        abreast: number of vectors of images that stand in a row; more than 1 only if the graph has no pixels.
         blocks: number of image blocks.
         shapes: shape of each node's result.
         activations, gradients: buffer of each node's result and of its gradient.
@@ -53,7 +57,12 @@ class Workspace:
     ) -> None:
         self.graph, self.precision, self.max_images, self.threads = graph, precision, max_images, threads
         self.training, self.needs_input_gradient = training, needs_input_gradient
-        self.blocks = -(-max_images // precision.images_per_block)
+        self.image_shape = shape
+        self.abreast = 1
+        if not graph.has_pixels:
+            shape = ImageShape(shape.channels * shape.height * shape.width, 1, 1)
+            self.abreast = min(-(-max_images // precision.images_per_block), MAX_VECTORS // precision.vectors)
+        self.blocks = -(-max_images // (self.abreast * precision.images_per_block))
         self.shapes: dict[Node, ImageShape] = {}
         self.activations: dict[Node, ActivationBuffer] = {}
         self.gradients: dict[Node, ActivationBuffer] = {}
@@ -129,4 +138,4 @@ class Workspace:
 
     def _buffer(self, shape: ImageShape, per_thread: bool = False, **layout: Any) -> ActivationBuffer:
         blocks = min(self.blocks, self.threads) if per_thread else self.blocks
-        return ActivationBuffer(shape, blocks, self.precision, per_thread=per_thread, **layout)
+        return ActivationBuffer(shape, blocks, self.precision, per_thread=per_thread, abreast=self.abreast, **layout)

@@ -1,6 +1,7 @@
 """Sparse execution against PyTorch's dense layers in double precision: outputs, gradients, training, and errors."""
 
 import copy
+import itertools
 import os
 import platform
 import subprocess
@@ -111,6 +112,36 @@ def test_linear_layers_on_images_and_on_features_match_pytorch():
     assert_same(masked(network, 0.5), torch.randn(19, 2, 8, 6, dtype=torch.float64))
 
 
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    images=st.sampled_from([1, 15, 16, 17, 31, 128, 129, 150]),
+    widths=st.lists(st.integers(1, 40), min_size=2, max_size=4),
+    bias=st.booleans(),
+    density=st.sampled_from([0.0, 0.1, 1.0]),
+)
+def test_networks_of_linear_layers_match_pytorch(images, widths, bias, density):
+    """Vectors of several images stand in a row, the last of which are not full."""
+    layers = [nn.Flatten()]
+    for n_in, n_out in itertools.pairwise([2 * 3 * 3, *widths]):
+        layers += [nn.Linear(n_in, n_out, bias=bias), nn.ReLU()]
+    network = masked(nn.Sequential(*layers[:-1]), density)
+    assert_same(network, torch.randn(images, 2, 3, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 19), (33, 1, 1), (5, 4, 4)])
+@pytest.mark.parametrize("images", [1, 31, 47])
+def test_images_enter_and_leave_unchanged(shape, images, stored):
+    """A convolution with the identity as its kernel returns small integers, which bfloat16 represents, as they are."""
+    layer = nn.Conv2d(shape[0], shape[0], 1, bias=False)
+    layer.weight.data.copy_(torch.eye(shape[0])[..., None, None])
+    attach(layer, {"weight": layer.weight != 0})
+    x = torch.randint(-128, 128, (images, *shape)).float().requires_grad_()
+    y = SparseNetwork(layer, Precision(torch.float32, stored))(x)
+    y.backward(2 * x)
+    assert torch.equal(y, x) and torch.equal(x.grad, 2 * x)
+
+
 def test_gradients_match_central_differences():
     """Along a random direction in all parameters and the images; the error is of order 1e-8."""
     network = nn.Sequential(
@@ -158,26 +189,37 @@ def test_ten_training_steps_match_pytorch(name):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def results(precision, threads):
-    """Return the output and the gradients of a training step."""
-    torch.manual_seed(0)
+def convolutions(precision):
     network = models.resnet20(10, width=0.25).to(precision.compute_dtype)
     sparsify(network, "erk", 0.8)
+    return network
+
+
+def linear_layers(precision):
+    layers = nn.Flatten(), nn.Linear(3 * 16 * 16, 30), nn.ReLU(), nn.Linear(30, 10)
+    return masked(nn.Sequential(*layers), 0.3).to(precision.compute_dtype)
+
+
+def results(precision, threads, build=convolutions, images=70):
+    """Return the output and the gradients of a training step."""
+    torch.manual_seed(0)
+    network = build(precision)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         sparse = SparseNetwork(network, precision)
-        output = sparse(torch.randn(70, 3, 16, 16, dtype=precision.compute_dtype))
-        F.cross_entropy(output, torch.arange(70) % 10).backward()
+        output = sparse(torch.randn(images, 3, 16, 16, dtype=precision.compute_dtype))
+        F.cross_entropy(output, torch.arange(images) % 10).backward()
         return [output.detach(), *(p.grad for p in sparse.trainable_parameters())]
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-def test_results_do_not_depend_on_the_number_of_threads(stored):
+@pytest.mark.parametrize("build, images", [(convolutions, 70), (linear_layers, 300)])
+def test_results_do_not_depend_on_the_number_of_threads(build, images, stored):
     # three or five blocks of images: more and fewer than threads, so parallel over blocks and over channels
-    one, *others = [results(Precision(torch.float32, stored), threads) for threads in (1, 2, 6)]
+    one, *others = [results(Precision(torch.float32, stored), threads, build, images) for threads in (1, 2, 6)]
     assert all(torch.equal(a, b) for other in others for a, b in zip(one, other, strict=True))
 
 
