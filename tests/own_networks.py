@@ -1,7 +1,9 @@
 """Networks as users write them, for `model._target_=own_networks.<name>`; all take grey images."""
 
+import random
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -130,3 +132,20 @@ class PerPixel(Plain):
 
 def no_network(num_classes):
     return [num_classes]
+
+
+class Stochastic(Plain):
+    """Dropout of PyTorch, in a recurrent layer and in attention, and layers that Python and NumPy leave out."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes, hidden=8)
+        self.lstm, self.dropout = nn.LSTM(8, 8, num_layers=2, dropout=0.5, batch_first=True), nn.Dropout2d(0.3)
+        self.attention = nn.TransformerEncoderLayer(8, 2, 8, dropout=0.4, batch_first=True)
+
+    def forward(self, x):
+        x = self.dropout(torch.relu(self.conv(x)))[:, :, ::4, ::4].flatten(2).transpose(1, 2)
+        if not (self.training and random.random() < 0.4):
+            x = x + self.lstm(x)[0]
+        if not (self.training and np.random.rand() < 0.4):
+            x = x + self.attention(x)
+        return self.head(x.mean(1))

@@ -26,6 +26,7 @@ from ersparse.lightning.callbacks import (
     BestWeights,
     Checkpoints,
     EpochProgressBar,
+    EpochSeed,
     ERInit,
     FlowRepair,
     MaskStatistics,
@@ -37,6 +38,7 @@ from ersparse.lightning.callbacks import (
     WeightAverage,
 )
 from ersparse.lightning.callbacks.checkpoints import VerifiedCheckpointIO
+from ersparse.lightning.callbacks.epoch_seed import random_state_kept
 from ersparse.lightning.callbacks.masks import network_of
 from ersparse.lightning.classifier import Classifier
 from ersparse.runs.console import layer_table, quiet_lightning
@@ -90,8 +92,9 @@ def train(
     module = make_module(plan, data.eval_names)
     run_logger = logger_of(plan.settings)
     logger = run_logger.create(plan, record) if record else False
-    callbacks = make_callbacks(plan, checkpoints, console, record, partial(run_logger.describe_layers, logger))
-    with deterministic_only_here(), run_logger.finished(logger) if logger else nullcontext():
+    describe_layers = partial(run_logger.describe_layers, logger)
+    callbacks = make_callbacks(plan, checkpoints, console, record, describe_layers, ranks.rank)
+    with deterministic_only_here(), random_state_kept(), run_logger.finished(logger) if logger else nullcontext():
         trainer = make_trainer(plan, callbacks.all, checkpoints, logger, ranks)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         if record:
@@ -139,6 +142,7 @@ def make_callbacks(
     console: Console,
     record: NetworkRecord | None,
     describe_layers: Callable[[NetworkRecord], None],
+    rank: int,
 ) -> TrainingCallbacks:
     """Return the callbacks: masks first, then the method's, then metrics, and checkpoints last.
 
@@ -148,6 +152,7 @@ def make_callbacks(
         console: the console for the layer table and progress.
         record: None on all ranks but rank 0.
         describe_layers: shows the layers in the logger once the masks are known.
+        rank: which process this is.
     """
     settings, repair = plan.settings, FlowRepair(plan.source)
     average = WeightAverage(settings.trainer.ema) if settings.trainer.ema else None
@@ -163,6 +168,7 @@ def make_callbacks(
             *([] if isinstance(plan.source, DenseSource) else [ERInit(plan.source), repair]),
             *([SparseInit(settings.model.init, settings.seed_of("init"))] if settings.model.init != "default" else []),
             RankConsistency(),
+            EpochSeed(settings.seed_of("data"), rank),
             *plan.method.callbacks(plan),
             *([average] if average else []),
             *([best] if best else []),

@@ -191,10 +191,16 @@ def _weights(network: nn.Module, among: Names = None) -> dict[str, Tensor]:
 
 
 def _loss_terms(network: nn.Module, batches: Batches, temperature: float) -> Iterator[Tensor]:
-    """Yield the terms of the mean loss over all images, one for each batch."""
+    """Yield the terms of the mean loss over all images, one for each batch.
+
+    Dropout and stochastic depth draw the same numbers for the same batch whenever it is scored.
+    """
     images = sum(len(labels) for _, labels in batches)
-    for x, y in batches:
-        yield F.cross_entropy(network(x) / temperature, y, reduction="sum") / images
+    for number, (x, y) in enumerate(batches):
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            torch.manual_seed(number)
+            loss = F.cross_entropy(network(x) / temperature, y, reduction="sum") / images
+        yield loss
 
 
 def _inner_product(these: Sequence[Tensor], those: Sequence[Tensor]) -> Tensor:

@@ -177,6 +177,20 @@ def test_largest_matches_a_stable_sort_over_all_layers(values, data):
     assert torch.cat([masks["a"], masks["b"]]).nonzero().flatten().tolist() == sorted(order[:count])
 
 
+def test_dropout_of_a_batch_is_the_same_whenever_it_is_scored():
+    """GraSP scores each batch twice; the caller's random numbers are not used up."""
+    network = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    batches = [(torch.ones(4, 6), torch.arange(4) % 3)] * 2
+    before = torch.get_rng_state()
+    for score in (S.snip, S.grasp):
+        first = score(network, batches)
+        torch.manual_seed(1)
+        assert all(values.equal(first[name]) for name, values in score(network, batches).items())
+    torch.set_rng_state(before)
+    S.grasp(network, batches)
+    assert torch.get_rng_state().equal(before)
+
+
 def test_invalid_scores_are_errors():
     with pytest.raises(S.ScoreError, match=r"layer b: .* float64"):
         S.largest({"a": torch.ones(2), "b": torch.tensor([1.0, math.nan])}, 1)
