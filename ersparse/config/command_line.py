@@ -12,6 +12,7 @@ from ersparse.config.options import CONF, folders, options_of, with_defaults
 from ersparse.config.schema import Settings
 
 GROUPS = ("model", "dataset", "sparsity", "method")
+DENSE_BY_DEFAULT = ("imp", "synflow", "gmp")  # methods that choose sparsity=dense
 GROUPS_WITH_DEFAULT = {"optimizer": "sgd", "schedule": "multistep"}
 
 
@@ -25,8 +26,8 @@ def overrides(settings: Settings) -> list[str]:
     """Return the overrides: options first, then the keys that have another value than in their option."""
     values = settings.model_dump(by_alias=True)
     chosen = {group: values[group]["name"] for group in GROUPS if _is_option(group, values)}
-    if settings.method["name"] in ("imp", "synflow") and settings.sparsity.name == "dense":
-        del chosen["sparsity"]  # these methods choose it
+    if settings.method["name"] in DENSE_BY_DEFAULT and settings.sparsity.name == "dense":
+        del chosen["sparsity"]
     found = [f"{group}={name}" for group, name in chosen.items()]
     found += [
         f"{group}={values[group]['name']}"

@@ -44,11 +44,13 @@ class MaskUpdates:
         listeners: functions called after each update with (step, network, changes by layer name).
         start_density: realised density when training started.
         rewiring_end: end of rewiring in optimizer steps, possibly fractional; updates happen at steps before it.
-        last_pruning_step: the last step at which weights are pruned.
+        first_pruning_step: the step at which pruning starts from `start_density`.
+        last_pruning_step: the last step at which weights are pruned, to the final density.
         recording: whether dense gradients are recorded.
     """
 
     rewiring_end: float
+    first_pruning_step: int
     last_pruning_step: int
 
     def __init__(self, rules: RewiringRules, layers: list[Layer], seed: int) -> None:
@@ -61,8 +63,13 @@ class MaskUpdates:
         """Compute the steps of updates of a training of so many steps; return a line if nothing will be rewired."""
         delta_t = self.rules.delta_t
         self.rewiring_end = self.rules.t_end * steps
-        self.last_pruning_step = math.floor(self.rules.prune_until * steps / delta_t) * delta_t
-        if delta_t < self.rewiring_end:
+        # where no update is due while the density may fall, the last step of that time prunes all at once
+        until = max(1, math.floor(self.rules.prune_until * steps))
+        first = math.ceil(self.rules.prune_from * steps / delta_t) * delta_t
+        last = until // delta_t * delta_t
+        self.last_pruning_step = last if last > first else until
+        self.first_pruning_step = min(first, self.last_pruning_step - 1)
+        if delta_t < self.rewiring_end or self.rules.t_end == 0:
             return None
         last = math.ceil(self.rewiring_end) - 1
         return f"{delta_t} steps, but rewiring ends with step {last} of {steps}; nothing will be rewired"
@@ -80,8 +87,9 @@ class MaskUpdates:
 
     def prunes(self, step: int) -> bool:
         """Return whether `step`, counted from 1, lowers the density."""
-        due = step % self.rules.delta_t == 0 and self.rules.final_density is not None
-        return due and step <= self.last_pruning_step
+        if self.rules.final_density is None or not self.first_pruning_step < step <= self.last_pruning_step:
+            return False
+        return step % self.rules.delta_t == 0 or step == self.last_pruning_step
 
     def rewires(self, step: int) -> bool:
         """Return whether `step`, counted from 1, drops and grows weights."""
@@ -108,15 +116,19 @@ class MaskUpdates:
             self._rewire(step, network, states, active)
 
     def _prune(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
-        """Prune globally by magnitude to exactly the density of the schedule."""
+        """Prune by magnitude to exactly the density of the schedule."""
         rules, masks = self.rules, masks_of(network)
         assert rules.final_density is not None and self.start_density is not None
-        part = step / self.last_pruning_step
+        part = (step - self.first_pruning_step) / (self.last_pruning_step - self.first_pruning_step)
         density = schedules.pruned_density(self.start_density, rules.final_density, part, rules.schedule)
-        count = round(density * sum(mask.numel() for mask in masks.values()))
         keep = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
-        for name, change in rewiring.prune_globally(masks, keep, count, active).items():
-            self._apply(change, name, masks[name], network, states, step)
+        groups = [list(masks)] if rules.prune_scope == "global" else [[name] for name in masks]
+        for names in groups:
+            group = {name: masks[name] for name in names}
+            count = round(density * sum(mask.numel() for mask in group.values()))
+            changes = rewiring.prune_globally(group, keep, count, {name: active[name] for name in names})
+            for name, change in changes.items():
+                self._apply(change, name, masks[name], network, states, step)
 
     def _rewire(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
         """Drop and grow as many weights in each layer."""

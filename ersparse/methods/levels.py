@@ -62,6 +62,18 @@ def check_final_sparsity(final_sparsity: float, source: Source) -> None:
         )
 
 
+def check_pruning(start: float, end: float, scope: str, source: Source) -> None:
+    """Check when and where weights are pruned.
+
+    Raises:
+        UserError: pruning ends before it starts, or layers that differ in density would be pruned to the same one.
+    """
+    if start >= end:
+        raise UserError(f"method.prune_from={start}: must be less than method.prune_until={end}")
+    if scope == "layer" and source.nominal < 1:
+        raise UserError("method.prune_scope=layer: must be global unless sparsity=dense, as layers differ in density")
+
+
 def scaled_epochs(epochs: int, settings: Settings) -> int:
     """Return `epochs` at the scale of the run: one at smoke scale, and never less than one."""
     return 1 if settings.scale.name == "smoke" else max(1, round(epochs * settings.scale.epochs))

@@ -8,7 +8,7 @@ from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.config.schema import Settings
 from ersparse.errors import UserError
 from ersparse.methods.base import Method, RunContext
-from ersparse.methods.levels import check_final_sparsity
+from ersparse.methods.levels import check_final_sparsity, check_pruning
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.source import Source
 
@@ -27,24 +27,25 @@ class Rewire(RewiringRules, Method):
     def keeps_sparsity(self) -> bool:
         return self.final_sparsity is None
 
-    def interval(self, settings: Settings) -> int:
-        """Return the number of steps between two updates, at this scale."""
-        if settings.scale.name == "smoke":
-            return min(self.delta_t, SMOKE_INTERVAL)
-        return max(1, round(self.delta_t * settings.scale.epochs))
-
     def check(self, settings: Settings, layers: list[Layer], source: Source) -> None:
-        if self.final_sparsity is None and source.nominal == 1.0:
-            raise UserError(
-                f"sparsity={settings.sparsity.name}: leaves method={self.name} nothing to rewire; must be a sparse "
-                "source"
-            )
-        if self.final_sparsity is not None:
+        if self.final_sparsity is None:
+            self._check_rewires(settings, source)
+        else:
             check_final_sparsity(self.final_sparsity, source)
+            check_pruning(self.prune_from, self.prune_until, self.prune_scope, source)
         if self.keep_flow:
             self._check_flow(source)
         if settings.trainer.execution == "sparse":
             self._check_sparse_execution(settings)
+
+    def _check_rewires(self, settings: Settings, source: Source) -> None:
+        if source.nominal == 1.0:
+            raise UserError(
+                f"sparsity={settings.sparsity.name}: leaves method={self.name} nothing to rewire; must be a sparse "
+                "source"
+            )
+        if self.t_end == 0:
+            raise UserError("method.t_end=0: must lie in (0, 1] unless method.final_sparsity is set")
 
     def _check_flow(self, source: Source) -> None:
         if self.final_sparsity is not None:
@@ -61,21 +62,37 @@ class Rewire(RewiringRules, Method):
                 "method.grown_state=keep: must be zero with trainer.execution=sparse, which stores no optimizer state "
                 "of removed weights"
             )
-        if self.final_sparsity is not None and settings.trainer.ranks > 1:
-            raise UserError(
-                "trainer.execution=sparse: must be auto, masked or compiled with method.final_sparsity on several "
-                "devices"
-            )
+        if self.final_sparsity is not None:
+            check_one_rank(settings)
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:
-        from ersparse.lightning.callbacks import FixedMask
-        from ersparse.lightning.callbacks.rewiring import Rewiring
-        from ersparse.lightning.callbacks.rewiring_metrics import RewiringMetrics
-        from ersparse.lightning.callbacks.sparse_rewiring import SparseRewiring
+        return update_callbacks(self.model_copy(update={"delta_t": at_scale(self.delta_t, run.settings)}), run)
 
-        rules = self.model_copy(update={"delta_t": self.interval(run.settings)})
-        sparse = run.settings.trainer.execution == "sparse"
-        rewiring = (SparseRewiring if sparse else Rewiring)(rules, run.layers, run.settings.seed_of("mask"))
-        metrics = RewiringMetrics(rewiring, run.layers, run.graph, run.folder / "rewiring.csv")
-        fixed = [] if sparse else [FixedMask(gradients=self.grown_state == "zero")]
-        return [*fixed, rewiring, metrics]
+
+def at_scale(delta_t: int, settings: Settings) -> int:
+    """Return the number of steps between two updates, at the scale of the run."""
+    if settings.scale.name == "smoke":
+        return min(delta_t, SMOKE_INTERVAL)
+    return max(1, round(delta_t * settings.scale.epochs))
+
+
+def check_one_rank(settings: Settings) -> None:
+    """Check that sparse execution, whose number of parameters falls with the density, is on one device."""
+    if settings.trainer.ranks > 1:
+        raise UserError(
+            "trainer.execution=sparse: must be auto, masked or compiled with method.final_sparsity on several devices"
+        )
+
+
+def update_callbacks(rules: RewiringRules, run: RunContext) -> list[pl.Callback]:
+    """Return the callbacks that update masks by `rules`, and record the updates in rewiring.csv."""
+    from ersparse.lightning.callbacks import FixedMask
+    from ersparse.lightning.callbacks.rewiring import Rewiring
+    from ersparse.lightning.callbacks.rewiring_metrics import RewiringMetrics
+    from ersparse.lightning.callbacks.sparse_rewiring import SparseRewiring
+
+    sparse = run.settings.trainer.execution == "sparse"
+    rewiring = (SparseRewiring if sparse else Rewiring)(rules, run.layers, run.settings.seed_of("mask"))
+    metrics = RewiringMetrics(rewiring, run.layers, run.graph, run.folder / "rewiring.csv")
+    fixed = [] if sparse else [FixedMask(gradients=rules.grown_state == "zero")]
+    return [*fixed, rewiring, metrics]

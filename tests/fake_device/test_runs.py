@@ -44,6 +44,7 @@ RUNS = {
     "set": ["method=set", *REWIRING],
     "granet": ["method=granet", *REWIRING, "method.final_sparsity=0.8"],
     "granet_from_dense": ["method=granet", *REWIRING, "sparsity=dense", "method.final_sparsity=0.8"],
+    "gmp": ["method=gmp", *EPOCHS, "method.delta_t=2", "method.final_sparsity=0.8"],
     "edge_popup": SEARCH,
     "edge_popup_global": [*SEARCH, "method.scope=global", "method.min_keep=1", "method.scores=reset"],
     "edge_popup_raw": [*SEARCH, "method.multiply_by=scores"],

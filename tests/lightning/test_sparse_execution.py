@@ -69,6 +69,7 @@ RULES = {
     "set": RIGL.model_copy(update={"grow": "random", "grown_value": "random"}),
     "skip": RIGL.model_copy(update={"skip_step": True, "scope": "global", "regrow": False}),
     "granet": RIGL.model_copy(update={"final_sparsity": 0.95}),
+    "gmp": RIGL.model_copy(update={"final_sparsity": 0.95, "t_end": 0.0, "grow": "random"}),
 }
 
 
@@ -96,7 +97,9 @@ def rewired(module, rewiring, rules, optimizer, **options):
     return trained, average.dense()
 
 
-@pytest.mark.parametrize("name, optimizer", [("rigl", "lion"), ("set", "adam"), ("skip", "sgd"), ("granet", "adamw")])
+@pytest.mark.parametrize(
+    "name, optimizer", [("rigl", "lion"), ("set", "adam"), ("skip", "sgd"), ("granet", "adamw"), ("gmp", "sgd")]
+)
 def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
     """The trained parameters are the kept weights, those of normalisations, and a bias."""
     settings = OptimizerSettings(
