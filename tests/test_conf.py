@@ -25,7 +25,8 @@ WORDS_OF = {  # beside those of the group
     "timm": ["model.width=1"],
 }
 FILES_OF = {"image_folder": write_image_folder, "torchvision": write_mnist}
-ELSEWHERE = [  # below, and in theory/test_runs, runs/test_mlflow and data/test_imagenet
+ELSEWHERE = [  # below, and in theory/test_runs, runs/test_mlflow, data/test_imagenet and methods/test_rewiring
+    *(("method", name) for name in ("srigl", "mest", "cht", "dsr", "sparse_momentum")),
     ("trainer", "ddp"), ("logger", "mlflow"), ("dataset", "imagenet"),
     *(each for each in OPTIONS if "theory_" in each[1]),
 ]  # fmt: skip

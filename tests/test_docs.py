@@ -181,6 +181,7 @@ def documented_extensions(tmp_path):
         ["sparsity=powerlaw", "sparsity.alpha=1.0", "method=draw"],
         ["sparsity=scaled_magnitude", "sparsity.allow_collapse=true", "method=draw"],
         ["sparsity.flow=mine.add_twice", "method=draw"],
+        [*TINY, "method=rigl", "method.delta_t=2", "method.grow=mine.noisy_gradient"],
         ["model=net", "dataset=half", "sparsity.level=0.5", "method=draw"],
         [
             "dataset=half",

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
 from ersparse.config.groups import SettingsGroup
-from ersparse.config.types import Count, In, Since
+from ersparse.config.types import Count, Fraction, In, NonNegative, Since
+from ersparse.errors import UserError
+
+
+def _one_of(*names: str) -> AfterValidator:
+    """Return a validator for the name of a built-in rule or the import path of another one."""
+
+    def check(value: str) -> str:
+        if value not in names and "." not in value:
+            allowed = f"{', '.join(names)}, or the import path of a rule"
+            raise PydanticCustomError("rule", "must be one of {allowed}", {"allowed": allowed})
+        return value
+
+    return AfterValidator(check)
 
 
 class RewiringRules(SettingsGroup):
@@ -17,7 +33,14 @@ class RewiringRules(SettingsGroup):
         final_fraction: the same at the end of rewiring.
         decay: the decay of the fraction in between: "cosine", "linear", or "constant".
         t_end: the part of the training after which nothing is rewired; 0 never rewires.
-        grow: the inactive weights with the largest "gradient", or "random" ones.
+        grow: the inactive weights with the largest "gradient" or "momentum", "random" ones, those that link prediction
+            finds ("ch3"), or those of a rule by its import path (`ersparse.sparse.rewiring_rules`).
+        drop: the active weights with the smallest "magnitude", or magnitude plus gradient ("mest"), or by a rule.
+        mest_lambda: the factor of the gradient in "mest".
+        redistribute: layers grow as many weights as they dropped ("none"), or what all dropped in proportion to the
+            mean "momentum" or "gradient" of their weights, or to the number of their "remaining" weights.
+        fan_in: whether all output channels of a layer have the same number of weights after each update.
+        ablate: with `fan_in`, an output channel with fewer salient weights than this part of the fan-in loses all.
         regrow: whether a weight that an update drops may be grown by the same update; it then stays as it is.
         scope: the fraction is taken of each "layer", or "global"ly, wherever the smallest weights are. In either case
             a layer grows as many weights as it dropped.
@@ -37,7 +60,12 @@ class RewiringRules(SettingsGroup):
     final_fraction: Annotated[float, In("[0, 1)")]
     decay: Literal["cosine", "linear", "constant"]
     t_end: Annotated[float, In("[0, 1]")]
-    grow: Literal["gradient", "random"]
+    grow: Annotated[str, _one_of("gradient", "random", "momentum", "ch3")]
+    drop: Annotated[str, _one_of("magnitude", "mest"), Since("magnitude")] = "magnitude"
+    mest_lambda: Annotated[NonNegative, Since(1.0)] = 1.0
+    redistribute: Annotated[Literal["none", "momentum", "gradient", "remaining"], Since("none")] = "none"
+    fan_in: Annotated[bool, Since(False)] = False
+    ablate: Annotated[Fraction, Since(0.0)] = 0.0
     regrow: bool
     scope: Literal["layer", "global"]
     skip_step: bool
@@ -54,3 +82,39 @@ class RewiringRules(SettingsGroup):
     def final_density(self) -> float | None:
         """The density that pruning reaches; None if nothing is pruned."""
         return None if self.final_sparsity is None else 1 - self.final_sparsity
+
+    @property
+    def changes_counts(self) -> bool:
+        """Whether layers change their number of weights."""
+        return self.final_sparsity is not None or self.redistribute != "none"
+
+    def check_combination(self, prefix: str = "") -> None:
+        """Check that the rules go together; `prefix` precedes the names of keys in a message.
+
+        Raises:
+            UserError: they do not.
+        """
+
+        def refuse(key: str, need: str) -> None:
+            value = getattr(self, key)
+            shown = str(value).lower() if isinstance(value, bool) else value
+            raise UserError(f"{prefix}{key}={shown}: {need}")
+
+        if self.grow == "momentum" and self.grown_state != "keep":
+            refuse("grow", f"needs {prefix}grown_state=keep, with which removed weights have momentum")
+        if self.ablate and not self.fan_in:
+            refuse("ablate", f"needs {prefix}fan_in=true")
+        if self.redistribute != "none" and not self.regrow:
+            refuse("redistribute", f"needs {prefix}regrow=true, or layers may be too small for what they grow")
+        if self.redistribute != "none" and self.keep_flow:
+            refuse("redistribute", f"must be none with {prefix}keep_flow=true, which needs layers of constant size")
+        if self.fan_in:
+            self._check_rows(prefix, f"{prefix}fan_in=true")
+
+    def _check_rows(self, prefix: str, row: str) -> None:
+        """Refuse what does not keep the number of weights of rows."""
+        needs = {"regrow": True, "keep_flow": False, "final_sparsity": None, "redistribute": "none"}
+        for key, need in needs.items():
+            if (value := getattr(self, key)) != need:
+                shown, wanted = (str(x).lower() if isinstance(x, bool) else x for x in (value, need))
+                raise UserError(f"{prefix}{key}={shown}: must be {'null' if wanted is None else wanted} with {row}")

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.distributed.collectives import average
-from ersparse.sparse import rewiring, schedules
+from ersparse.errors import UserError
+from ersparse.sparse import redistribution, rewiring, row_rewiring, schedules
+from ersparse.sparse import rewiring_rules as R
 from ersparse.sparse.keep import record_dense_gradients, take_dense_gradients
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks, masks_of
@@ -21,6 +23,7 @@ from ersparse.sparse.rng import generator
 from ersparse.sparse.transfer import counts, to_device
 
 States = MutableMapping[Tensor, Any]  # parameter -> optimizer state
+Given = dict[str, dict[str, Callable[[], Any]]]  # by layer and name
 Listener = Callable[[int, nn.Module, Mapping[str, rewiring.Change]], None]
 
 
@@ -58,6 +61,10 @@ class MaskUpdates:
         self.start_density: float | None = None
         self.listeners: list[Listener] = []
         self.recording = False
+        self.drop = R.rule_named(rules.drop, R.DROP, "drop")
+        self.grow = R.rule_named(rules.grow, R.GROW, "grow")
+        self.share = R.SHARES.get(rules.redistribute)
+        self.needs_gradient = any(R.needs(rule, "gradient") for rule in (self.drop, self.grow, self.share))
 
     def plan(self, steps: int) -> str | None:
         """Compute the steps of updates of a training of so many steps; return a line if nothing will be rewired."""
@@ -75,8 +82,8 @@ class MaskUpdates:
         return f"{delta_t} steps, but rewiring ends with step {last} of {steps}; nothing will be rewired"
 
     def record_if_due(self, step: int, network: nn.Module) -> None:
-        """Record the dense gradients of `step`, from zero, if it grows by them."""
-        self.recording = self.rules.grow == "gradient" and self.rewires(step)
+        """Record the dense gradients of `step`, from zero, if it rewires by them."""
+        self.recording = self.needs_gradient and self.rewires(step)
         if self.recording:
             record_dense_gradients(self._weights(network).values())
 
@@ -131,53 +138,104 @@ class MaskUpdates:
                 self._apply(change, name, masks[name], network, states, step)
 
     def _rewire(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
-        """Drop and grow as many weights in each layer."""
+        """Drop and grow as many weights, in each layer or, if layers share what they grow, in all."""
         rules, masks = self.rules, masks_of(network)
-        fraction = schedules.drop_fraction(
-            rules.drop_fraction, rules.final_fraction, step / self.rewiring_end, rules.decay
-        )
-        drop = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
-        dense = self._dense_gradients(network)
+        given = self._given(step, network, states)
+        drop = {name: self._scores(self.drop, name, given) for name in masks}
+        dropped = self._drop_counts(step, masks, drop, active)
+        left = {name: active[name] - count for name, count in dropped.items()}
+        for name in masks:
+            given[name]["kept"] = partial(rewiring.kept, masks[name], drop[name], left[name])
+        grown = self._grow_counts(masks, dropped, left, given)
         changes = {}
-        for name, count in self._drop_counts(masks, drop, fraction, active).items():
-            if count:
-                grow = self._grow_scores(step, name, network, dense)
-                changes[name] = rewiring.update(masks[name], drop[name], grow, count, rules.regrow, active[name])
+        for name in masks:
+            if dropped[name] or grown[name]:
+                grow, number = self._scores(self.grow, name, given), (dropped[name], grown[name])
+                changes[name] = self._change(name, masks[name], drop[name], grow, number, active[name])
         if rules.keep_flow:
             random = partial(self._flow_generator, step)
             changes = rewiring.repair_changes(changes, masks, self.layers, random)
         for name, change in changes.items():
             self._apply(change, name, masks[name], network, states, step)
 
+    def _given(self, step: int, network: nn.Module, states: States) -> Given:
+        """Return what rules may take, by layer and name, as functions that compute it."""
+        masks, dense = masks_of(network), self._dense_gradients(network)
+
+        def of(name: str) -> dict[str, Callable[[], Any]]:
+            weight = network.get_parameter(name)
+            return {
+                "weight": lambda: weight.detach(),
+                "mask": lambda: masks[name],
+                "gradient": lambda: dense[name],
+                "momentum": lambda: R.momentum_of(states.get(weight, {}), name),
+                "layer": lambda: self.layers[name],
+                "random": lambda: generator(self.seed, name, "grow", str(step)),
+                "mest_lambda": lambda: self.rules.mest_lambda,
+            }
+
+        return {name: of(name) for name in masks}
+
+    def _scores(self, rule: R.Rule, name: str, given: Given) -> Tensor:
+        mask = given[name]["mask"]()
+        scores = R.apply_rule(rule, given[name]).detach()
+        if scores.shape != mask.shape:
+            raise UserError(
+                f"{getattr(rule, '__name__', rule)}: returned scores of shape {list(scores.shape)} for {name}, must be "
+                f"{list(mask.shape)}"
+            )
+        return to_device(scores.nan_to_num(nan=0.0), mask.device)
+
+    def _change(
+        self, name: str, mask: Tensor, drop: Tensor, grow: Tensor, number: tuple[int, int], active: int
+    ) -> rewiring.Change:
+        """Return the change of one layer that drops and grows weights; `number` has how many of each."""
+        dropped, grown = number
+        if not self.rules.fan_in:
+            return rewiring.update(mask, drop, grow, dropped, self.rules.regrow, active, grown)
+        layer = self.layers[name]
+        mask_, drop_, grow_ = (layer.to_rows(tensor).flatten(1) for tensor in (mask, drop, grow))
+        ablate = 0.0 if name == list(self.layers)[-1] else self.rules.ablate  # classes keep their inputs
+        salient = row_rewiring.salient_weights(mask_, drop_, grow_, dropped, active)
+        targets = row_rewiring.equal_targets(mask_, active, salient, ablate)
+        after = row_rewiring.rewired_rows(mask_, drop_, grow_, dropped, active, targets)
+        return rewiring.difference(mask, layer.from_rows(after.reshape(layer.rows_shape)))
+
     def _flow_generator(self, step: int, name: str) -> np.random.Generator:
         return generator(self.seed, name, "flow", str(step))
 
-    def _drop_counts(
-        self, masks: Masks, drop: dict[str, Tensor], fraction: float, active: dict[str, int]
-    ) -> dict[str, int]:
-        if self.rules.scope == "global":
-            return rewiring.global_drop_counts(masks, drop, fraction, self.rules.regrow, active)
+    def _drop_counts(self, step: int, masks: Masks, drop: dict[str, Tensor], active: dict[str, int]) -> dict[str, int]:
+        rules = self.rules
+        fraction = schedules.drop_fraction(
+            rules.drop_fraction, rules.final_fraction, step / self.rewiring_end, rules.decay
+        )
+        regrow, shared = rules.regrow, self.share is not None  # a layer that shares may have become full
+        if rules.scope == "global":
+            return rewiring.global_drop_counts(masks, drop, fraction, regrow, active, shared)
         return {
-            name: rewiring.drop_count(active[name], mask.numel(), fraction, self.rules.regrow)
+            name: rewiring.drop_count(active[name], mask.numel(), fraction, regrow, shared)
             for name, mask in masks.items()
         }
 
+    def _grow_counts(self, masks: Masks, dropped: dict[str, int], left: dict[str, int], given: Given) -> dict[str, int]:
+        """Return how many weights each layer grows. One that has lost all its weights grows at least one."""
+        if self.share is None:
+            return dropped
+        shares = torch.stack([R.apply_rule(self.share, given[name]) for name in masks]).tolist()
+        lower = [int(left[name] == 0 < dropped[name]) for name in masks]
+        upper = [mask.numel() - left[name] for name, mask in masks.items()]
+        grown = redistribution.allocate(sum(dropped.values()), shares, lower, upper)
+        return dict(zip(masks, grown, strict=True))
+
     def _dense_gradients(self, network: nn.Module) -> dict[str, Tensor]:
-        """Return the dense gradients of this step by layer name, averaged over ranks; empty if growth is random."""
-        if self.rules.grow == "random":
+        """Return the dense gradients of this step by layer name, averaged over ranks; empty if no rule takes them."""
+        if not self.needs_gradient:
             return {}
         weights, self.recording = self._weights(network), False
         recorded = take_dense_gradients(weights)
         average(recorded.values())
         # without the gradient hooks of FixedMask, the gradients themselves are dense
         return recorded | {name: w.grad for name, w in weights.items() if name not in recorded and w.grad is not None}
-
-    def _grow_scores(self, step: int, name: str, network: nn.Module, dense: dict[str, Tensor]) -> Tensor:
-        if self.rules.grow == "random":
-            weight = network.get_parameter(name)
-            scores = rewiring.random_growth_scores(tuple(weight.shape), self.seed, name, step)
-            return to_device(scores, weight.device)
-        return rewiring.magnitude(dense[name])
 
     def _weights(self, network: nn.Module) -> dict[str, Tensor]:
         return {name: network.get_parameter(name) for name in masks_of(network)}

@@ -1,4 +1,4 @@
-"""Rewiring in a loop of one's own: RigL, SET and GraNet."""
+"""Rewiring in a loop of one's own: RigL, SET, GraNet and other methods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ersparse.sparse.layers import prunable_layers
 from ersparse.sparse.mask import attach, density_of, enforce_on_load, masks_of
 from ersparse.sparse.wrappers import unwrapped
 
-METHODS = ("rigl", "set", "granet")
+METHODS = ("rigl", "set", "granet", "srigl", "mest", "cht", "dsr", "sparse_momentum")
 
 
 def rewiring_rules(method: str, options: dict[str, Any]) -> RewiringRules:
@@ -35,7 +35,9 @@ def rewiring_rules(method: str, options: dict[str, Any]) -> RewiringRules:
         if key not in RewiringRules.model_fields:
             raise UserError(f"{key}={value}: no such option; the options are {', '.join(RewiringRules.model_fields)}")
     defaults = {key: value for key, value in with_defaults("method", method).items() if key not in ("_target_", "name")}
-    return build(RewiringRules, defaults | options)
+    rules = build(RewiringRules, defaults | options)
+    rules.check_combination()
+    return rules
 
 
 def rewire(
@@ -44,15 +46,16 @@ def rewire(
     """Rewire `network` while `optimizer` trains it: call `step()` of the handle once after every `optimizer.step()`.
 
     Every `delta_t` steps each layer drops its smallest weights and grows as many: where the dense gradient is largest
-    ("rigl", Evci et al. 2020), at random ("set", Mocanu et al. 2018), or as RigL while the whole network is pruned to
-    `final_sparsity` ("granet", Liu et al. 2021). Removed weights and their gradients are zero, as with `keep_masks`;
-    dense gradients exist only in the steps of updates. With the seed, data and settings of a run, the masks are those
-    of the run. Networks in wrappers (DDP, `torch.compile`) are rewired alike on all ranks.
+    ("rigl", Evci et al. 2020), at random ("set", Mocanu et al. 2018), as RigL while the whole network is pruned to
+    `final_sparsity` ("granet", Liu et al. 2021), or by another method of `docs/methods.md`. Removed weights and their
+    gradients are zero, as with `keep_masks`; dense gradients exist only in the steps of updates. With the seed, data
+    and settings of a run, the masks are those of the run. Networks in wrappers (DDP, `torch.compile`) are rewired alike
+    on all ranks.
 
     Args:
         network: a network with masks, such as `sparsify` returns; for "granet" a dense one as well.
         optimizer: the optimizer of its parameters.
-        method: "rigl", "set" or "granet".
+        method: "rigl", "set", "granet", "srigl", "mest", "cht", "dsr" or "sparse_momentum".
         steps: number of optimizer steps of the whole training.
         seed: seed of random growth and of flow repair.
         **options: keys of the method, such as delta_t=100 (steps between updates), drop_fraction=0.1, t_end=0.75, with

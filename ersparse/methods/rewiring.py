@@ -10,6 +10,7 @@ from ersparse.errors import UserError
 from ersparse.methods.base import Method, RunContext
 from ersparse.methods.levels import check_final_sparsity, check_pruning
 from ersparse.sparse.layers import Layer
+from ersparse.sparse.rewiring_rules import DROP, GROW, rule_named
 from ersparse.sparse.source import Source
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Rewire(RewiringRules, Method):
         return self.final_sparsity is None
 
     def check(self, settings: Settings, layers: list[Layer], source: Source) -> None:
+        self.check_combination("method.")
+        self._check_rules(settings)
         if self.final_sparsity is None:
             self._check_rewires(settings, source)
         else:
@@ -47,6 +50,21 @@ class Rewire(RewiringRules, Method):
         if self.t_end == 0:
             raise UserError("method.t_end=0: must lie in (0, 1] unless method.final_sparsity is set")
 
+    def _check_rules(self, settings: Settings) -> None:
+        rule_named(self.drop, DROP, "method.drop")
+        rule_named(self.grow, GROW, "method.grow")
+        sparsity = settings.sparsity
+        drawn = not (sparsity.keep_mask or settings.model.init_from)
+        if self.fan_in and drawn and sparsity.sampling != "fan_in":
+            raise UserError(
+                f"sparsity.sampling={sparsity.sampling}: must be fan_in with method.fan_in=true, which keeps the "
+                "number of inputs of each output channel"
+            )
+        by = {"grow": self.grow, "redistribute": self.redistribute}
+        if settings.optimizer.name == "sgd" and settings.optimizer.momentum == 0:
+            for key in [key for key, value in by.items() if value == "momentum"]:
+                raise UserError(f"method.{key}=momentum: needs optimizer.momentum above 0")
+
     def _check_flow(self, source: Source) -> None:
         if self.final_sparsity is not None:
             raise UserError("method.keep_flow=true: must be false with method.final_sparsity, which prunes globally")
@@ -62,8 +80,8 @@ class Rewire(RewiringRules, Method):
                 "method.grown_state=keep: must be zero with trainer.execution=sparse, which stores no optimizer state "
                 "of removed weights"
             )
-        if self.final_sparsity is not None:
-            check_one_rank(settings)
+        if self.changes_counts:
+            check_one_rank(settings, "method.final_sparsity or method.redistribute")
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:
         return update_callbacks(self.model_copy(update={"delta_t": at_scale(self.delta_t, run.settings)}), run)
@@ -76,12 +94,10 @@ def at_scale(delta_t: int, settings: Settings) -> int:
     return max(1, round(delta_t * settings.scale.epochs))
 
 
-def check_one_rank(settings: Settings) -> None:
-    """Check that sparse execution, whose number of parameters falls with the density, is on one device."""
+def check_one_rank(settings: Settings, keys: str = "method.final_sparsity") -> None:
+    """Check that sparse execution, whose parameters change in number as `keys` say, is on one device."""
     if settings.trainer.ranks > 1:
-        raise UserError(
-            "trainer.execution=sparse: must be auto, masked or compiled with method.final_sparsity on several devices"
-        )
+        raise UserError(f"trainer.execution=sparse: must be auto, masked or compiled with {keys} on several devices")
 
 
 def update_callbacks(rules: RewiringRules, run: RunContext) -> list[pl.Callback]:

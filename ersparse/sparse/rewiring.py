@@ -50,7 +50,7 @@ def random_growth_scores(shape: tuple[int, ...], seed: int, name: str, step: int
     return torch.from_numpy(generator(seed, name, "grow", str(step)).random(shape))
 
 
-def drop_count(active: int, size: int, fraction: float, regrow: bool) -> int:
+def drop_count(active: int, size: int, fraction: float, regrow: bool, dense: bool = False) -> int:
     """Return how many weights of a layer an update drops, and grows.
 
     Args:
@@ -59,15 +59,21 @@ def drop_count(active: int, size: int, fraction: float, regrow: bool) -> int:
         fraction: drop fraction of the active weights; the count is rounded down, as in RigL's own code.
         regrow: whether a weight that is dropped may be grown by the same update. Otherwise the count is at most the
             number of inactive weights.
+        dense: whether a dense layer drops as well, because other layers can grow.
 
     Returns:
-        The count; 0 for a dense layer, which has no weight to grow.
+        The count; 0 for a dense layer, which has no weight to grow, unless `dense` is set.
     """
-    return _feasible(int(fraction * active), active, size, regrow)
+    return _feasible(int(fraction * active), active, size, regrow, dense)
 
 
 def global_drop_counts(
-    masks: Masks, drop: Mapping[str, Tensor], fraction: float, regrow: bool, active: Mapping[str, int] | None = None
+    masks: Masks,
+    drop: Mapping[str, Tensor],
+    fraction: float,
+    regrow: bool,
+    active: Mapping[str, int] | None = None,
+    dense: bool = False,
 ) -> dict[str, int]:
     """Return `drop_count` by layer, with the drop fraction taken globally rather than per layer.
 
@@ -79,28 +85,37 @@ def global_drop_counts(
         fraction: drop fraction of the active weights of layers that are not dense.
         regrow: as for `drop_count`.
         active: number of active weights by layer name; None counts them.
+        dense: as for `drop_count`.
     """
     active = counts(masks) if active is None else active
-    sparse = [name for name, mask in masks.items() if active[name] < mask.numel()]
+    sparse = [name for name, mask in masks.items() if dense or active[name] < mask.numel()]
     values = [torch.where(masks[name], -drop[name], -math.inf).reshape(-1) for name in sparse]
     if not sparse:
         return dict.fromkeys(masks, 0)
     total = int(fraction * sum(active[name] for name in sparse))
     chosen = torch.split(topk_mask(torch.cat(values), total)[0], [len(value) for value in values])
     dropped = counts(dict(zip(sparse, chosen, strict=True)))
-    feasible = {name: _feasible(count, active[name], masks[name].numel(), regrow) for name, count in dropped.items()}
+    feasible = {
+        name: _feasible(count, active[name], masks[name].numel(), regrow, dense) for name, count in dropped.items()
+    }
     return dict.fromkeys(masks, 0) | feasible
 
 
-def _feasible(count: int, active: int, size: int, regrow: bool) -> int:
+def _feasible(count: int, active: int, size: int, regrow: bool, dense: bool) -> int:
     """Limit a drop count to the number of weights that can be grown."""
-    if active == size:
+    if active == size and not dense:
         return 0
     return count if regrow else min(count, size - active)
 
 
 def update(
-    mask: Tensor, drop: Tensor, grow: Tensor, count: int, regrow: bool = True, active: int | None = None
+    mask: Tensor,
+    drop: Tensor,
+    grow: Tensor,
+    count: int,
+    regrow: bool = True,
+    active: int | None = None,
+    grown: int | None = None,
 ) -> Change:
     """Drop the `count` active weights with the smallest drop scores, and grow those with the largest grow scores.
 
@@ -113,12 +128,18 @@ def update(
         count: number of weights to exchange, from `drop_count`.
         regrow: whether a weight that is dropped may be grown by the same update; it then keeps its value.
         active: number of active weights; None counts them.
+        grown: number of weights to grow, if it is another one, because layers share what all of them dropped.
     """
     active = int(mask.sum()) if active is None else active
-    kept, _ = topk_mask(torch.where(mask, drop, -math.inf), active - count)
-    free = ~kept if regrow else ~mask
-    grown, _ = topk_mask(torch.where(free, grow, -math.inf), count)
-    return difference(mask, kept | grown)
+    left = kept(mask, drop, active - count)
+    free = ~left if regrow else ~mask
+    chosen, _ = topk_mask(torch.where(free, grow, -math.inf), count if grown is None else grown)
+    return difference(mask, left | chosen)
+
+
+def kept(mask: Tensor, drop: Tensor, count: int) -> Tensor:
+    """Return the mask of the `count` active weights with the largest drop scores."""
+    return topk_mask(torch.where(mask, drop, -math.inf), count)[0]
 
 
 def difference(before: Tensor, after: Tensor) -> Change:

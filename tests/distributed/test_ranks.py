@@ -71,7 +71,8 @@ def test_two_ranks_train_and_rewire_as_one_rank(process, launch, only_run, monke
     their process group together, or none of them would end.
     """
     words = [*PLAIN, *EXACT, "dataset.validation=0.1"]
-    words += ["method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5"]
+    words += ["method=rigl", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5", "method.drop=mest"]
+    words += ["method.redistribute=gradient"]
     two = trained(process, tmp_path / "two", *words, "trainer.devices=2", environment=as_nccl)
     assert read(two)["state"] == "done"
     monkeypatch.syspath_prepend(ROOT / "tests/runs")

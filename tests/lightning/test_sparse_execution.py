@@ -70,6 +70,8 @@ RULES = {
     "skip": RIGL.model_copy(update={"skip_step": True, "scope": "global", "regrow": False}),
     "granet": RIGL.model_copy(update={"final_sparsity": 0.95}),
     "gmp": RIGL.model_copy(update={"final_sparsity": 0.95, "t_end": 0.0, "grow": "random"}),
+    "shared": RIGL.model_copy(update={"grow": "ch3", "drop": "mest", "redistribute": "momentum"}),
+    "srigl": RIGL.model_copy(update={"fan_in": True, "ablate": 0.3}),
 }
 
 
@@ -98,8 +100,13 @@ def rewired(module, rewiring, rules, optimizer, **options):
 
 
 @pytest.mark.parametrize(
-    "name, optimizer", [("rigl", "lion"), ("set", "adam"), ("skip", "sgd"), ("granet", "adamw"), ("gmp", "sgd")]
-)
+    "name, optimizer",
+    [
+        ("rigl", "lion"), ("set", "adam"), ("skip", "sgd"), ("granet", "adamw"), ("gmp", "sgd"),
+        ("shared", "sgd"),
+        pytest.param("srigl", "sgd", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
     """The trained parameters are the kept weights, those of normalisations, and a bias."""
     settings = OptimizerSettings(

@@ -72,6 +72,28 @@ def test_every_layer_preserves_its_number_of_weights(launch, only_run, words):
     assert read(only_run())["metrics"]["rewire/explored"] >= 1 - read(only_run())["sparsity"]["realised"]
 
 
+MORE = ["srigl", "mest", "cht", "dsr", "sparse_momentum"]
+
+
+@pytest.mark.parametrize("method", MORE)
+def test_other_rules_preserve_the_total_to_the_weight(launch, only_run, method):
+    """DSR and sparse momentum move weights between layers; SRigL leaves all channels the same number, or none."""
+    words = ["method.delta_t=2", *(["sparsity.sampling=fan_in"] if method == "srigl" else [])]
+    status, printed = launch(*TINY, "sparsity=erk", f"method={method}", *words)
+    assert status == 0, printed
+    at, state = updates(only_run()), load_file(only_run() / "network.safetensors")
+    assert list(at) == [0, 2, 4]
+    totals = [sum(int(row["nonzero"]) for row in layers.values()) for layers in at.values()]
+    assert len(set(totals)) == 1 and totals[0] == sum(int(state[f"{name}_mask"].sum()) for name in at[0])
+    moved = {name for name, row in at[4].items() if row["nonzero"] != at[0][name]["nonzero"]}
+    assert bool(moved) == (method in ("dsr", "sparse_momentum"))
+    assert read(only_run())["mask_sha256"] != read(only_run())["source_mask_sha256"]
+    for name in at[0] if method == "srigl" else ():
+        sizes = state[f"{name}_mask"].flatten(1).sum(1)
+        assert sizes[sizes > 0].max() - sizes[sizes > 0].min() <= 1
+        assert name != "fc.weight" or sizes.all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["vgg16", "vgg19", "resnet18", "resnet50", "resnet110"])
 def test_rewiring_runs_on_every_model(launch, only_run, model):
@@ -263,9 +285,13 @@ def test_a_skipped_optimizer_step_changes_no_weight(skip):
 
 
 @pytest.mark.slow
-def test_a_run_killed_between_updates_resumes_bit_for_bit(process, tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    [["method=rigl"], ["method=sparse_momentum"], ["method=srigl", "sparsity.sampling=fan_in", "method.grow=ch3"]],
+)
+def test_a_run_killed_between_updates_resumes_bit_for_bit(process, tmp_path, words):
     """`delta_t` does not divide an epoch; rewiring.csv is identical as well."""
-    words = [*KILLED, "method=rigl", "sparsity=erk", "method.delta_t=7", "method.t_end=1"]
+    words = [*KILLED, *words, "sparsity=erk", "method.delta_t=7", "method.t_end=1"]
     (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00003")
     assert outcome(killed) == outcome(undisturbed)
     assert (killed / "rewiring.csv").read_text() == (undisturbed / "rewiring.csv").read_text()
@@ -297,6 +323,16 @@ def test_delta_t_longer_than_the_run_logs_a_warning(launch, only_run):
         (["method=rigl", "method.delta_t=0"], "method.delta_t=0: must lie in [1, inf)"),
         (["method=rigl", "method.keep_flow=true", "sparsity.flow=none"], "method.keep_flow=true: needs a source"),
         (["method=granet", "method.keep_flow=true"], "method.keep_flow=true: must be false with"),
+        (["method=rigl", "method.grow=gradients"], "method.grow=gradients: must be one of gradient, random, momentum"),
+        (["method=rigl", "method.grow=no.where"], "_target_=no.where: cannot be imported"),
+        (["method=rigl", "method.drop=math.pow"], "method.drop=math.pow: its parameter x must be one of weight"),
+        (["method=rigl", "method.grow=momentum"], "method.grow=momentum: needs method.grown_state=keep"),
+        (["method=rigl", "method.ablate=0.3"], "method.ablate=0.3: needs method.fan_in=true"),
+        (["method=srigl"], "sparsity.sampling=bernoulli: must be fan_in with method.fan_in=true"),
+        (["method=srigl", "method.regrow=false"], "method.regrow=false: must be true with method.fan_in=true"),
+        (["method=dsr", "method.regrow=false"], "method.redistribute=remaining: needs method.regrow=true"),
+        (["method=dsr", "method.keep_flow=true"], "method.redistribute=remaining: must be none with"),
+        (["method=sparse_momentum", "optimizer.momentum=0"], "momentum: needs optimizer.momentum above 0"),
     ],
 )
 def test_invalid_settings_are_refused(launch, tmp_path, words, message):

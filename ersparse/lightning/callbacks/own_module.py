@@ -32,7 +32,7 @@ class Rewire(Rewiring):
     layers are those of the module's `network`, if all are there, or of the module itself.
 
     Args:
-        method: "rigl", "set" or "granet".
+        method: "rigl", "set", "granet", or another one that `ersparse.rewire` takes.
         seed: seed of random growth and of flow repair.
         **options: keys of the method, such as delta_t=100, with the defaults of `conf/method/rigl.yaml`.
 

@@ -17,7 +17,7 @@ from ersparse.lightning.sparse_classifier import SparseClassifier, map_state
 class SparseRewiring(Rewiring):
     """Rewires like `Rewiring`, at the same steps, on dense weights, gradients and optimizer state.
 
-    These exist only during an update. Gradients of removed weights are computed only in the steps that grow by them;
+    These exist only during an update. Gradients of removed weights are computed only in the steps that rewire by them;
     `on_train_batch_start` requests them. Grown weights start without optimizer state, because none is stored for
     removed weights.
     """
@@ -31,8 +31,7 @@ class SparseRewiring(Rewiring):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, SparseClassifier)
-        by_gradient = self.rules.grow == "gradient"
-        pl_module.needs_dense_gradients = by_gradient and self.rewires(trainer.global_step + 1)
+        pl_module.needs_dense_gradients = self.needs_gradient and self.rewires(trainer.global_step + 1)
 
     def _update(self, step: int, network: nn.Module, states: States) -> None:
         sparse = self.sparse
