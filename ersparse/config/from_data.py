@@ -16,14 +16,28 @@ KEYS = ("num_classes", "images", "channels", "mean", "std", "digest")
 T = TypeVar("T")
 
 
-def described_by(describe: Callable[[Any, Collection[str]], dict[str, Any]]) -> Callable[[T], T]:
-    """Return a decorator that attaches `describe` to the function of a data set."""
+def described_by(
+    describe: Callable[[Any, Collection[str]], dict[str, Any]], not_identity: Collection[str] = ()
+) -> Callable[[T], T]:
+    """Return a decorator that attaches `describe` to the function of a data set.
+
+    Args:
+        describe: reads settings from the images.
+        not_identity: keys of the data set's own that say where its images are, and are left out of the hash.
+    """
 
     def attach(load: T) -> T:
         load.describe = describe  # type: ignore[attr-defined]
+        load.not_identity = frozenset(not_identity)  # type: ignore[attr-defined]
         return load
 
     return attach
+
+
+def place(dataset: Any) -> str:
+    """Return the key and value of a data set's settings that say where its images are, for messages."""
+    args = dataset.own_keys().get("args") or {}
+    return f"dataset.args.path={args['path']}" if "path" in args else f"dataset.root={dataset.root}"
 
 
 def read_from_data(values: Any, build: Callable[[Any], T]) -> T:

@@ -74,8 +74,9 @@ class FunctionSettings(TargetedSettings):
 def identity_fields(group: BaseModel) -> dict[str, Any]:
     """Return the fields of a group that decide results; the name stands for `_target_`, which may move with the code.
 
-    Fields marked `NotIdentity`, and fields marked `Since` that have their default, are left out. A group within a group
-    is a mapping of its own identity fields.
+    Fields marked `NotIdentity`, fields marked `Since` that have their default, and keys of an option's own that its
+    function names in the attribute `not_identity` are left out. A group within a group is a mapping of its own identity
+    fields.
     """
     found = {}
     for key, field in type(group).model_fields.items():
@@ -85,7 +86,8 @@ def identity_fields(group: BaseModel) -> dict[str, Any]:
         later = "since" in marks and value == marks["since"]
         if key != "target" and marks.get("identity", True) and not later:
             found[key] = value
-    return found | (group.model_extra or {})
+    left_out = getattr(group.resolve(), "not_identity", ()) if isinstance(group, FunctionSettings) else ()
+    return found | {key: value for key, value in (group.model_extra or {}).items() if key not in left_out}
 
 
 def build(group: type[G], values: Mapping[str, Any], prefix: str = "") -> G:

@@ -81,8 +81,15 @@ class ImageCache:
         from ersparse.data.npz_cache import make_once
 
         content = functools.cache(lambda: _content(self.decode()))
-        name = f"{self.key}-{FORMAT}.npz"
-        return kept_file(self.root, name, "the decoded images", lambda path: make_once(path, content))
+        return kept_file(self.root, self._name, "the decoded images", lambda path: make_once(path, content))
+
+    @property
+    def _name(self) -> str:
+        return f"{self.key}-{FORMAT}.npz"
+
+    def exists(self) -> bool:
+        """Return whether the file has been made."""
+        return any(path.exists() for path in _places(self.root, self._name))
 
     def statistics(self) -> Statistics:
         """Return the statistics of the images.
@@ -107,8 +114,7 @@ def kept_file(root: Path, name: str, what: str, make: Callable[[Path], None]) ->
     Raises:
         UserError: the file can be written neither beside the data set nor in the home folder.
     """
-    folders = (root.absolute() / FOLDER, Path(HOME).expanduser())
-    paths = [folder / name for folder in folders]
+    paths = _places(root, name)
     if found := next((path for path in paths if path.exists()), None):
         return found
     for path in paths:
@@ -117,7 +123,13 @@ def kept_file(root: Path, name: str, what: str, make: Callable[[Path], None]) ->
             return path
         except OSError as error:
             reason = error.strerror or str(error)
-    raise UserError(f"dataset.root={root}: {what} cannot be written to {folders[0]} or {folders[1]} ({reason})")
+    folders = " or ".join(str(path.parent) for path in paths)
+    raise UserError(f"dataset.root={root}: {what} cannot be written to {folders} ({reason})")
+
+
+def _places(root: Path, name: str) -> tuple[Path, Path]:
+    """Return where a file of the data set's cache may be."""
+    return root.absolute() / FOLDER / name, Path(HOME).expanduser() / name
 
 
 def kept_statistics(root: Path, key: str, scan: Callable[[], Statistics]) -> Statistics:

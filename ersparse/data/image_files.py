@@ -6,6 +6,7 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,9 +68,17 @@ def is_gray(path: Path) -> bool:
     """Return whether the header of an image says that it is grayscale; a damaged image is taken to be."""
     try:
         with Image.open(path) as image:
-            return _is_gray(image.mode)
+            return is_gray_mode(image.mode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return True
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence warnings of corrupt EXIF data, or of a large image."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def decode(path: Path | str, form: PixelFormat) -> np.ndarray:
@@ -82,10 +91,8 @@ def decode(path: Path | str, form: PixelFormat) -> np.ndarray:
     Raises:
         OSError, SyntaxError, ValueError: the file is damaged or cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of corrupt EXIF data, or of a large image
-        with Image.open(path) as image:
-            return fit(_upright(image), form)
+    with quiet(), Image.open(path) as image:
+        return fit(upright(image), form)
 
 
 def decode_crop(path: Path | str, channels: int, choose: Callable[[int, int], Box]) -> np.ndarray:
@@ -99,10 +106,8 @@ def decode_crop(path: Path | str, channels: int, choose: Callable[[int, int], Bo
     Raises:
         OSError, SyntaxError, ValueError: the file is damaged or cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            return crop(_upright(image), channels, choose)
+    with quiet(), Image.open(path) as image:
+        return crop(upright(image), channels, choose)
 
 
 def crop(image: Image.Image, channels: int, choose: Callable[[int, int], Box]) -> np.ndarray:
@@ -127,13 +132,13 @@ def fit(image: Image.Image, form: PixelFormat) -> np.ndarray:
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
-    if _is_gray(image.mode) and image.mode[0] in "IF":
+    if is_gray_mode(image.mode) and image.mode[0] in "IF":
         image = _eight_bits(image)
     mode = "RGB" if channels == 3 else "L"
     return image if image.mode == mode else image.convert(mode)  # convert would copy
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Return an image rotated as its EXIF data says; most are not, and `exif_transpose` would copy them."""
     return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
 
@@ -172,7 +177,7 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split(" '/")[0].split()) or type(error).__name__
 
 
-def _is_gray(mode: str) -> bool:
+def is_gray_mode(mode: str) -> bool:
     return mode in GRAY_MODES or mode.startswith("I;16")
 
 

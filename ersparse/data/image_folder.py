@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +17,7 @@ from ersparse.data.folder_listing import FolderListing, list_folder
 from ersparse.data.image_cache import ImageCache, Statistics, kept_statistics
 from ersparse.data.image_files import PixelFormat, is_gray
 from ersparse.data.placement import is_streamed, streamed_by
+from ersparse.data.recent import Recent
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ersparse")
 
-REUSE_LISTING_FOR = 2.0  # seconds since its last use, or the time that the listing took if that is longer
+REUSE_LISTING_FOR = 2.0  # seconds; see `Recent`
 
 
 class FolderSettings(SettingsGroup):
@@ -192,21 +191,14 @@ def _scanned(listing: FolderListing, form: PixelFormat, damaged: str) -> Statist
     return kept_statistics(listing.root, f"{form.key}-{damaged}-{listing.version}", decoder.scan)
 
 
-# until when a listing may be used again, and how long it took
-_recent: dict[tuple[Path, FolderSettings], tuple[float, float, FolderListing]] = {}
+recent_listing: Recent[FolderListing] = Recent(REUSE_LISTING_FOR)
 
 
 def _recently_listed(root: Path, own: FolderSettings) -> FolderListing:
     """List the images below `root`, once for all jobs of a sweep, which are planned one after the other."""
-    place = (root.absolute(), own.model_copy(update={"digest": None}))
-    until, seconds, listing = _recent.pop(place, (-math.inf, 0.0, None))
-    if listing is None or time.monotonic() > until:
-        start = time.monotonic()
-        listing = own.list(root)
-        seconds = time.monotonic() - start
+    any_digest = own.model_copy(update={"digest": None})
+    listing = recent_listing.get((root.absolute(), any_digest), lambda: any_digest.list(root))
     own.check(listing)
-    _recent.clear()
-    _recent[place] = time.monotonic() + max(REUSE_LISTING_FOR, seconds), seconds, listing
     return listing
 
 

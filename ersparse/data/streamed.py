@@ -24,8 +24,8 @@ class ImageSource(Protocol):
     def labels(self) -> np.ndarray:
         """The number of the class of each image, int64 [N]."""
 
-    def name(self, image: int) -> str:
-        """Return the name of an image, for messages."""
+    def damage(self, image: int, why: str) -> str:
+        """Return the message for an image that cannot be decoded."""
 
     def decode(self, image: int, form: PixelFormat) -> Tensor:
         """Return an image resized and cropped to its centre, uint8 [height, width, C]."""
@@ -50,8 +50,12 @@ class FileSource:
     def labels(self) -> np.ndarray:
         return self.files.labels
 
-    def name(self, image: int) -> str:
-        return self.files[image].name
+    def damage(self, image: int, why: str) -> str:
+        name = self.files[image].name.encode(errors="surrogateescape").decode(errors="replace")
+        return (
+            f"dataset.damaged=error: {name} cannot be decoded ({why}); must be repaired or removed, or left out by "
+            "dataset.damaged=skip"
+        )
 
     def decode(self, image: int, form: PixelFormat) -> Tensor:
         return torch.from_numpy(decode(self._path(image), form).copy())
@@ -112,11 +116,7 @@ class StreamedPart:
             pixels: Tensor = decoded()
             return pixels
         except DAMAGED as error:
-            name = self.source.name(image).encode(errors="surrogateescape").decode(errors="replace")
-            raise RunFailed(
-                f"dataset.damaged=error: {name} cannot be decoded ({reason(error)}); must be repaired or removed, or "
-                "left out by dataset.damaged=skip"
-            ) from None
+            raise RunFailed(self.source.damage(image, reason(error))) from None
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
-"""Data sets of torchvision that yield labelled images, read once and cached. Imports torch only when they are read."""
+"""Data sets of torchvision that yield labelled images, read once and cached, or streamed.
+
+Imports torch only when they are read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ersparse.config.from_data import described_by
-from ersparse.data.image_cache import DecodedImages, ImageCache, check_memory
-from ersparse.data.image_files import PixelFormat, fit
+from ersparse.data.image_cache import ImageCache, Statistics, kept_statistics
+from ersparse.data.image_files import PixelFormat
+from ersparse.data.opened_images import decode_splits, scan_splits, stream_splits
+from ersparse.data.placement import is_streamed, streamed_by
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ersparse.config.schema import DatasetSettings
     from ersparse.data.arrays import Arrays
+    from ersparse.data.streamed import StreamedImages
 
 GRAY = ("MNIST", "FashionMNIST", "KMNIST", "QMNIST", "EMNIST", "USPS")
 SPLITS = {"trainval": ("trainval", "test")}  # of classes with this default of `split`
@@ -30,7 +38,8 @@ KNOWN = (
     "MNIST, FashionMNIST, KMNIST, QMNIST, USPS, SVHN, STL10, GTSRB, DTD, Flowers102, Food101, FGVCAircraft, "
     "OxfordIIITPet, PCAM, Country211 or Imagenette"
 )
-CHUNK = 64  # images per task of a thread
+LABELS = ("targets", "labels", "_labels")  # attributes of torchvision's classes; others have pairs with a label
+PAIRS = ("_samples", "samples")
 
 
 def describe(dataset: DatasetSettings, unknown: Collection[str]) -> dict[str, Any]:
@@ -49,11 +58,25 @@ def describe(dataset: DatasetSettings, unknown: Collection[str]) -> dict[str, An
     channels = dataset.channels if "channels" not in unknown else 1 if args["name"] in GRAY else 3
     found: dict[str, Any] = {"channels": channels, "digest": None}
     if set(unknown) - set(found):
-        cache = _cache(Path(dataset.root), dataset.download, args, PixelFormat(dataset.size, channels, dataset.resize))
-        found |= cache.statistics()._asdict()
+        form = PixelFormat(dataset.size, channels, dataset.resize)
+        found |= _statistics(dataset, TorchvisionReader(Path(dataset.root), dataset.download, args), form)._asdict()
     return {key: found[key] for key in unknown}
 
 
+def stream(root: Path, download: bool, *, form: PixelFormat, args: Mapping[str, Any]) -> StreamedImages:
+    """Return the images of a data set of torchvision, which are decoded whenever they are read.
+
+    The arguments and errors are those of `load`.
+    """
+    reader = TorchvisionReader(root, download, _checked_args(args))
+    train, test = reader.splits
+    content = hashlib.sha256(json.dumps(reader.key).encode())
+    for part in (train, test):
+        content.update(part.labels.tobytes())
+    return stream_splits(train, test, form, content.hexdigest()[:16])
+
+
+@streamed_by(stream)
 @described_by(describe)
 def load(root: Path, download: bool, *, form: PixelFormat, args: Mapping[str, Any]) -> Arrays:
     """Load a data set of torchvision, resized to cover `dataset.image_size`, and cropped to the centre.
@@ -69,7 +92,18 @@ def load(root: Path, download: bool, *, form: PixelFormat, args: Mapping[str, An
     """
     from ersparse.data.npz_cache import read_npz
 
-    return read_npz(_cache(root, download, _checked_args(args), form).path)
+    return read_npz(_cache(TorchvisionReader(root, download, _checked_args(args)), form).path)
+
+
+def _statistics(dataset: DatasetSettings, reader: TorchvisionReader, form: PixelFormat) -> Statistics:
+    """Return the statistics of the images, which are decoded if that has not been done yet."""
+    cache = _cache(reader, form)
+    if dataset.in_memory == "auto" and cache.exists() and not is_streamed(dataset, None):
+        return cache.statistics()  # without opening the data set
+    if is_streamed(dataset, reader.counts):
+        key = f"{reader.key}-{form.key}-streamed"
+        return kept_statistics(reader.root, key, lambda: scan_splits(*reader.splits, form))
+    return cache.statistics()
 
 
 def _checked_args(args: Any) -> dict[str, Any]:
@@ -78,10 +112,58 @@ def _checked_args(args: Any) -> dict[str, Any]:
     return dict(args)
 
 
-def _cache(root: Path, download: bool, args: dict[str, Any], form: PixelFormat) -> ImageCache:
-    digest = hashlib.sha256(json.dumps(args, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    reader = TorchvisionReader(root, download, args)
-    return ImageCache(root, f"{args['name']}-{digest}-{form.key}", lambda: reader.read(form))
+def _cache(reader: TorchvisionReader, form: PixelFormat) -> ImageCache:
+    return ImageCache(reader.root, f"{reader.key}-{form.key}", lambda: decode_splits(*reader.splits, form))
+
+
+@dataclass(frozen=True)
+class TorchvisionSplit:
+    """One split, whose images can be opened one by one; see `OpenedImages`.
+
+    Attributes:
+        name: of torchvision's class.
+        dataset: an object of it.
+    """
+
+    name: str
+    dataset: Any
+
+    @property
+    def where(self) -> str:
+        return f"dataset.args.name={self.name}"
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The number of the class of each image, int64 [N].
+
+        Raises:
+            UserError: the data set has other labels.
+        """
+        try:
+            found = np.array(self._labels())
+            if found.shape != (len(self.dataset),) or found.dtype.kind not in "iu":
+                raise TypeError(f"labels are {found.dtype} of shape {list(found.shape)}")
+            return found.astype(np.int64)
+        except (AttributeError, OSError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{self.where}: cannot be read as images with the number of a class ({reason})") from None
+
+    def open(self, image: int) -> Image.Image:
+        opened: Image.Image = self.dataset[image][0]
+        return opened
+
+    def _labels(self) -> Any:
+        """Return the labels that the data set has in an attribute; if it has none, all images are read for them."""
+        for key in (*LABELS, *PAIRS):
+            labels = getattr(self.dataset, key, None)
+            if labels is None:
+                continue
+            labels = labels.numpy() if hasattr(labels, "numpy") else labels
+            found = np.array([label for _, label in labels] if key in PAIRS else labels)
+            ends = (0, len(self.dataset) - 1)
+            if found.shape == (len(self.dataset),) and all(self.dataset[end][1] == found[end] for end in ends):
+                return found
+        return [self.dataset[image][1] for image in range(len(self.dataset))]
 
 
 class TorchvisionReader:
@@ -97,16 +179,29 @@ class TorchvisionReader:
         self.root, self.download, self.name = root, download, args["name"]
         self.args = {key: value for key, value in args.items() if key != "name"}
 
-    def read(self, form: PixelFormat) -> DecodedImages:
-        """Return the images of both splits, resized and cropped.
+    @property
+    def key(self) -> str:
+        """Names the data set and its arguments in file names."""
+        args = {"name": self.name, **self.args}
+        digest = hashlib.sha256(json.dumps(args, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        return f"{self.name}-{digest}"
+
+    @cached_property
+    def splits(self) -> tuple[TorchvisionSplit, TorchvisionSplit]:
+        """Training and test images.
 
         Raises:
-            UserError: they are missing and cannot be downloaded, or are not images with the number of a class.
+            UserError: they are missing and cannot be downloaded.
         """
         make, splits = self._constructor()
-        train, test = (self._open(make, split) for split in splits)
-        check_memory(len(train) + len(test), form)
-        return DecodedImages(*self._images(train, form), *self._images(test, form))
+        train, test = (TorchvisionSplit(self.name, self._open(make, split)) for split in splits)
+        return train, test
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The numbers of training and test images."""
+        train, test = (len(split.dataset) for split in self.splits)
+        return train, test
 
     def _constructor(self) -> tuple[Callable[..., Any], list[dict[str, Any]]]:
         """Return torchvision's class, and the arguments that choose the training and the test images."""
@@ -146,24 +241,3 @@ class TorchvisionReader:
             f"dataset.root={self.root}: torchvision's {self.name} is not there{failed}; put it there (or set "
             "ERSPARSE_DATA to where it is), or run once with a network and dataset.download=true"
         )
-
-    def _images(self, dataset: Any, form: PixelFormat) -> tuple[np.ndarray, np.ndarray]:
-        """Return images uint8 [N, height, width, C] and labels int64 [N], read by threads."""
-        images = np.empty((len(dataset), *form.shape), np.uint8)
-        labels = np.empty(len(dataset), np.int64)
-
-        def read(start: int) -> None:
-            for number in range(start, min(start + CHUNK, len(dataset))):
-                image, label = dataset[number]
-                labels[number] = label
-                images[number] = fit(image, form)
-
-        try:
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
-                list(threads.map(read, range(0, len(dataset), CHUNK)))
-        except (AttributeError, OSError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"dataset.args.name={self.name}: cannot be read as images with the number of a class ({reason})"
-            ) from None
-        return images, labels

@@ -33,7 +33,7 @@ def check_unchanged_data(plan: Plan) -> None:
         before = record["config"] if record and record["state"] != "done" else None
         if before and before["dataset"].get("digest") != digest and _without_data(before) == asked:
             raise UserError(
-                f"dataset.root={dataset.root}: the images have changed since {path} was interrupted, their digest was "
+                f"{from_data.place(dataset)}: the images have changed since {path} was interrupted, their digest was "
                 f"{before['dataset'].get('digest')} and is {digest}; must be restored to resume it, or fresh=true, "
                 "which starts a new run"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ersparse.config.from_data import place
 from ersparse.config.schema import Settings
 from ersparse.data.streamed import ImageData, StreamedImages
 from ersparse.data.transforms import transform_of
@@ -48,7 +49,7 @@ def check_same_images(images: ImageData, record: Mapping[str, Any] | None, setti
     before = ((record or {}).get("data") or {}).get("digest")
     if isinstance(images, StreamedImages) and before not in (None, images.digest) and not settings.fresh:
         raise UserError(
-            f"dataset.root={settings.dataset.root}: the images have changed since the run was interrupted, their "
+            f"{place(settings.dataset)}: the images have changed since the run was interrupted, their "
             f"digest was {before} and is {images.digest}; must be restored to resume it, or fresh=true, which starts "
             "over"
         )

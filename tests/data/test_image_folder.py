@@ -32,8 +32,8 @@ SHAPES = [(24, 16), (16, 24), (16, 16), (40, 17), (9, 30)]  # width, height
 @pytest.fixture(autouse=True)
 def no_earlier_listing(tmp_path, monkeypatch):
     """Nothing is remembered from another test, and the cache in the home folder is this test's own."""
-    image_folder._recent.clear()
-    monkeypatch.setattr(image_folder, "REUSE_LISTING_FOR", -1.0)
+    image_folder.recent_listing.forget()
+    monkeypatch.setattr(image_folder.recent_listing, "seconds", -1.0)
     monkeypatch.setattr(image_cache, "HOME", str(tmp_path / "home"))
 
 

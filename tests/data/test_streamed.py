@@ -37,8 +37,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def no_earlier_listing(tmp_path, monkeypatch):
     """Nothing is remembered from another test, and the cache in the home folder is this test's own."""
-    image_folder._recent.clear()
-    monkeypatch.setattr(image_folder, "REUSE_LISTING_FOR", -1.0)
+    image_folder.recent_listing.forget()
+    monkeypatch.setattr(image_folder.recent_listing, "seconds", -1.0)
     monkeypatch.setattr(image_cache, "HOME", str(tmp_path / "home"))
 
 
@@ -275,6 +275,7 @@ class SimpleStreamed(StreamedImages):
     """A data set of which nothing but the digest is looked at."""
 
     root = "somewhere"
+    own_keys = staticmethod(dict)
 
     def __init__(self, digest):
         object.__setattr__(self, "digest", digest)

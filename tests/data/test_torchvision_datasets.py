@@ -1,9 +1,18 @@
 """Data sets of torchvision by name, from files on disk, without a network."""
 
+import pickle
+
 import numpy as np
 import pytest
 from conftest import TINY, read
-from image_data import write_mnist
+from image_data import (
+    write_country211,
+    write_dtd,
+    write_flowers102,
+    write_food101,
+    write_imagenette,
+    write_mnist,
+)
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
@@ -11,10 +20,11 @@ from torchvision import datasets
 from ersparse.config.groups import build
 from ersparse.config.options import use_config_folders, with_defaults
 from ersparse.config.schema import DatasetSettings
-from ersparse.data import image_cache
+from ersparse.data import image_cache, placement, torchvision_datasets
 from ersparse.data.load import load_arrays
-from ersparse.data.torchvision_datasets import TorchvisionReader
-from ersparse.errors import UserError
+from ersparse.data.streamed import StreamedImages
+from ersparse.data.torchvision_datasets import TorchvisionReader, TorchvisionSplit
+from ersparse.errors import RunFailed, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +62,7 @@ def test_relatives_of_mnist_are_read(tmp_path, name):
 def test_images_are_read_once(tmp_path, monkeypatch):
     write_mnist(tmp_path)
     first = load_arrays(settings(tmp_path))
-    monkeypatch.setattr(TorchvisionReader, "read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(torchvision_datasets, "decode_splits", lambda *_: pytest.fail("read again"))
     assert load_arrays(settings(tmp_path)).x_train.equal(first.x_train)
 
 
@@ -94,6 +104,74 @@ def test_photographs_of_several_sizes_are_cropped(tmp_path, photographs):
     assert data.x_train.shape == (12, 32, 32, 3) and data.x_train[:, 5, 5, 0].tolist() == list(range(12))
 
 
+FOLDERS = {
+    "Food101": (write_food101, [1, 1, 1, 0, 0, 0], [1, 1, 0, 0]),
+    "Flowers102": (write_flowers102, [0, 1, 0, 1], [0, 1, 0, 1]),
+    "DTD": (write_dtd, [1, 0, 1, 0], [1, 0, 1, 0]),
+    "Country211": (write_country211, [0, 0, 1, 1], [0, 0, 1, 1]),
+    "Imagenette": (write_imagenette, [0, 0, 1, 1], [0, 0, 1, 1]),
+}
+
+
+@pytest.fixture
+def unverified(monkeypatch):
+    """Files are not those whose checksums torchvision knows."""
+    monkeypatch.setattr(datasets.Flowers102, "_check_integrity", lambda self: True)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_streamed_images_are_those_in_memory(tmp_path, unverified, name):
+    write, y_train, y_test = FOLDERS[name]
+    write(tmp_path)
+    memory, streamed = (settings(tmp_path, name, in_memory=chosen) for chosen in (True, False))
+    assert streamed == memory.model_copy(update={"in_memory": False}) and memory.images == (len(y_train), len(y_test))
+    arrays, images = load_arrays(memory), load_arrays(streamed)
+    assert arrays.y_train.tolist() == images.y_train.tolist() == y_train and images.y_test.tolist() == y_test
+    assert images.x_train[:].equal(arrays.x_train) and images.x_test[:].equal(arrays.x_test)
+    first = arrays.x_train[0]
+    box = pickle.loads(pickle.dumps(images.x_train)).read_crop(0, lambda height, width: (0, 0, height, width))
+    assert box.shape[1] == 30 and first.shape == (32, 32, 3)  # as a worker process gets them, in their own size
+
+
+def test_large_data_sets_are_streamed_and_cached_ones_are_not_opened(tmp_path, monkeypatch):
+    write_food101(tmp_path)
+    monkeypatch.setattr(placement, "memory", lambda: 1000)
+    assert isinstance(load_arrays(settings(tmp_path, "Food101")), StreamedImages)
+    monkeypatch.undo()
+    load_arrays(first := settings(tmp_path, "Food101"))
+    monkeypatch.setattr(TorchvisionReader, "_open", lambda *_: pytest.fail("opened"))
+    assert settings(tmp_path, "Food101") == first
+
+
+def test_labels_of_any_attribute_are_those_of_the_images():
+    """An attribute that says something else is not believed."""
+    numbers = [3, 1, 2]
+
+    class Images:
+        targets = ((3, 0), (1, 0), (2, 0))
+        labels = (0, 0, 0)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, number):
+            return None, numbers[number]
+
+    assert TorchvisionSplit("Images", Images()).labels.tolist() == numbers
+    Images.labels = np.array([3, 1, 2])
+    assert TorchvisionSplit("Images", Images()).labels.tolist() == numbers
+
+
+def test_a_damaged_photograph_is_named(tmp_path):
+    write_food101(tmp_path)
+    streamed = load_arrays(settings(tmp_path, "Food101", in_memory=False))
+    (tmp_path / "food-101/images/ramen/train1.jpg").write_bytes(b"\xff\xd8")
+    with pytest.raises(RunFailed, match="dataset.args.name=Food101: image 1 cannot be decoded") as error:
+        streamed.x_train[:]
+    assert "\n" not in str(error.value)
+    assert "dataset.args.name=Food101: image 1 cannot be decoded" in error_of(tmp_path, "Food101", in_memory=True)
+
+
 @pytest.mark.parametrize("label", [lambda number: "cat", lambda number: {"a": 1}, lambda number: None])
 def test_labels_that_are_no_numbers_raise(tmp_path, photographs, monkeypatch, label):
     monkeypatch.setattr(photographs, "label", staticmethod(label))
@@ -120,6 +198,17 @@ def test_a_missing_argument_is_named(tmp_path):
     assert (
         error_of(tmp_path, "EMNIST") == "dataset.args.name=EMNIST: needs dataset.args.split, in an option of your own"
     )
+
+
+def test_a_run_streams_photographs(launch, only_run, tmp_path):
+    write_food101(tmp_path)
+    words = [*TINY, "dataset=torchvision", "dataset.args.name=Food101", f"dataset.root={tmp_path}"]
+    words += ["dataset.transforms=resized_crop", "dataset.workers=0", "dataset.batch_size=4", "dataset.image_size=16"]
+    status, printed = launch(*words)
+    assert status == 0, printed
+    record = read(only_run())
+    assert not record["data"]["in_memory"] and record["data"]["images"] == [6, 4]
+    assert len(record["data"]["digest"]) == 16 and "digest" not in record["config"]["dataset"]
 
 
 def test_a_run_records_what_was_read(launch, only_run, tmp_path):
