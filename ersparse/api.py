@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ersparse.config.drawing import check_drawing
+from ersparse.config.drawing import check_drawing, is_pattern
 from ersparse.config.groups import build
 from ersparse.config.options import options_of, with_defaults
 from ersparse.config.schema import DatasetSettings, ModelSettings
@@ -31,6 +31,8 @@ from ersparse.sparse.channel_graph import GraphError, trace
 from ersparse.sparse.flow_repair import FlowError
 from ersparse.sparse.layers import Layer, unpruned_matrices
 from ersparse.sparse.mask import Masks
+from ersparse.sparse.patterned_source import PatternedSource
+from ersparse.sparse.patterns import checked_pattern
 from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.selection import Selection, spread
 from ersparse.sparse.source import REPAIRS, SAMPLINGS, ERSource, Repair
@@ -61,6 +63,7 @@ def sparsify(
     budget: int | None = None,
     flow: str | Repair = "move",
     sampling: str = "bernoulli",
+    pattern: str | None = None,
     seed: int = 0,
     strict: bool = False,
     examples: Any = None,
@@ -93,6 +96,8 @@ def sparsify(
             can be traced (`docs/methods.md`).
         sampling: "bernoulli" draws each weight independently, "exact" a fixed number per layer, "fan_in" the same
             number for every output channel of a layer (with flow "move" or "none").
+        pattern: "N:M" keeps N of every M consecutive input channels, and needs density="uniform"; "RxC" keeps or
+            removes blocks of R output and C input channels. None draws single weights.
         seed: seed of the masks, which depend on it and on the layers' names and shapes alone.
         strict: whether a missed budget (`ersparse.sparse.budget.budget_excess`) is an error instead of a warning. It
             is missed if the masks keep more weights than `level` or `budget` allows, beyond the chance of drawing.
@@ -139,10 +144,15 @@ def sparsify(
     if not callable(flow):
         _one_of("flow", flow, REPAIRS)
     _one_of("sampling", sampling, dict.fromkeys(SAMPLINGS))
-    check_drawing(sampling, flow)
+    if pattern is not None and not is_pattern(pattern):
+        raise UserError(f"pattern={pattern}: must be N:M with N < M, RxC, or None")
+    check_drawing(sampling, flow, "", pattern)
     try:
         nominal, by_layer = _densities(selected, density, level, budget, options, selection)
         source = ERSource(selected, by_layer, nominal, seed, sampling, flow)
+        if pattern is not None:
+            kept = checked_pattern(pattern, selected, by_layer)
+            source = PatternedSource(selected, by_layer, nominal, seed, sampling, flow, pattern=kept)
         source.drawing_densities()
     except (densities.DensityError, FlowError) as error:
         raise UserError(f"density={_name(density)}: {error}") from None

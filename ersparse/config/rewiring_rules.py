@@ -88,8 +88,13 @@ class RewiringRules(SettingsGroup):
         """Whether layers change their number of weights."""
         return self.final_sparsity is not None or self.redistribute != "none"
 
-    def check_combination(self, prefix: str = "") -> None:
-        """Check that the rules go together; `prefix` precedes the names of keys in a message.
+    def check_combination(self, prefix: str = "", pattern: str | None = None, where: str = "pattern") -> None:
+        """Check that the rules go together.
+
+        Args:
+            prefix: what precedes the names of keys in a message.
+            pattern: the pattern of masks that updates keep.
+            where: the key of the pattern.
 
         Raises:
             UserError: they do not.
@@ -110,6 +115,12 @@ class RewiringRules(SettingsGroup):
             refuse("redistribute", f"must be none with {prefix}keep_flow=true, which needs layers of constant size")
         if self.fan_in:
             self._check_rows(prefix, f"{prefix}fan_in=true")
+        if pattern is not None and self.final_sparsity is not None:
+            refuse("final_sparsity", f"must be null with {where}={pattern}, which pruning would not keep")
+        if pattern is not None and ":" in pattern:
+            self._check_rows(prefix, f"{where}={pattern}")
+            if self.fan_in:
+                refuse("fan_in", f"must be false with {where}={pattern}, which fixes it already")
 
     def _check_rows(self, prefix: str, row: str) -> None:
         """Refuse what does not keep the number of weights of rows."""

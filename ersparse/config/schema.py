@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ModelWrapValidatorHandler, model_validator
 from pydantic_core import PydanticCustomError
 
 from ersparse.config import augmentation
 from ersparse.config.augmentation import Transforms
-from ersparse.config.drawing import check_drawing
+from ersparse.config.drawing import check_drawing, is_pattern
 from ersparse.config.from_data import read_from_data
 from ersparse.config.groups import FunctionSettings, SettingsGroup
 from ersparse.config.image_settings import AutoOr, ImageSize, is_bool, is_count
@@ -205,12 +205,21 @@ def _flow(value: str) -> str:
     return value
 
 
+def _pattern(value: Any) -> Any:
+    """Check that a pattern is one; YAML reads 2:4 without quotes as a number of seconds."""
+    if value is not None and not is_pattern(value):
+        allowed = "N:M with N < M, RxC, or null (in a YAML file in quotes)"
+        raise PydanticCustomError("pattern", "must be {allowed}", {"allowed": allowed})
+    return value
+
+
 class SparsitySettings(FunctionSettings):
     group: ClassVar[str] = "sparsity"
 
     level: Fraction
     budget: Count | None
     sampling: Literal["bernoulli", "exact", "fan_in"]
+    pattern: Annotated[str | None, BeforeValidator(_pattern), Since(None)] = None
     flow: Annotated[str, AfterValidator(_flow)]
     strict: Annotated[bool, Since(False)] = False
     include: Annotated[list[str] | None, Since(None)] = None
@@ -235,7 +244,7 @@ class SparsitySettings(FunctionSettings):
 
     @model_validator(mode="after")
     def compatible(self) -> SparsitySettings:
-        check_drawing(self.sampling, self.flow, "sparsity.")
+        check_drawing(self.sampling, self.flow, "sparsity.", self.pattern)
         if self.name == "file" and self.file is None:
             raise UserError(
                 "sparsity.file=null: must name a file of layer densities or a run folder with sparsity=file"

@@ -11,7 +11,7 @@ from ersparse.config.groups import identity_fields
 from ersparse.config.schema import SparsitySettings
 from ersparse.errors import UserError
 
-DRAWING_KEYS = ("sampling", "flow")  # apply to every option whose masks are drawn at random
+DRAWING_KEYS = ("sampling", "flow", "pattern")  # apply to every option whose masks are drawn at random
 RUN_ARGUMENTS = frozenset({"layers", "density", "network", "count", "examples", "shape", "seed", "invert", "among"})
 
 

@@ -19,6 +19,7 @@ from ersparse.sparse import rewiring_rules as R
 from ersparse.sparse.keep import record_dense_gradients, take_dense_gradients
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks, masks_of
+from ersparse.sparse.patterns import Blocks, NOfM, Pattern
 from ersparse.sparse.rng import generator
 from ersparse.sparse.transfer import counts, to_device
 
@@ -42,6 +43,7 @@ class MaskUpdates:
         rules: settings of rewiring.
         layers: prunable layers of the network.
         seed: seed of random growth and of flow repair.
+        pattern: the pattern of masks that updates keep; None rewires single weights.
 
     Attributes:
         listeners: functions called after each update with (step, network, changes by layer name).
@@ -56,8 +58,9 @@ class MaskUpdates:
     first_pruning_step: int
     last_pruning_step: int
 
-    def __init__(self, rules: RewiringRules, layers: list[Layer], seed: int) -> None:
+    def __init__(self, rules: RewiringRules, layers: list[Layer], seed: int, pattern: Pattern | None = None) -> None:
         self.rules, self.layers, self.seed = rules, {layer.name: layer for layer in layers}, seed
+        self.pattern = pattern
         self.start_density: float | None = None
         self.listeners: list[Listener] = []
         self.recording = False
@@ -139,24 +142,49 @@ class MaskUpdates:
 
     def _rewire(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
         """Drop and grow as many weights, in each layer or, if layers share what they grow, in all."""
-        rules, masks = self.rules, masks_of(network)
+        masks = masks_of(network)
         given = self._given(step, network, states)
+        units = {name: self._units(name, mask) for name, mask in masks.items()}
+        active = counts(units) if isinstance(self.pattern, Blocks) else active
         drop = {name: self._scores(self.drop, name, given) for name in masks}
-        dropped = self._drop_counts(step, masks, drop, active)
+        dropped = self._drop_counts(step, units, drop, active)
         left = {name: active[name] - count for name, count in dropped.items()}
         for name in masks:
-            given[name]["kept"] = partial(rewiring.kept, masks[name], drop[name], left[name])
-        grown = self._grow_counts(masks, dropped, left, given)
+            given[name]["kept"] = partial(self._kept, name, units[name], drop[name], left[name])
+        grown = self._grow_counts(units, dropped, left, given)
         changes = {}
         for name in masks:
             if dropped[name] or grown[name]:
                 grow, number = self._scores(self.grow, name, given), (dropped[name], grown[name])
-                changes[name] = self._change(name, masks[name], drop[name], grow, number, active[name])
-        if rules.keep_flow:
+                changes[name] = self._change(name, units[name], drop[name], grow, number, active[name])
+        if self.rules.keep_flow:
             random = partial(self._flow_generator, step)
-            changes = rewiring.repair_changes(changes, masks, self.layers, random)
+            changes = rewiring.repair_changes(changes, units, self._unit_layers(), random)
         for name, change in changes.items():
-            self._apply(change, name, masks[name], network, states, step)
+            self._apply(self._in_weights(name, change), name, masks[name], network, states, step)
+
+    def _units(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a mask or scores of what is dropped and grown as one: blocks, if the pattern has them, or weights."""
+        layer = self.layers[name]
+        whole = not isinstance(self.pattern, Blocks) or self.pattern.misfit(layer)
+        return tensor if whole else self.pattern.reduce(layer, tensor)  # type: ignore[union-attr]
+
+    def _from_units(self, name: str, mask: Tensor) -> Tensor:
+        layer = self.layers[name]
+        whole = not isinstance(self.pattern, Blocks) or self.pattern.misfit(layer)
+        return mask if whole else self.pattern.expand(layer, mask)  # type: ignore[union-attr]
+
+    def _in_weights(self, name: str, change: rewiring.Change) -> rewiring.Change:
+        return rewiring.Change(self._from_units(name, change.removed), self._from_units(name, change.grown))
+
+    def _unit_layers(self) -> dict[str, Layer]:
+        pattern = self.pattern
+        if not isinstance(pattern, Blocks):
+            return self.layers
+        return {n: layer if pattern.misfit(layer) else pattern.reduced(layer) for n, layer in self.layers.items()}
+
+    def _kept(self, name: str, units: Tensor, drop: Tensor, left: int) -> Tensor:
+        return self._from_units(name, rewiring.kept(units, drop, left))
 
     def _given(self, step: int, network: nn.Module, states: States) -> Given:
         """Return what rules may take, by layer and name, as functions that compute it."""
@@ -184,16 +212,22 @@ class MaskUpdates:
                 f"{getattr(rule, '__name__', rule)}: returned scores of shape {list(scores.shape)} for {name}, must be "
                 f"{list(mask.shape)}"
             )
-        return to_device(scores.nan_to_num(nan=0.0), mask.device)
+        return self._units(name, to_device(scores.nan_to_num(nan=0.0), mask.device))
 
     def _change(
         self, name: str, mask: Tensor, drop: Tensor, grow: Tensor, number: tuple[int, int], active: int
     ) -> rewiring.Change:
         """Return the change of one layer that drops and grows weights; `number` has how many of each."""
         dropped, grown = number
+        layer = self.layers[name]
+        if isinstance(self.pattern, NOfM):
+            groups = [self.pattern.split(layer, tensor) for tensor in (mask, drop, grow)]
+            wanted = torch.full_like(groups[0][:, 0], self.pattern.n, dtype=torch.int64)
+            after = row_rewiring.rewired_rows(groups[0], groups[1], groups[2], dropped, active, wanted)
+            return rewiring.difference(mask, self.pattern.join(layer, after))
         if not self.rules.fan_in:
             return rewiring.update(mask, drop, grow, dropped, self.rules.regrow, active, grown)
-        layer = self.layers[name]
+        layer = self._unit_layers()[name]
         mask_, drop_, grow_ = (layer.to_rows(tensor).flatten(1) for tensor in (mask, drop, grow))
         ablate = 0.0 if name == list(self.layers)[-1] else self.rules.ablate  # classes keep their inputs
         salient = row_rewiring.salient_weights(mask_, drop_, grow_, dropped, active)

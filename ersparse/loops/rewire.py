@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ersparse.config.drawing import is_pattern
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
 from ersparse.config.rewiring_rules import RewiringRules
@@ -16,8 +18,9 @@ from ersparse.config.types import plain
 from ersparse.errors import UserError
 from ersparse.loops.mask_updates import MaskUpdates
 from ersparse.sparse.keep import Handle, Hooks, keep, keep_weights
-from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.mask import attach, density_of, enforce_on_load, masks_of
+from ersparse.sparse.patterns import Pattern, pattern_named
 from ersparse.sparse.wrappers import unwrapped
 
 METHODS = ("rigl", "set", "granet", "srigl", "mest", "cht", "dsr", "sparse_momentum")
@@ -40,8 +43,36 @@ def rewiring_rules(method: str, options: dict[str, Any]) -> RewiringRules:
     return rules
 
 
+def kept_pattern(
+    rules: RewiringRules, text: str | None, layers: list[Layer], masks: Mapping[str, Tensor]
+) -> Pattern | None:
+    """Return the pattern that updates keep.
+
+    Raises:
+        UserError: it is none, the rules cannot keep it, or a mask that is neither full nor empty has another one.
+    """
+    if text is None:
+        return None
+    if not is_pattern(text):
+        raise UserError(f"pattern={text}: must be N:M with N < M, RxC, or None")
+    rules.check_combination("", text)
+    pattern = pattern_named(text)
+    for layer in layers:
+        mask = masks.get(layer.name)
+        if mask is not None and mask.any() and not mask.all() and not pattern.fits(layer, mask):
+            raise UserError(f"pattern={text}: the mask of {layer.name} does not have it; sparsify draws it")
+    return pattern
+
+
 def rewire(
-    network: nn.Module, optimizer: Optimizer, method: str = "rigl", *, steps: int, seed: int = 0, **options: Any
+    network: nn.Module,
+    optimizer: Optimizer,
+    method: str = "rigl",
+    *,
+    steps: int,
+    seed: int = 0,
+    pattern: str | None = None,
+    **options: Any,
 ) -> Rewired:
     """Rewire `network` while `optimizer` trains it: call `step()` of the handle once after every `optimizer.step()`.
 
@@ -58,6 +89,7 @@ def rewire(
         method: "rigl", "set", "granet", "srigl", "mest", "cht", "dsr" or "sparse_momentum".
         steps: number of optimizer steps of the whole training.
         seed: seed of random growth and of flow repair.
+        pattern: the pattern that the masks have and keep, as for `sparsify`; None rewires single weights.
         **options: keys of the method, such as delta_t=100 (steps between updates), drop_fraction=0.1, t_end=0.75, with
             the defaults of `conf/method/rigl.yaml`.
 
@@ -86,7 +118,7 @@ def rewire(
         raise UserError(f"final_sparsity={rules.final_sparsity}: must be at least the network's {_sparsity(network)}")
     if not masks:
         attach(network, {layer.name: torch.ones(layer.shape, dtype=torch.bool) for layer in layers})
-    updates = MaskUpdates(rules, layers, seed)
+    updates = MaskUpdates(rules, layers, seed, kept_pattern(rules, pattern, layers, masks_of(network)))
     updates.start_density = density_of(masks_of(network))
     if unused := updates.plan(steps):
         warnings.warn(f"delta_t: {unused}", stacklevel=2)

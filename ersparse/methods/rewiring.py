@@ -11,7 +11,7 @@ from ersparse.methods.base import Method, RunContext
 from ersparse.methods.levels import check_final_sparsity, check_pruning
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.rewiring_rules import DROP, GROW, rule_named
-from ersparse.sparse.source import Source
+from ersparse.sparse.source import DenseSource, Source
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -29,7 +29,8 @@ class Rewire(RewiringRules, Method):
         return self.final_sparsity is None
 
     def check(self, settings: Settings, layers: list[Layer], source: Source) -> None:
-        self.check_combination("method.")
+        pattern = None if isinstance(source, DenseSource) else settings.sparsity.pattern
+        self.check_combination("method.", pattern, "sparsity.pattern")
         self._check_rules(settings)
         if self.final_sparsity is None:
             self._check_rewires(settings, source)
@@ -108,7 +109,8 @@ def update_callbacks(rules: RewiringRules, run: RunContext) -> list[pl.Callback]
     from ersparse.lightning.callbacks.sparse_rewiring import SparseRewiring
 
     sparse = run.settings.trainer.execution == "sparse"
-    rewiring = (SparseRewiring if sparse else Rewiring)(rules, run.layers, run.settings.seed_of("mask"))
+    pattern = getattr(run.source, "pattern", None)
+    rewiring = (SparseRewiring if sparse else Rewiring)(rules, run.layers, run.settings.seed_of("mask"), pattern)
     metrics = RewiringMetrics(rewiring, run.layers, run.graph, run.folder / "rewiring.csv")
     fixed = [] if sparse else [FixedMask(gradients=rules.grown_state == "zero")]
     return [*fixed, rewiring, metrics]

@@ -15,6 +15,8 @@ from ersparse.locate import locate
 from ersparse.sparse.density import DensityError, expected_density, from_file
 from ersparse.sparse.flow_repair import FlowError
 from ersparse.sparse.layers import Layer
+from ersparse.sparse.patterned_source import PatternedSource
+from ersparse.sparse.patterns import checked_pattern
 from ersparse.sparse.selection import Selection, spread
 from ersparse.sparse.source import REPAIRS, ERSource, Source, TicketSource
 from ersparse.storage.density_file import DensityFile, check_shapes
@@ -119,7 +121,10 @@ def er_source(settings: Settings, layers: list[Layer], densities: list[float], n
     """
     sparsity = settings.sparsity
     flow = sparsity.flow if sparsity.flow in REPAIRS else locate(sparsity.flow)
-    source = ERSource(layers, densities, nominal, settings.seed_of("mask"), sparsity.sampling, flow)
+    arguments = (layers, densities, nominal, settings.seed_of("mask"), sparsity.sampling, flow)
+    source = ERSource(*arguments)
+    if sparsity.pattern is not None:
+        source = PatternedSource(*arguments, pattern=checked_pattern(sparsity.pattern, layers, densities, "sparsity."))
     try:
         source.drawing_densities()
     except FlowError as error:

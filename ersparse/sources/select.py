@@ -10,10 +10,16 @@ from torch import Tensor
 from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
 from ersparse.errors import UserError
-from ersparse.sources.er import nominal_density, own_densities, source_from_density_function, source_from_user_file
+from ersparse.sources.er import (
+    nominal_density,
+    own_densities,
+    source_from_density_function,
+    source_from_user_file,
+)
 from ersparse.sources.iterative_run import IterativeRunSource
 from ersparse.sources.pruner import pruner_source
 from ersparse.sparse.layers import Layer
+from ersparse.sparse.patterns import checked_pattern
 from ersparse.sparse.source import DenseSource, Source, TicketSource
 from ersparse.storage.density_file import DensityFile
 
@@ -44,6 +50,7 @@ def select_source(
         UserError: one line that names the key.
     """
     _check_control(option, has_ticket=bool(ticket))
+    _check_pattern(option, layers, has_ticket=bool(ticket))
     if ticket:
         return TicketSource(layers, ticket, settings.seed_of("mask"), option.settings.control)
     if option.settings.name == "dense":
@@ -67,6 +74,24 @@ def select_source(
     if option.is_pruner:
         return pruner_source(settings, option, layers, nominal_density(option, layers), weights_hash, own)
     return source_from_density_function(settings, option, layers)
+
+
+def _check_pattern(option: SparsityOption, layers: list[Layer], has_ticket: bool) -> None:
+    """Refuse a pattern of masks that are not drawn, or whose densities cannot be those of the pattern."""
+    settings = option.settings
+    if settings.pattern is None:
+        return
+    if has_ticket or settings.keep_mask:
+        raise UserError(
+            f"sparsity.pattern={settings.pattern}: must be null with "
+            f"{'model.init_from' if has_ticket else 'sparsity.keep_mask=true'}, which draws no masks"
+        )
+    if option.is_pruner or settings.run:
+        if ":" in settings.pattern:
+            raise UserError(
+                f"sparsity.pattern={settings.pattern}: needs the same density in all layers, as sparsity=uniform has it"
+            )
+        checked_pattern(settings.pattern, layers, [0.5] * len(layers), "sparsity.")
 
 
 def _check_control(option: SparsityOption, has_ticket: bool) -> None:

@@ -41,7 +41,7 @@ def fan_ins(layers: Sequence[Layer], densities: Sequence[float]) -> list[int]:
 
 def draw_rows(layer: Layer, fan_in: int, random: Random) -> Tensor:
     """Draw a mask with `fan_in` weights for each output channel, uniformly and independently of other channels."""
-    kept = torch.from_numpy(_choose(layer.n_out, layer.fan_in, fan_in, random))
+    kept = torch.from_numpy(choose(layer.n_out, layer.fan_in, fan_in, random))
     return layer.from_rows(kept.reshape(layer.rows_shape))
 
 
@@ -68,12 +68,12 @@ def move_in_rows(mask: Tensor, layer: Layer, density: float, random: Random) -> 
             kernels.set(row, *divmod(int(place), kernels.kept.shape[2]), True)
     empty = np.flatnonzero(kernels.column_degree == 0)
     for column in empty.tolist():
-        _move_to(kernels, column, random)
+        move_to(kernels, column, random)
     return kernels.mask(layer), replace(counts, added_out=wanting * layer.n_out, moved_out=len(empty))
 
 
-def _choose(rows: int, width: int, count: int, random: Random) -> np.ndarray:
-    """Return a boolean matrix [rows, width] with `count` entries in each row, uniform among all such rows."""
+def choose(rows: int, width: int, count: int, random: Random) -> np.ndarray:
+    """Draw a boolean matrix [rows, width] with `count` entries in each row, uniform among all such rows."""
     kept = np.zeros((rows, width), dtype=bool)
     if count:
         places = random.random((rows, width)).argpartition(count - 1, axis=1)[:, :count]
@@ -81,14 +81,26 @@ def _choose(rows: int, width: int, count: int, random: Random) -> np.ndarray:
     return kept
 
 
-def _move_to(kernels: Kernels, column: int, random: Random) -> None:
-    """Move a weight of a random row to an empty column. One can be moved if weights are as many as columns."""
+def move_to(kernels: Kernels, column: int, random: Random, among: slice = slice(None)) -> bool:
+    """Move a weight of a random row to an empty column, from one that keeps an edge; return whether there was one.
+
+    Args:
+        kernels: the mask; it changes in place.
+        column: number of the column.
+        random: the random number generator.
+        among: positions, within their group, of the columns that the weight may come from. If they are not all, the
+            weight keeps its position in the kernel.
+    """
     i, rows = column % kernels.columns_per_group, kernels.rows_of(column)
     degree = kernels.column_degree.reshape(-1, kernels.columns_per_group)[rows.start // kernels.rows_per_group]
+    allowed = np.zeros(kernels.columns_per_group, dtype=bool)
+    allowed[among] = True
     for row in random.permutation(np.arange(rows.start, rows.stop)).tolist():
-        spare = np.argwhere(kernels.kept[row] & ((kernels.weights[row] > 1) | (degree > 1))[:, None])
+        removable = allowed & ((kernels.weights[row] > 1) | (degree > 1))
+        spare = np.argwhere(kernels.kept[row] & removable[:, None])
         if len(spare):
             where, k = spare[random.integers(len(spare))].tolist()
             kernels.set(row, where, k, False)
-            kernels.set(row, i, int(random.integers(kernels.kept.shape[2])), True)
-            return
+            kernels.set(row, i, int(random.integers(kernels.kept.shape[2])) if among == slice(None) else k, True)
+            return True
+    return False

@@ -72,6 +72,7 @@ def test_every_layer_preserves_its_number_of_weights(launch, only_run, words):
     assert read(only_run())["metrics"]["rewire/explored"] >= 1 - read(only_run())["sparsity"]["realised"]
 
 
+UNIFORM = ["sparsity=uniform", "sparsity.level=0.5", "sparsity.exclude=[conv1.*]"]
 MORE = ["srigl", "mest", "cht", "dsr", "sparse_momentum"]
 
 
@@ -92,6 +93,25 @@ def test_other_rules_preserve_the_total_to_the_weight(launch, only_run, method):
         sizes = state[f"{name}_mask"].flatten(1).sum(1)
         assert sizes[sizes > 0].max() - sizes[sizes > 0].min() <= 1
         assert name != "fc.weight" or sizes.all()
+
+
+@pytest.mark.parametrize("pattern, sparsity", [("2:4", "uniform"), ("2x2", "erk")])
+def test_rewiring_keeps_patterns(launch, only_run, pattern, sparsity):
+    words = [f"sparsity={sparsity}", "sparsity.level=0.5", f"sparsity.pattern={pattern}", "sparsity.exclude=[conv1.*]"]
+    extra = ["method.redistribute=gradient", "method.drop=mest"] if sparsity == "erk" else []
+    status, printed = launch(*TINY, "method=rigl", "method.delta_t=2", *words, *extra)
+    assert status == 0, printed
+    state, layers = load_file(only_run() / "network.safetensors"), read(only_run())["layers"]
+    assert read(only_run())["mask_sha256"] != read(only_run())["source_mask_sha256"]
+    masks = {layer["name"]: state[f"{layer['name']}_mask"] for layer in layers}
+    assert sum(int(mask.sum()) for mask in masks.values()) == sum(layer["drawn"] for layer in layers)
+    for name, mask in masks.items():
+        outputs, inputs = mask.shape[:2]
+        if pattern == "2:4":
+            assert mask.reshape(outputs, inputs // 4, 4, -1).sum(2).eq(2).all(), name
+        else:
+            blocks = mask.reshape(outputs // 2, 2, inputs // 2, 2, -1).sum((1, 3))
+            assert blocks.ne(1).all() and blocks.ne(2).all() and blocks.ne(3).all(), name
 
 
 @pytest.mark.slow
@@ -330,6 +350,21 @@ def test_delta_t_longer_than_the_run_logs_a_warning(launch, only_run):
         (["method=rigl", "method.ablate=0.3"], "method.ablate=0.3: needs method.fan_in=true"),
         (["method=srigl"], "sparsity.sampling=bernoulli: must be fan_in with method.fan_in=true"),
         (["method=srigl", "method.regrow=false"], "method.regrow=false: must be true with method.fan_in=true"),
+        (
+            ["method=granet", *UNIFORM, "sparsity.pattern=2:4"],
+            "method.final_sparsity=0.99: must be null with sparsity.",
+        ),
+        (["method=rigl", *UNIFORM, "sparsity.pattern=2:4", "method.keep_flow=true"], "method.keep_flow=true: must be"),
+        (["sparsity.pattern=4:2"], "sparsity.pattern=4:2: must be N:M with N < M, RxC, or null"),
+        (
+            ["sparsity.pattern=2:4", *UNIFORM[:2]],
+            "sparsity.pattern=2:4: conv1.weight has 1 inputs, no multiple of 4; "
+            "sparsity.exclude=[conv1.weight] leaves such layers dense",
+        ),
+        (["sparsity.pattern=1:4", *UNIFORM], "is to have density 0.5; must be uniform at sparsity.level=0.75"),
+        (["sparsity.pattern=2:4", "sparsity=snip"], "sparsity.pattern=2:4: needs the same density in all layers"),
+        (["sparsity.pattern=2x2", "sparsity=snip", "sparsity.keep_mask=true"], "sparsity.pattern=2x2: must be null"),
+        (["sparsity.pattern=2:4", *UNIFORM, "sparsity.flow=add"], "sparsity.pattern=2:4: needs sparsity.flow=move"),
         (["method=dsr", "method.regrow=false"], "method.redistribute=remaining: needs method.regrow=true"),
         (["method=dsr", "method.keep_flow=true"], "method.redistribute=remaining: must be none with"),
         (["method=sparse_momentum", "optimizer.momentum=0"], "momentum: needs optimizer.momentum above 0"),

@@ -87,6 +87,7 @@ OTHER = [
     "sparsity.budget=27061",
     "sparsity.flow=add",
     "sparsity.sampling=fan_in",
+    "sparsity.pattern=2x2 sparsity.exclude=[conv1.*]",
     "sparsity=erk",
     "sparsity=uniform sparsity.first_dense=true",
     "sparsity.first_dense=true",

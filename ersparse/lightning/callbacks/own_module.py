@@ -12,7 +12,7 @@ from ersparse.errors import UserError
 from ersparse.lightning.callbacks.masks import FixedMask, network_of
 from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.loops.prune import Score, prune
-from ersparse.loops.rewire import rewiring_rules
+from ersparse.loops.rewire import kept_pattern, rewiring_rules
 from ersparse.loops.usable import usable_layers
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import density_of, masks_of
@@ -34,6 +34,7 @@ class Rewire(Rewiring):
     Args:
         method: "rigl", "set", "granet", or another one that `ersparse.rewire` takes.
         seed: seed of random growth and of flow repair.
+        pattern: the pattern that the masks have and keep, as for `sparsify`.
         **options: keys of the method, such as delta_t=100, with the defaults of `conf/method/rigl.yaml`.
 
     Raises:
@@ -44,8 +45,9 @@ class Rewire(Rewiring):
         >>> trainer = pl.Trainer(callbacks=[ersparse.Rewire("rigl", delta_t=100)])
     """
 
-    def __init__(self, method: str = "rigl", *, seed: int = 0, **options: Any) -> None:
+    def __init__(self, method: str = "rigl", *, seed: int = 0, pattern: str | None = None, **options: Any) -> None:
         super().__init__(rewiring_rules(method, options), [], seed)
+        self.kept_pattern = pattern
         self.fixed = FixedMask(gradients=self.rules.grown_state == "zero")
 
     def network_in(self, module: pl.LightningModule) -> nn.Module:
@@ -57,6 +59,7 @@ class Rewire(Rewiring):
         if not masks_of(network) and self.rules.final_sparsity is None:
             raise UserError(f"module={type(pl_module).__name__}: has no masks; call sparsify first")
         self.layers = {layer.name: layer for layer in usable_layers(network)}
+        self.pattern = kept_pattern(self.rules, self.kept_pattern, list(self.layers.values()), masks_of(network))
         super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
