@@ -24,7 +24,7 @@ SCRIPTS = ("launch.py", "__main__.py", "ersparse")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the commands of the runs below a folder that are neither done nor running, or run them.
+    """Print the commands of the runs below a folder that are neither done, running nor pruned, or run them.
 
     Returns:
         The exit status.
@@ -56,7 +56,7 @@ def _unfinished_jobs(folder: Path) -> list[Job]:
     """Return the jobs that can be repeated, and print an error for each of the others."""
     jobs = []
     for path, record in run_json.find_runs(folder):
-        if run_json.state_of(record, path) not in ("done", "running"):
+        if run_json.state_of(record, path) not in ("done", "running", "pruned"):
             try:
                 jobs.append(_job_from_record(path, record))
             except UserError as error:

@@ -24,19 +24,24 @@ from ersparse.config.hydra_errors import explain, is_from_hydra
 from ersparse.config.options import CONF, use_config_folders, values_of
 from ersparse.distributed.parent_death import tie_to_parent
 from ersparse.errors import RunFailed, UserError
+from ersparse.storage import run_json
 from ersparse.sweep.sweeper import refuse_ranks
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _task(config: DictConfig) -> None:
-    """Run the composed configuration; exit here on expected errors, since Hydra prints a notice for each exception."""
+def _task(config: DictConfig) -> float | None:
+    """Run the composed configuration, and return its validation accuracy, if it has one, to Hydra's own sweepers.
+
+    Expected errors exit here, since Hydra prints a notice for each exception.
+    """
     try:
         values = values_of(config)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             refuse_ranks(HydraConfig.get().launcher["_target_"], config.trainer.devices)
         from ersparse import run
 
-        run(values)
+        record = run_json.read(run(values))
+        return record["metrics"].get("val/acc") if record and record.get("metrics") else None
     except UserError as error:
         sys.exit(refuse(str(error)))
     except OmegaConfBaseException as error:  # an interpolation that cannot be resolved

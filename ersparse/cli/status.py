@@ -31,7 +31,7 @@ class RunStatus:
     Attributes:
         folder: the run folder.
         state: done, running, preempted (stopped after a signal), interrupted (its process has ended without recording
-            it), failed, or queued.
+            it), pruned (stopped by a search), failed, or queued.
         epoch: number of finished epochs.
         epochs: number of epochs of the run.
         accuracy: test accuracy of the last epoch; None before the run is done.

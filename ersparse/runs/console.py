@@ -64,9 +64,11 @@ def title(plan: Plan) -> str:
 
 
 def outcome(record: dict[str, Any], folder: Path) -> str:
-    """Return the last line of a run: accuracy and realised sparsity."""
+    """Return the last line of a run: accuracies and realised sparsity."""
     sparsity, metrics = record["sparsity"], record["metrics"]
     figures = [f"test accuracy {metrics['test/acc']:.4f}"] if metrics.get("test/acc") is not None else []
+    if metrics.get("val/acc") is not None:
+        figures.append(f"validation accuracy {metrics['val/acc']:.4f}")
     figures.append(f"realised sparsity {sparsity['realised']:.4f}")
     if sparsity["effective"] is not None and round(sparsity["effective"], 4) != round(sparsity["realised"], 4):
         figures.append(f"effective {sparsity['effective']:.4f}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from omegaconf import OmegaConf
 
@@ -40,18 +41,28 @@ from ersparse.sources.pruner import PrunerSource
 from ersparse.sources.unresolved import UnresolvedSource
 from ersparse.sparse.budget import budget_excess
 from ersparse.storage.locks import exclusive
+from ersparse.storage.objective import check_objective, value_of
 from ersparse.storage.run_folder import RunFolder
 
 KEPT_ON_RESUME = ("accelerator", "precision", "execution")
 
 
-def run(config: Mapping[str, Any]) -> Path:
+@overload
+def run(config: Mapping[str, Any], objective: None = None) -> Path: ...
+@overload
+def run(config: Mapping[str, Any], objective: str) -> tuple[Path, float]: ...
+def run(config: Mapping[str, Any], objective: str | None = None) -> Path | tuple[Path, float]:
     """Run what `config` describes, and return the run folder.
 
     A finished run is left as it is; an interrupted one resumes from its last intact checkpoint.
 
     Args:
         config: as composed from conf/: plain values, or an OmegaConf configuration.
+        objective: a figure that is returned as well, for a search of one's own: a metric such as val/acc, a number of
+            run.json such as sparsity.realised, or flops.
+
+    Returns:
+        The run folder; with `objective` also its value, which is nan if it is not finite.
 
     Raises:
         UserError: bad input, before anything is created.
@@ -65,7 +76,22 @@ def run(config: Mapping[str, Any]) -> Path:
         with path_errors(values):
             settings = build(Settings, values)
             method = method_of(settings)
-            return method.run(settings) if isinstance(method, Standalone) else run_plan(make_plan(settings))
+            if objective is not None:
+                check_objective(objective, "objective", settings.dataset.validation)
+            folder = method.run(settings) if isinstance(method, Standalone) else run_plan(make_plan(settings))
+            return folder if objective is None else (folder, _objective(folder, objective))
+
+
+def _objective(folder: Path, key: str) -> float:
+    """Return a figure of a finished run.
+
+    Raises:
+        UserError: the run has no such figure, or `dry_run` has made none.
+    """
+    if (record := RunFolder(folder).read()) is None:
+        raise UserError(f"objective={key}: needs a run; dry_run must be false")
+    value = value_of(record, key, "objective")
+    return math.nan if value is None else value
 
 
 def run_plan(plan: Plan) -> Path:

@@ -89,10 +89,19 @@ def mark_state(folder: Path, state: str, error: str) -> None:
         write_json(folder / NAME, record | {"state": state, "error": error, "updated": now()})
 
 
-def state_of(record: dict[str, Any] | None, folder: Path) -> str:
-    """Return the state of a run: new, running, preempted, failed, done, or interrupted.
+def mark_pruned(folder: Path, reason: str) -> None:
+    """Record that a search has stopped a run, which is preempted, and that nothing waits for its end."""
+    record = read(folder)
+    if record and record.get("state") != "done":
+        content = record | {"state": "preempted", "error": reason, "pruned": True, "updated": now()}
+        write_json(folder / NAME, content)
 
-    A run is interrupted if its record says "running" and no process holds its lock.
+
+def state_of(record: dict[str, Any] | None, folder: Path) -> str:
+    """Return the state of a run: new, running, preempted, failed, done, interrupted, or pruned.
+
+    A run is interrupted if its record says "running" and no process holds its lock, and pruned if a search has stopped
+    it. Its own command resumes a pruned run like any other.
 
     Args:
         record: the record of the run; None is state "new".
@@ -101,4 +110,6 @@ def state_of(record: dict[str, Any] | None, folder: Path) -> str:
     if record is None:
         return "new"
     state = str(record.get("state"))
+    if state == "preempted" and record.get("pruned"):
+        return "pruned"
     return "interrupted" if state == "running" and not in_use(folder) else state

@@ -75,6 +75,6 @@ class Composer:
 
 def make_composer(context: HydraContext, config: DictConfig) -> Composer:
     """Return the composer for the jobs of the sweep with this configuration."""
-    own = ("hydra.searchpath=", "hydra.sweeper.params")
+    own = ("hydra.searchpath=", "hydra.sweeper.params", "hydra/sweeper=")
     common = [override for override in config.hydra.overrides.hydra if override.lstrip("+").startswith(own)]
     return Composer(context.config_loader, config.hydra.job.config_name, common)

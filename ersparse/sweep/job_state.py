@@ -34,8 +34,8 @@ class JobState:
 
     Attributes:
         job: the job.
-        state: waiting, held (another process holds the lock of the run folder), running, done, failed, or stopped
-            (by an interrupt of the sweep).
+        state: waiting, held (another process holds the lock of the run folder), running, done, failed, pruned (stopped
+            by a search), or stopped (by an interrupt of the sweep).
         done_before: whether the run was done before this sweep began.
         reason: why the job failed.
         seconds: how long its process ran.
@@ -43,7 +43,8 @@ class JobState:
         slots: the slots that it occupies.
         interrupted_at: when it was interrupted because of the time limit.
         checked_at: when the folder was last checked, while another process held it.
-        note: its ID and state in SLURM's queue.
+        note: its ID and state in SLURM's queue; of a trial that is done, its objectives.
+        pruned: why a search stops it, or "".
         log: the file with its output.
     """
 
@@ -57,6 +58,7 @@ class JobState:
     interrupted_at: float | None = None
     checked_at: float = 0.0
     note: str = ""
+    pruned: str = ""
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +87,22 @@ class JobStates:
         self.states = [JobState(job) for job in jobs]
         folders = "\n".join(job.name for job in jobs)
         self.name = f"sweep-{hashlib.sha256(folders.encode()).hexdigest()[:8]}"
+
+    def add(self, job: Job) -> JobState:
+        """Add a job while others run, and return its state."""
+        job_state = JobState(job)
+        job_state.skip_if_done()
+        self.states.append(job_state)
+        return job_state
+
+    def prune(self, job_state: JobState, reason: str) -> None:
+        """Stop a running job at its last checkpoint, because its search needs no more of it."""
+        job_state.pruned = reason
+        self.interrupt(job_state)
+
+    def interrupt(self, job_state: JobState) -> None:
+        """Ask a running job to stop at its last checkpoint."""
+        raise NotImplementedError
 
     def select(self, *names: str) -> list[JobState]:
         """Return the jobs whose state is one of `names`."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 OR = "or"
 MULTIRUN = ("-m", "--multirun")
-SLURM_LAUNCHER = "hydra/launcher=slurm"  # it never runs a job in this process, and so implies -m
+IMPLY_MULTIRUN = ("hydra/launcher=slurm", "hydra/sweeper=optuna")  # they never run a job in this process
 ZIPPED_AXIS = re.compile(r"[^=\s-][^=\s]*,[^=\s]*=.*", re.DOTALL)
 SWEPT_GROUP = re.compile(r"(\w+)=(?:choice\()?[^\[{'\"]*,.*")
 FREE_KEY = re.compile(r"(model|dataset)\.args[.=]")
@@ -29,7 +29,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     in the group's default option, which may not have it.
     """
     rest = [argument for argument in arguments if argument not in MULTIRUN]
-    multirun = len(rest) < len(arguments) or SLURM_LAUNCHER in rest
+    multirun = len(rest) < len(arguments) or bool({*IMPLY_MULTIRUN} & set(rest))
     nested = _keys_of_swept_groups(rest) if multirun else []
     if not nested and not _exceeds_grammar(rest):
         return [*MULTIRUN[:multirun], *rest]
@@ -42,7 +42,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
 
 def is_sweep(arguments: Sequence[str]) -> bool:
     """Return whether the arguments themselves ask for a sweep. A preset may do so as well."""
-    return bool({*MULTIRUN, SLURM_LAUNCHER} & set(arguments)) or _exceeds_grammar(arguments)
+    return bool({*MULTIRUN, *IMPLY_MULTIRUN} & set(arguments)) or _exceeds_grammar(arguments)
 
 
 def _exceeds_grammar(arguments: Sequence[str]) -> bool:

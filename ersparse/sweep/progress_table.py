@@ -17,7 +17,7 @@ from ersparse.sweep.job_state import JobState, JobStates
 
 REFRESH_INTERVAL = 0.5  # seconds
 LATEST = 5  # number of done jobs, and of failed jobs, in the live table
-STATES = ("done", "running", "held", "waiting", "failed", "stopped")
+STATES = ("done", "pruned", "running", "held", "waiting", "failed", "stopped")
 STYLES = {"done": "green", "failed": "red", "held": "yellow", "stopped": "yellow"}
 
 
@@ -90,7 +90,7 @@ class ProgressTable:
     def _rows(self) -> list[JobState]:
         """Return as many jobs as fit the screen, the running ones last."""
         failed = self.pool.select("failed")
-        ended = [job_state for job_state in self.pool.select("done", "stopped") if not job_state.done_before]
+        ended = [job_state for job_state in self.pool.select("done", "pruned", "stopped") if not job_state.done_before]
         rows = [*failed[-LATEST:], *ended[-LATEST:], *self.pool.select("held", "running")]
         return rows[-max(1, self.console.height - 2) :]
 
@@ -101,7 +101,7 @@ class ProgressTable:
 
     def _details(self, job_state: JobState) -> str:
         """Return the reason of a failure, the progress of a running job, or the result of one that is done."""
-        if job_state.state == "failed":
+        if job_state.state in ("failed", "pruned"):
             return f"  {job_state.reason}"
         if job_state.state == "held":
             return "  waiting for another process that works in this folder"
@@ -110,9 +110,16 @@ class ProgressTable:
             return self._progress(job_state, record["progress"]["epoch"]) + f"  {job_state.note}".rstrip()
         if job_state.state in ("waiting", "running"):
             return f"  {job_state.note}".rstrip()
+        return self._result(job_state, record) + (
+            f"  {format_duration(job_state.seconds)}" if job_state.seconds else ""
+        )
+
+    def _result(self, job_state: JobState, record: dict[str, Any] | None) -> str:
+        """Return the objectives of a trial, or the test accuracy of any other job."""
+        if job_state.note:
+            return f"  {job_state.note}"
         accuracy = (record or {}).get("metrics", {}).get("test/acc")
-        result = "" if accuracy is None or job_state.state != "done" else f"  test accuracy {accuracy:.4f}"
-        return result + (f"  {format_duration(job_state.seconds)}" if job_state.seconds else "")
+        return "" if accuracy is None or job_state.state != "done" else f"  test accuracy {accuracy:.4f}"
 
     def _progress(self, job_state: JobState, epoch: int) -> str:
         """Return the epoch, and the remaining time of the job once an epoch has been seen to end."""

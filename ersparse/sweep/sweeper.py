@@ -46,7 +46,7 @@ class GridSweeper(Sweeper):
         assert isinstance(sweeper, dict)
         composer = make_composer(self.hydra_context, self.config)
         launcher = self.launcher if isinstance(self.launcher, JobLauncher) else None
-        override_lists = expand(_words(sweeper["words"]) or arguments, composer)
+        override_lists = expand(words_of(sweeper["words"]) or arguments, composer)
         jobs = build_jobs(override_lists, composer, local=launcher is None or launcher.local)
         for job in jobs:
             refuse_ranks(self.config.hydra.launcher._target_, job.devices)
@@ -59,7 +59,7 @@ class GridSweeper(Sweeper):
         return self.launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
 
 
-def _words(words: Any) -> list[str]:
+def words_of(words: Any) -> list[str]:
     """Return the overrides that the command line has quoted.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from hydra.plugins.launcher import Launcher
@@ -17,6 +18,7 @@ from ersparse.errors import UserError
 if TYPE_CHECKING:
     from ersparse.sweep.job import Job
     from ersparse.sweep.local.slots import Slot
+    from ersparse.sweep.search.trials import Trials
 
 
 class JobLauncher(Launcher):
@@ -56,6 +58,22 @@ class JobLauncher(Launcher):
         """Print what `run` would do."""
         raise NotImplementedError
 
+    def check_search(self, examples: Sequence[Job]) -> None:
+        """Check what would make the trials of a search fail; `examples` has jobs with each choice of its dimensions.
+
+        Raises:
+            UserError: it would.
+        """
+
+    def search(self, trials: Trials, examples: Sequence[Job]) -> int:
+        """Run the jobs of a search, and return the exit status as `run` does.
+
+        Args:
+            trials: the search, which adds jobs.
+            examples: jobs with each choice of its dimensions; the number of trials at a time is chosen by the first.
+        """
+        raise NotImplementedError
+
 
 class LocalLauncher(JobLauncher):
     """Runs jobs on the slots of this machine. A job that fails does not stop the others."""
@@ -90,6 +108,27 @@ class LocalLauncher(JobLauncher):
         pool = Pool(jobs, self.slots_for(jobs), self.time_limit, self.arguments)
         with interruptible(), ProgressTable(pool) as table:  # stop at a checkpoint, as on Ctrl-C
             return pool.run(table.update)
+
+    def check_search(self, examples: Sequence[Job]) -> None:
+        self.slots_for(examples)
+
+    def search(self, trials: Trials, examples: Sequence[Job]) -> int:
+        from ersparse.sweep.local.pool import Pool
+        from ersparse.sweep.progress_table import ProgressTable
+
+        at_once = min(trials.parallel or trials.n_trials, trials.n_trials)
+        slots = self.slots_for([replace(examples[0], fresh=True)] * at_once)
+        trials.parallel = min(at_once, max(1, len(slots) // examples[0].devices))
+        pool = Pool([], slots, self.time_limit, self.arguments)
+        pool.name = trials.search.name
+        with interruptible(), ProgressTable(pool) as table:
+
+            def show() -> None:
+                trials.update(pool)
+                table.update()
+
+            show()
+            return pool.run(show)
 
     def dry_run(self, jobs: Sequence[Job]) -> None:
         from ersparse.sweep.dry_run import print_jobs

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ersparse.errors import UserError
 from ersparse.storage import run_json
 from ersparse.sweep.job import Job
 from ersparse.sweep.job_state import IN_USE, SWEEP, JobProcess, JobState, JobStates, failure_reason, last_line
@@ -61,6 +62,9 @@ class Pool(JobStates):
         except KeyboardInterrupt:
             self._stop_all(show)
             return INTERRUPTED
+        except UserError:  # of a search, about what a run has not recorded
+            self._stop_all(lambda: None)
+            raise
         finally:
             self._clean_up()
         self.correct_failed()
@@ -128,6 +132,9 @@ class Pool(JobStates):
         job_state.seconds = time.monotonic() - job_state.process.started_at
         if status == 0:
             job_state.state = "done"
+        elif job_state.pruned:
+            job_state.state, job_state.reason = "pruned", job_state.pruned
+            run_json.mark_pruned(job_state.job.folder, job_state.pruned)
         elif status == 2 and last_line(job_state.log).endswith(IN_USE):
             job_state.state = "held"
         else:
@@ -153,10 +160,14 @@ class Pool(JobStates):
     def _enforce_time_limit(self, job_state: JobState, process: JobProcess) -> None:
         now = time.monotonic()
         if job_state.interrupted_at is None and self.time_limit and now - process.started_at > self.time_limit:
-            job_state.interrupted_at = now
-            process.interrupt()
+            self.interrupt(job_state)
         elif job_state.interrupted_at is not None and now - job_state.interrupted_at > GRACE_PERIOD:
             process.kill()
+
+    def interrupt(self, job_state: JobState) -> None:
+        assert job_state.process
+        job_state.interrupted_at = time.monotonic()
+        job_state.process.interrupt()
 
     def _stop_all(self, show: Callable[[], None]) -> None:
         """Interrupt every job, which keeps its last checkpoint; kill it on a second Ctrl-C or after `GRACE_PERIOD`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,12 @@ from ersparse.sweep.local.launcher import JobLauncher
 
 if TYPE_CHECKING:
     from ersparse.sweep.job import Job
+    from ersparse.sweep.search.trials import Trials
     from ersparse.sweep.slurm.monitor import QueueMonitor
     from ersparse.sweep.slurm.submit import JobArray
+
+
+TRIALS_AT_ONCE = 4  # of a search, if neither it nor the launcher limits them
 
 
 class SlurmLauncher(JobLauncher):
@@ -61,12 +65,53 @@ class SlurmLauncher(JobLauncher):
             remove_finished_submissions(root, {job_state.job.folder for job_state in monitor.select("done")})
         return status
 
-    def _wait(self, monitor: QueueMonitor) -> int:
+    def check_search(self, examples: Sequence[Job]) -> None:
+        if not self.options.wait:
+            raise UserError(
+                "hydra.launcher.wait=false: must be true with hydra/sweeper=optuna, which waits for results"
+            )
+        self._checked_arrays(examples, "search")
+
+    def search(self, trials: Trials, examples: Sequence[Job]) -> int:
+        """Submit the job of each trial when it is proposed, and wait for all of them."""
+        from ersparse.storage.locks import exclusive
+        from ersparse.sweep.slurm.monitor import QueueMonitor, queue_entries
+        from ersparse.sweep.slurm.queue import remove_finished_submissions, slurm_folder
+
+        monitor, submitted = QueueMonitor([]), 0
+        root = examples[0].root
+        monitor.roots, monitor.name = {root}, trials.search.name
+        trials.parallel = trials.parallel or self.options.at_once or TRIALS_AT_ONCE
+        self._download(examples)
+
+        def update() -> None:
+            nonlocal submitted
+            trials.update(monitor)
+            new = [job_state.job for job_state in monitor.states[submitted:] if job_state.state == "waiting"]
+            if new:
+                with exclusive(slurm_folder(root) / ".lock"):
+                    entries = queue_entries(monitor.roots)
+                    for array in self._arrays([job for job in new if job.folder not in entries], monitor.name):
+                        array.submit()
+            submitted = len(monitor.states)
+
+        update()
+        status = self._wait(monitor, update)
+        remove_finished_submissions(root, {job_state.job.folder for job_state in monitor.select("done", "pruned")})
+        return status
+
+    def _wait(self, monitor: QueueMonitor, update: Callable[[], object] = lambda: None) -> int:
+        """Wait for the jobs; `update` is called several times a second."""
         from ersparse.sweep.progress_table import ProgressTable
 
         with ProgressTable(monitor) as table:
+
+            def show() -> None:
+                update()
+                table.update()
+
             try:
-                status = monitor.wait(table.update)
+                status = monitor.wait(show)
             except KeyboardInterrupt:
                 status = 130
         if status == 130:
@@ -94,12 +139,15 @@ class SlurmLauncher(JobLauncher):
 
     def _prepare(self, jobs: Sequence[Job], sweep: str) -> None:
         """Check everything that would make a job fail on its node, and download the data, for nodes have no network."""
-        from ersparse.data.load import load_arrays
-
         for job in jobs:
             if run_json.in_use(job.folder):
                 raise UserError(f"{job.folder}: in use by another process; wait for it, or stop it")
         self._checked_arrays(jobs, sweep)
+        self._download(jobs)
+
+    def _download(self, jobs: Sequence[Job]) -> None:
+        from ersparse.data.load import load_arrays
+
         loaded = set()
         for job in jobs:
             assert job.settings

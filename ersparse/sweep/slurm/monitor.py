@@ -11,7 +11,7 @@ from ersparse.errors import UserError
 from ersparse.storage import run_json
 from ersparse.sweep.job import Job
 from ersparse.sweep.job_state import JobState, JobStates, failure_reason
-from ersparse.sweep.slurm.queue import QueueEntry, latest_log, list_queue
+from ersparse.sweep.slurm.queue import QueueEntry, latest_log, list_queue, run_slurm_command
 
 QUERY_INTERVAL = 5.0  # seconds between two queries of the queue
 FAILED_AFTER = 3  # consecutive queries in which a run is neither queued nor done: shared file systems lag behind
@@ -44,6 +44,10 @@ class QueueMonitor(JobStates):
     def _update_missing(self, job_state: JobState) -> None:
         folder = job_state.job.folder
         record = run_json.read(folder)
+        if job_state.pruned and (record or {}).get("state") != "done" and not run_json.in_use(folder):
+            run_json.mark_pruned(folder, job_state.pruned)
+            job_state.state, job_state.reason, job_state.note = "pruned", job_state.pruned, ""
+            return
         self.missed[folder] = self.missed.get(folder, 0) + 1
         if record and record.get("state") == "done":
             job_state.state, job_state.note = "done", ""
@@ -51,6 +55,11 @@ class QueueMonitor(JobStates):
             job_state.log = latest_log(job_state.job.root, folder) or job_state.log
             job_state.state, job_state.note = "failed", ""
             job_state.reason = failure_reason(1, record, job_state.log)
+
+    def interrupt(self, job_state: JobState) -> None:
+        """Cancel a job, whose run stops at its last checkpoint. `note` begins with its ID."""
+        with suppress(UserError):  # it has left the queue meanwhile
+            run_slurm_command(["scancel", job_state.note.split()[0]])
 
     def wait(self, show: Callable[[], None]) -> int:
         """Wait until the last job ends, and return the exit status: 1 if a job failed, else 0.
