@@ -41,6 +41,8 @@ class RewiringRules(SettingsGroup):
             mean "momentum" or "gradient" of their weights, or to the number of their "remaining" weights.
         fan_in: whether all output channels of a layer have the same number of weights after each update.
         ablate: with `fan_in`, an output channel with fewer salient weights than this part of the fan-in loses all.
+        ties: which of the weights with equal grow scores are grown: the "first" of the layer, or the first in a
+            permutation that is "spread" over it.
         regrow: whether a weight that an update drops may be grown by the same update; it then stays as it is.
         scope: the fraction is taken of each "layer", or "global"ly, wherever the smallest weights are. In either case
             a layer grows as many weights as it dropped.
@@ -66,6 +68,7 @@ class RewiringRules(SettingsGroup):
     redistribute: Annotated[Literal["none", "momentum", "gradient", "remaining"], Since("none")] = "none"
     fan_in: Annotated[bool, Since(False)] = False
     ablate: Annotated[Fraction, Since(0.0)] = 0.0
+    ties: Annotated[Literal["first", "spread"], Since("first")] = "first"
     regrow: bool
     scope: Literal["layer", "global"]
     skip_step: bool
@@ -123,8 +126,8 @@ class RewiringRules(SettingsGroup):
                 refuse("fan_in", f"must be false with {where}={pattern}, which fixes it already")
 
     def _check_rows(self, prefix: str, row: str) -> None:
-        """Refuse what does not keep the number of weights of rows."""
-        needs = {"regrow": True, "keep_flow": False, "final_sparsity": None, "redistribute": "none"}
+        """Refuse what does not keep the number of weights of rows, or is not done for them."""
+        needs = {"regrow": True, "keep_flow": False, "final_sparsity": None, "redistribute": "none", "ties": "first"}
         for key, need in needs.items():
             if (value := getattr(self, key)) != need:
                 shown, wanted = (str(x).lower() if isinstance(x, bool) else x for x in (value, need))

@@ -23,10 +23,17 @@ class ScoringExamples:
         arrays: the data set.
         settings: normalisation, number of classes, and validation fraction.
         seed: data seed, of the split and of the order.
+        device: of the batches.
     """
 
-    def __init__(self, arrays: ImageData, settings: DatasetSettings, seed: int) -> None:
-        self.arrays, self.mean, self.std = arrays, settings.mean, settings.std
+    def __init__(
+        self,
+        arrays: ImageData,
+        settings: DatasetSettings,
+        seed: int,
+        device: torch.device = torch.device("cpu"),
+    ) -> None:
+        self.arrays, self.mean, self.std, self.device = arrays, settings.mean, settings.std, device
         train, _ = train_validation_split(len(arrays.y_train), settings.validation, seed)
         self.order = train[torch.from_numpy(generator(seed, "scores").permutation(len(train)))]
         self.num_classes = settings.num_classes
@@ -46,7 +53,7 @@ class ScoringExamples:
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         pixels, labels = self.arrays.x_train[index], self.arrays.y_train[index]
-        table = ImageTable.from_images(pixels, labels, self.mean, self.std, torch.device("cpu"))
+        table = ImageTable.from_images(pixels, labels, self.mean, self.std, self.device)
         positions = Augmentation().source_positions(len(index), table.size, torch.Generator())
         x, y = table.batch(torch.arange(len(index)), *positions)
         return x.contiguous(), y

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import NamedTuple
 
+GPU_FAULT = 75  # exit status of a rank whose GPU has failed (EX_TEMPFAIL of sysexits.h: try again)
+
 
 class FailedRank(NamedTuple):
     """A rank, other than rank 0, that cannot finish its training.
@@ -19,8 +21,11 @@ class FailedRank(NamedTuple):
 
     @property
     def was_killed(self) -> bool:
-        """Whether it was killed or lost, rather than ended by an error of its own: a new attempt may succeed."""
-        return self.status is None or self.status < 0
+        """Whether it was killed or lost, also with its GPU, rather than ended by an error of its own.
+
+        A new attempt may succeed.
+        """
+        return self.status in (None, GPU_FAULT) or (self.status or 0) < 0
 
     def describe(self, size: int) -> str:
         """Return the failure in one line. `size` is the number of ranks."""
@@ -28,6 +33,8 @@ class FailedRank(NamedTuple):
             how = "is lost: its heartbeat stopped"
         elif self.status < 0:
             how = f"died ({signal_name(self.status)})"
+        elif self.status == GPU_FAULT:
+            how = "lost its GPU, as printed above"
         else:
             how = f"failed (status {self.status}), as printed above"
         return f"rank {self.rank} of {size} {how}"

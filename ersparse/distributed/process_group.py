@@ -52,15 +52,18 @@ def abort_group() -> None:
         distributed_c10d._update_default_pg(None)
 
 
-def exit_on_error() -> None:
+def exit_on_error(status: int = 1) -> None:
     """Print the current exception, and end this process at once, without the exit handlers that wait for other ranks.
 
     Rank 0 looks for ranks that have ended, and names this one.
+
+    Args:
+        status: exit status of the process.
     """
     traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(1)
+    os._exit(status)
 
 
 def _abort() -> None:

@@ -61,6 +61,7 @@ def resolve(settings: TrainerSettings, execution: str = "masked", sparsity: floa
 
 def _accelerator(settings: TrainerSettings) -> str:
     """Return "cpu", "gpu", or "mps" (Apple's GPU, if asked for), and check that `trainer.devices` are there."""
+    number_gpus_by_bus()
     gpus = torch.cuda.device_count()
     accelerator = str(settings.accelerator)
     if accelerator == "auto":
@@ -82,6 +83,20 @@ def _accelerator(settings: TrainerSettings) -> str:
             f"trainer.devices={settings.devices}: must lie in [1, {available}], this machine has {available} {kind}"
         )
     return accelerator
+
+
+def first_device(settings: TrainerSettings) -> torch.device:
+    """Return the device of rank 0, for resolved settings."""
+    return torch.device("cuda", 0) if settings.accelerator == "gpu" else torch.device("cpu")
+
+
+def number_gpus_by_bus() -> None:
+    """Let CUDA number GPUs by their PCI bus, as nvidia-smi does, and not by their speed.
+
+    Lightning does so as well, but in the middle of a run. Where cards differ, rank 0, which may have used CUDA before,
+    would mean another card by a number than ranks that are started later.
+    """
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
 
 
 def sees_own_gpu_only(settings: TrainerSettings) -> bool:

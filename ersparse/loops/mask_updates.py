@@ -156,7 +156,8 @@ class MaskUpdates:
         for name in masks:
             if dropped[name] or grown[name]:
                 grow, number = self._scores(self.grow, name, given), (dropped[name], grown[name])
-                changes[name] = self._change(name, units[name], drop[name], grow, number, active[name])
+                order = self._tie_order(step, name, units[name])
+                changes[name] = self._change(name, units[name], drop[name], grow, number, active[name], order)
         if self.rules.keep_flow:
             random = partial(self._flow_generator, step)
             changes = rewiring.repair_changes(changes, units, self._unit_layers(), random)
@@ -215,7 +216,14 @@ class MaskUpdates:
         return self._units(name, to_device(scores.nan_to_num(nan=0.0), mask.device))
 
     def _change(
-        self, name: str, mask: Tensor, drop: Tensor, grow: Tensor, number: tuple[int, int], active: int
+        self,
+        name: str,
+        mask: Tensor,
+        drop: Tensor,
+        grow: Tensor,
+        number: tuple[int, int],
+        active: int,
+        order: Tensor | None,
     ) -> rewiring.Change:
         """Return the change of one layer that drops and grows weights; `number` has how many of each."""
         dropped, grown = number
@@ -226,7 +234,7 @@ class MaskUpdates:
             after = row_rewiring.rewired_rows(groups[0], groups[1], groups[2], dropped, active, wanted)
             return rewiring.difference(mask, self.pattern.join(layer, after))
         if not self.rules.fan_in:
-            return rewiring.update(mask, drop, grow, dropped, self.rules.regrow, active, grown)
+            return rewiring.update(mask, drop, grow, dropped, self.rules.regrow, active, grown, order)
         layer = self._unit_layers()[name]
         mask_, drop_, grow_ = (layer.to_rows(tensor).flatten(1) for tensor in (mask, drop, grow))
         ablate = 0.0 if name == list(self.layers)[-1] else self.rules.ablate  # classes keep their inputs
@@ -234,6 +242,12 @@ class MaskUpdates:
         targets = row_rewiring.equal_targets(mask_, active, salient, ablate)
         after = row_rewiring.rewired_rows(mask_, drop_, grow_, dropped, active, targets)
         return rewiring.difference(mask, layer.from_rows(after.reshape(layer.rows_shape)))
+
+    def _tie_order(self, step: int, name: str, mask: Tensor) -> Tensor | None:
+        """Return the order in which weights with equal scores are grown; None is that of the layer."""
+        if self.rules.ties == "first":
+            return None
+        return rewiring.spread_order(mask.numel(), self.seed, name, step, mask.device)
 
     def _flow_generator(self, step: int, name: str) -> np.random.Generator:
         return generator(self.seed, name, "flow", str(step))

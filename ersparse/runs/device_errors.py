@@ -41,7 +41,7 @@ def device_errors(settings: Settings) -> Iterator[None]:
         raise KeyboardInterrupt from error
 
 
-def is_fault(error: RuntimeError) -> bool:
+def is_fault(error: BaseException) -> bool:
     """Return whether CUDA reports a fault of the hardware, or a GPU that is not available."""
     message = str(error).lower()
-    return "cuda" in message and any(phrase in message for phrase in FAULTS)
+    return isinstance(error, RuntimeError) and "cuda" in message and any(phrase in message for phrase in FAULTS)

@@ -17,13 +17,15 @@ def main() -> None:
     decided = json.loads(os.environ["ERSPARSE_RANK"])
     if os.getppid() != decided["parent"]:
         sys.exit(1)
+    from ersparse.distributed.failed_rank import GPU_FAULT
     from ersparse.distributed.process_group import destroy_group, exit_on_error
+    from ersparse.runs.device_errors import is_fault
 
     try:
         _train(decided)
         destroy_group()
-    except BaseException:
-        exit_on_error()
+    except BaseException as error:
+        exit_on_error(GPU_FAULT if is_fault(error) else 1)
 
 
 def _train(decided: dict[str, Any]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
+import torch
 from omegaconf import OmegaConf
 
 from ersparse.config.command_line import command
@@ -23,7 +25,7 @@ from ersparse.distributed.other_launchers import copies_of_this_process
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.distributed.signals import interruptible
 from ersparse.errors import UserError
-from ersparse.lightning.auto_settings import resolve
+from ersparse.lightning.auto_settings import first_device, resolve
 from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
 from ersparse.runs.changed_data import check_unchanged_data
@@ -118,25 +120,29 @@ def run_plan(plan: Plan) -> Path:
         _check_batches(settings, trainer, arrays)
         _check_warmup(plan, arrays)
     with disk_errors(folder):
-        plan = resolve_source(plan, lambda: arrays or load_arrays(settings.dataset))
+        device = first_device(trainer) if plan.method.trains else torch.device("cpu")
+        with device_errors(settings):
+            plan = resolve_source(plan, lambda: arrays or load_arrays(settings.dataset), device)
         _check_budget(plan)
         _execute(plan, trainer, arrays, folder)
     return plan.folder
 
 
-def resolve_source(plan: Plan, images: Callable[[], ImageData]) -> Plan:
+def resolve_source(plan: Plan, images: Callable[[], ImageData], device: torch.device = torch.device("cpu")) -> Plan:
     """Return the plan with the densities of its source, which are computed if they are missing.
 
     Args:
         plan: the plan of the run.
         images: returns the data set; called only if a pruner's score uses images.
+        device: where a pruner scores.
 
     Raises:
         UserError: the densities cannot be computed.
     """
     source = plan.source
     if isinstance(source, PrunerSource):
-        computed = source.compute(lambda: initial_network(plan.settings, plan.init_from), plan.graph, images)
+        network = partial(initial_network, plan.settings, plan.init_from)
+        computed = source.compute(network, plan.graph, images, device)
         return replace(plan, source=computed)
     if isinstance(source, IterativeRunSource) and not source.finished_run():
         _run_prerequisite(plan, source)

@@ -51,6 +51,7 @@ from ersparse.sparse.source import DenseSource
 from ersparse.storage.checkpoints import CheckpointFiles
 from ersparse.storage.run_folder import RunFolder
 
+BENCHMARKED_FROM = 2_000  # optimizer steps of a run from which cuDNN times its algorithms, for every batch size
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # after which ranks give up a collective operation; Lightning's is 30
 
 
@@ -95,7 +96,8 @@ def train(
     describe_layers = partial(run_logger.describe_layers, logger)
     callbacks = make_callbacks(plan, checkpoints, console, record, describe_layers, ranks.rank)
     with deterministic_only_here(), random_state_kept(), run_logger.finished(logger) if logger else nullcontext():
-        trainer = make_trainer(plan, callbacks.all, checkpoints, logger, ranks)
+        benchmark = plan.epochs * len(arrays.y_train) >= BENCHMARKED_FROM * plan.settings.dataset.batch_size
+        trainer = make_trainer(plan, callbacks.all, checkpoints, logger, ranks, benchmark)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         if record:
             finish(record, module, callbacks, checkpoints)
@@ -220,8 +222,18 @@ def make_trainer(
     checkpoints: CheckpointFiles,
     logger: Any,
     ranks: RankEnvironment,
+    benchmark: bool = False,
 ) -> pl.Trainer:
-    """Return Lightning's Trainer, whose only output is what our callbacks, loggers and checkpoints write."""
+    """Return Lightning's Trainer, whose only output is what our callbacks, loggers and checkpoints write.
+
+    Args:
+        plan: the plan of the run.
+        callbacks: its callbacks, in their order.
+        checkpoints: the checkpoints of the run.
+        logger: the logger of Lightning, or False.
+        ranks: which rank this is, and of how many.
+        benchmark: let cuDNN choose its algorithms by timing them.
+    """
     settings = plan.settings.trainer
     # masks are large, and the same on all ranks: nothing but gradients has to be communicated
     ddp = DDPStrategy(
@@ -245,7 +257,7 @@ def make_trainer(
         logger=logger,
         callbacks=callbacks,
         plugins=[VerifiedCheckpointIO(checkpoints), ranks],
-        benchmark=not settings.deterministic,
+        benchmark=benchmark and not settings.deterministic,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=False,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ersparse.config.groups import identity_fields
@@ -26,6 +27,7 @@ from ersparse.data.scoring_batches import ScoringExamples
 from ersparse.data.streamed import ImageData
 from ersparse.errors import UserError
 from ersparse.sources.er import selection_of, source_from_densities
+from ersparse.sources.exact_products import exact_products
 from ersparse.sources.unresolved import UnresolvedSource
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks
@@ -33,11 +35,14 @@ from ersparse.sparse.reachability import ChannelOp, cut
 from ersparse.sparse.scores import ScoreError
 from ersparse.sparse.selection import spent
 from ersparse.sparse.source import Source
+from ersparse.sparse.transfer import to_host
 from ersparse.storage import density_file
 from ersparse.storage.density_file import DensityFile
 from ersparse.storage.locks import exclusive
+from ersparse.storage.provenance import machine
 
 SHIPPED = Path(__file__).with_name("shipped")
+BUILT_IN = "ersparse.sparse.pruners"  # module of the pruners that score on whatever device the network lies
 FORMAT = 1  # of what decides the name of a file
 UNUSED_BY_SCORES = (
     "batch_size", "augment", "crop_padding", "padding_mode", "flip", "transforms", "crop_scale", "mixup", "cutmix",
@@ -76,7 +81,11 @@ class PrunerSource(UnresolvedSource):
         return self._source(density_file.read(file)) if file else None
 
     def compute(
-        self, network: Callable[[], nn.Module], graph: list[ChannelOp] | None, images: Callable[[], ImageData]
+        self,
+        network: Callable[[], nn.Module],
+        graph: list[ChannelOp] | None,
+        images: Callable[[], ImageData],
+        device: torch.device = torch.device("cpu"),
     ) -> Source:
         """Return the source, with densities computed if they are missing.
 
@@ -86,6 +95,8 @@ class PrunerSource(UnresolvedSource):
             network: returns the network that is scored.
             graph: its channel graph, by which layer collapse is detected; None if it cannot be traced.
             images: returns the data set; called only if the score uses images.
+            device: where the network is scored, unless the pruner is a function of the user's, which may know nothing
+                of devices and is called on the CPU.
 
         Raises:
             UserError: no weights can be chosen by the scores, the cache cannot be written, or layer collapse.
@@ -96,7 +107,7 @@ class PrunerSource(UnresolvedSource):
             try:
                 with exclusive(file.with_suffix(".lock"), product=file):
                     if not file.exists():
-                        self._write(network(), graph, images)
+                        self._write(network(), graph, images, device)
             except OSError as error:
                 raise UserError(f"paths.cache: {file.parent} cannot be written ({error.strerror or error})") from None
         found = density_file.read(file)
@@ -106,22 +117,36 @@ class PrunerSource(UnresolvedSource):
     def _source(self, found: DensityFile) -> Source:
         return source_from_densities(self.settings, self.layers, found, self.nominal, self.own)
 
-    def _write(self, network: nn.Module, graph: list[ChannelOp] | None, images: Callable[[], ImageData]) -> None:
+    def _write(
+        self,
+        network: nn.Module,
+        graph: list[ChannelOp] | None,
+        images: Callable[[], ImageData],
+        device: torch.device,
+    ) -> None:
         started, weights = time.perf_counter(), self.recipe["weights"]
-        name = self.option.settings.name
+        name, score = self.option.settings.name, self.option.settings.resolve()
+        device = device if score.__module__ == BUILT_IN else torch.device("cpu")
         log.info(f"{name} scores {self.settings.model.name}, to keep {weights:,} weights: {self.path}")
         try:
-            masks: Masks = self.option.settings.resolve()(
-                network, weights, **self._run_arguments(images), **self.recipe["settings"], invert=self.recipe["invert"]
-            )
+            with exact_products():
+                masks: Masks = score(
+                    network.to(device),
+                    weights,
+                    **self._run_arguments(images, device),
+                    **self.recipe["settings"],
+                    invert=self.recipe["invert"],
+                )
+                masks = to_host(masks)
         except ScoreError as error:
             hint = " (sparsity.score_dtype=float64)" if "float64" in str(error) else ""
             raise UserError(f"sparsity={name}: {error}{hint}") from None
         collapsed = cut(masks, self.layers, graph) if graph else []
         seconds = round(time.perf_counter() - started, 3)
-        density_file.write(self.path, masks, self.recipe, cut=collapsed, seconds=seconds)
+        where = {} if device.type == "cpu" else {"machine": machine(gpu=True)}
+        density_file.write(self.path, masks, self.recipe, cut=collapsed, seconds=seconds, **where)
 
-    def _run_arguments(self, images: Callable[[], ImageData]) -> dict[str, Any]:
+    def _run_arguments(self, images: Callable[[], ImageData], device: torch.device) -> dict[str, Any]:
         """Return the arguments of the pruner that the run supplies, beside network and number of weights."""
         settings, takes = self.settings, self.option.run_arguments
         arguments: dict[str, Any] = {}
@@ -132,7 +157,7 @@ class PrunerSource(UnresolvedSource):
         if "seed" in takes:
             arguments["seed"] = settings.seed_of("init")
         if "examples" in takes:
-            arguments["examples"] = ScoringExamples(images(), settings.dataset, settings.seed_of("data"))
+            arguments["examples"] = ScoringExamples(images(), settings.dataset, settings.seed_of("data"), device)
         return arguments
 
     def _check_collapse(self, found: DensityFile) -> None:

@@ -143,7 +143,8 @@ def _draw_linear_layers(network: nn.Module, seed: int) -> None:
     random = torch.Generator().manual_seed(int(generator(seed, "classifier").integers(2**62)))
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            nn.init.xavier_normal_(module.weight, generator=random)
+            drawn = torch.empty(module.weight.shape, dtype=module.weight.dtype)  # on the CPU, as the generator
+            module.weight.copy_(nn.init.xavier_normal_(drawn, generator=random))
 
 
 def trained_scores(score: str, shape: Sequence[int]) -> Callable[[nn.Module], S.Scores]:

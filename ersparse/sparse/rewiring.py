@@ -22,6 +22,8 @@ from ersparse.sparse.rng import generator
 from ersparse.sparse.topk import topk_mask
 from ersparse.sparse.transfer import counts, to_device, to_host
 
+GOLDEN_SECTION = (5**0.5 - 1) / 2
+
 
 @dataclass(frozen=True)
 class Change:
@@ -108,6 +110,25 @@ def _feasible(count: int, active: int, size: int, regrow: bool, dense: bool) -> 
     return count if regrow else min(count, size - active)
 
 
+def spread_order(size: int, seed: int, name: str, step: int, device: torch.device) -> Tensor:
+    """Return a permutation of the positions of a layer whose beginning, however long, is spread evenly over it.
+
+    It consists of the multiples of a number near the golden section of `size`, modulo `size`, from a drawn start.
+
+    Args:
+        size: number of weights of the layer.
+        seed: of the start, together with `name` and `step`.
+        name: of the layer.
+        step: of the update.
+        device: on which the permutation is computed.
+    """
+    stride = max(1, round(GOLDEN_SECTION * size))
+    while math.gcd(stride, size) != 1:
+        stride += 1
+    start = int(generator(seed, name, "ties", str(step)).integers(size))
+    return torch.arange(size, device=device).mul_(stride).add_(start).remainder_(size)
+
+
 def update(
     mask: Tensor,
     drop: Tensor,
@@ -116,6 +137,7 @@ def update(
     regrow: bool = True,
     active: int | None = None,
     grown: int | None = None,
+    order: Tensor | None = None,
 ) -> Change:
     """Drop the `count` active weights with the smallest drop scores, and grow those with the largest grow scores.
 
@@ -129,12 +151,22 @@ def update(
         regrow: whether a weight that is dropped may be grown by the same update; it then keeps its value.
         active: number of active weights; None counts them.
         grown: number of weights to grow, if it is another one, because layers share what all of them dropped.
+        order: permutation of the positions of the layer; of equal grow scores, the first in it are grown.
     """
     active = int(mask.sum()) if active is None else active
     left = kept(mask, drop, active - count)
     free = ~left if regrow else ~mask
-    chosen, _ = topk_mask(torch.where(free, grow, -math.inf), count if grown is None else grown)
+    chosen = _largest_in(torch.where(free, grow, -math.inf), count if grown is None else grown, order)
     return difference(mask, left | chosen)
+
+
+def _largest_in(values: Tensor, count: int, order: Tensor | None) -> Tensor:
+    """Return the mask of the `count` largest values, of equal ones the first in `order`."""
+    if order is None:
+        return topk_mask(values, count)[0]
+    chosen = torch.empty(values.numel(), dtype=torch.bool, device=values.device)
+    chosen.scatter_(0, order, topk_mask(values.reshape(-1)[order], count)[0])
+    return chosen.reshape(values.shape)
 
 
 def kept(mask: Tensor, drop: Tensor, count: int) -> Tensor:

@@ -70,7 +70,7 @@ def nothing_runs(monkeypatch, tmp_path):
     monkeypatch.setenv("ERSPARSE_DATA", str(tmp_path / "data"))
     for target in ("ersparse.runs.run._execute", "ersparse.theory.run.execute", "ersparse.cli.density.plot_densities"):
         monkeypatch.setattr(target, lambda *_, **__: None)
-    monkeypatch.setattr("ersparse.runs.run.resolve_source", lambda plan, _: plan)
+    monkeypatch.setattr("ersparse.runs.run.resolve_source", lambda plan, *_: plan)
     for target in ("ersparse.runs.run.load_arrays", "ersparse.cli.density.load_arrays"):
         monkeypatch.setattr(target, _refuse)
     for target in ("local.launcher.LocalLauncher", "slurm.launcher.SlurmLauncher"):

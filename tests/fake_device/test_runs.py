@@ -1,6 +1,7 @@
 """Whole runs of every method on a device without hardware: results of the CPU bit for bit, and no step that waits."""
 
 import errno
+import json
 import threading
 from unittest import mock
 
@@ -10,10 +11,13 @@ from conftest import outcome, read
 from fake_device.training import Steps, run
 from pytorch_lightning import Callback
 from safetensors.torch import load_file
+from torch.backends import cudnn
 
 from ersparse.errors import RunFailed
 from ersparse.lightning import classifier
 from ersparse.lightning.callbacks.checkpoints import snapshot
+from ersparse.runs import train
+from ersparse.sources.exact_products import exact_products
 from ersparse.storage import checkpoints
 
 EPOCHS = ["trainer.max_epochs=2"]
@@ -37,8 +41,14 @@ RUNS = {
     "snip": [*EPOCHS, "sparsity=snip"],
     "synflow_densities": [*EPOCHS, "sparsity=synflow", "sparsity.rounds=2"],
     "rigl": RIGL,
-    "rigl_global": [*RIGL, "method.scope=global", "method.grown_value=random", "method.grown_state=keep"],
-    "rigl_skips_steps": [*RIGL, "method.skip_step=true", "method.regrow=false"],
+    "rigl_global": [
+        *RIGL,
+        "method.scope=global",
+        "method.ties=spread",
+        "method.grown_value=random",
+        "method.grown_state=keep",
+    ],
+    "rigl_skips_steps": [*RIGL, "method.skip_step=true", "method.regrow=false", "method.ties=spread"],
     "rigl_keeps_flow": [*RIGL, "method.keep_flow=true"],
     "rigl_residual": [*RIGL, *RESIDUAL],
     "set": ["method=set", *REWIRING],
@@ -108,6 +118,37 @@ def test_narrow_networks_train_in_channels_last_format_on_gpus_alone(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / device, [*EPOCHS, *RESIDUAL, "model.width=0.5"], device, callback)
     assert formats["cpu"].strides[1] == 9 and formats["fake"].strides[1] == 1
+
+
+@pytest.mark.parametrize("pruner", ["snip", "grasp", "synflow"])
+def test_pruners_score_on_the_device_and_say_so(pruner, tmp_path):
+    words = [f"sparsity={pruner}", "sparsity.rounds=2" if pruner == "synflow" else "sparsity.score_dtype=float64"]
+    found = {}
+    for device in ("cpu", "fake"):
+        run(tmp_path / device, ["trainer.max_epochs=1", *words], device, Callback())
+        (file,) = (tmp_path / device / "cache/densities").glob("*.json")
+        found[device] = json.loads(file.read_text())
+    assert "machine" not in found["cpu"] and found["fake"]["machine"].endswith("fake")
+    assert found["fake"]["mask_sha256"] == found["cpu"]["mask_sha256"]
+
+
+def test_scores_are_computed_in_full_float32_by_deterministic_algorithms():
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
+    with exact_products():
+        assert torch.get_float32_matmul_precision() == "highest" and cudnn.deterministic and not cudnn.allow_tf32
+    assert before == (torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic)
+
+
+@pytest.mark.parametrize("least, expected", [(2, True), (2_000, False)])
+def test_algorithms_are_timed_in_long_runs_only(least, expected, tmp_path):
+    class Benchmark(Callback):
+        def on_train_start(self, trainer, module):
+            self.found = cudnn.benchmark
+            raise KeyboardInterrupt
+
+    with mock.patch.object(train, "BENCHMARKED_FROM", least), pytest.raises(KeyboardInterrupt):
+        run(tmp_path, EPOCHS, "cpu", callback := Benchmark())
+    assert callback.found == expected
 
 
 class NextStep(Callback):

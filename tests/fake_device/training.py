@@ -90,6 +90,7 @@ def run(folder: Path, words, device: str, callback: pl.Callback) -> Path:
         enter(mock.patch.object(sys, "path", [str(ROOT / "tests/runs"), *sys.path]))
         enter(mock.patch.object(train.pl, "Trainer", partial(_trainer, pl.Trainer, device == NAME, callback)))
         if device == NAME:
+            enter(mock.patch.object(runs, "first_device", return_value=torch.device(NAME, 0)))
             enter(fake_device())
             enter(mock.patch("torch.cuda.device_count", return_value=1))
             enter(mock.patch("torch.cuda.get_device_name", return_value=NAME))

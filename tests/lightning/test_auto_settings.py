@@ -47,6 +47,14 @@ def test_a_narrow_network_trains_without_memory_corruption():
     subprocess.run([sys.executable, "-c", NARROW], check=True, env=environment, cwd=ROOT, timeout=300)
 
 
+def test_gpus_are_numbered_by_their_bus_before_cuda_is_asked(monkeypatch):
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    seen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen.append(os.environ["CUDA_DEVICE_ORDER"]) or 0)
+    auto_settings.resolve(AUTO)
+    assert set(seen) == {"PCI_BUS_ID"}
+
+
 @pytest.mark.parametrize("native, expected", [(True, "bf16-mixed"), (False, "32-true")])
 def test_auto_precision_follows_the_processor(monkeypatch, native, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)

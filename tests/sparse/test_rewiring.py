@@ -79,6 +79,29 @@ VALUES = st.sampled_from([0.0, -0.0, 0.1, -0.1, 0.5, -2.0, math.inf])  # few, so
 WEIGHTS = st.lists(st.tuples(st.booleans(), VALUES, VALUES), min_size=1, max_size=40)
 
 
+@pytest.mark.parametrize("size", [1, 2, 12, 4608, 2**14])
+def test_the_order_of_ties_is_a_permutation_whose_beginning_is_spread_over_the_layer(size):
+    order = R.spread_order(size, 0, "layer", 100, torch.device("cpu"))
+    assert order.sort().values.equal(torch.arange(size))
+    half = (order[: size // 2] < size / 2).float().mean()
+    assert size < 100 or abs(half - 0.5) < 0.1
+    assert size < 100 or not order.equal(R.spread_order(size, 0, "layer", 200, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("device_order", [None, "spread"])
+def test_equal_gradients_grow_all_over_the_layer_if_asked_to(device_order):
+    """As bfloat16 makes them: without an order, the first channels get them all."""
+    mask, drop = torch.zeros(64, 100, dtype=torch.bool), torch.ones(64, 100)
+    mask[:, 0] = True
+    grow = torch.ones(64, 100).masked_fill_(torch.arange(6400).reshape(64, 100) % 7 == 0, 2.0)
+    order = R.spread_order(6400, 0, "layer", 1, torch.device("cpu")) if device_order else None
+    count = int((~mask & (grow == 2)).sum()) + 50
+    change = R.update(mask, drop, grow, count, False, 64 + count, order=order)
+    tied = change.grown & (grow == 1)
+    assert (change.grown.sum(), tied.sum()) == (count, 50) and change.grown[~mask & (grow == 2)].all()
+    assert int((tied.sum(1) > 0).sum()) == (1 if order is None else pytest.approx(50, abs=5))
+
+
 @given(WEIGHTS, st.floats(0.01, 0.99), st.booleans())
 def test_update_matches_stable_sorts_and_preserves_the_count(weights, share, regrow):
     mask, weight, gradient = map(list, zip(*weights, strict=True))
