@@ -23,6 +23,7 @@ from ersparse.lightning.auto_settings import memory_format
 from ersparse.lightning.extra_metrics import extra_metrics, per_class_accuracy, probabilities
 from ersparse.lightning.optimizers import add_hyperbolic_steps, make_optimizer
 from ersparse.lightning.parameter_groups import ParameterGroup, norm_parameters, parameter_groups
+from ersparse.lightning.reparametrization import Reparametrization
 from ersparse.lightning.schedules import make_schedule, milestone_epochs
 from ersparse.lightning.timeline import Timeline
 from ersparse.sparse.mask import Masks, masks_of
@@ -60,6 +61,8 @@ class Classifier(pl.LightningModule):
         self.per_class: dict[str, list[float | None]] = {}
         self.beside: dict[str, Callable[[Tensor], Tensor]] = {}
         self.extra: dict[str, dict[str, Metric]] = {}  # of `trainer.metrics`, by part of the images
+        self.reparametrization: Reparametrization | None = None
+        self.stored_parts: dict[str, list[Tensor]] = {}  # of its weights, from a checkpoint
         self.metrics = nn.ModuleDict()
         for name in ["train", *eval_names]:
             self._add_accuracy_and_loss(name)
@@ -102,11 +105,18 @@ class Classifier(pl.LightningModule):
         self.memory_format = torch.channels_last
         self.to(memory_format=torch.channels_last)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the parts of reparametrised weights."""
+        if self.reparametrization:
+            parts = self.reparametrization.parts
+            checkpoint["parts"] = {name: [part.detach() for part in pair] for name, pair in parts.items()}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give optimizer state the memory format of the weights, which on another device may be another.
 
         Fused optimizers read both in the order of memory, and would combine a weight with the momentum of another.
         """
+        self.stored_parts = checkpoint.get("parts", {})
         for optimizer in checkpoint.get("optimizer_states", []):
             for state in optimizer["state"].values():
                 for key, value in state.items():
@@ -212,16 +222,44 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         parameters = dict(zip(self.trainable_names(), self.trainable_parameters(), strict=True))
+        if self.reparametrization:
+            self.reparametrization.start(parameters, self.stored_parts)
+        parts = self.reparametrization.parts if self.reparametrization else {}
         groups = [
-            {"params": [parameters[name] for name in group.names], **group.keys} for group in self.parameter_groups()
+            {"params": [p for name in group.names for p in parts.get(name, [parameters[name]])], **group.keys}
+            for group in self.parameter_groups()
         ]
         single = len(groups) == 1 and len(groups[0]) == 1
         optimizer = make_optimizer(groups[0]["params"] if single else groups, self.optimizer_settings)
+        if self.reparametrization:
+            optimizer.register_step_post_hook(self._merge_parts)
         if self.optimizer_settings.ham != HamSettings():
             matrices = [name for name, p in self.network.named_parameters() if p.dim() > 1]  # in sparse execution, too
             add_hyperbolic_steps(optimizer, [parameters[n] for n in matrices], self.optimizer_settings.ham)
         scheduler = {"scheduler": self.schedule(optimizer), "interval": self.schedule_settings.interval}
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _merge_parts(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        assert self.reparametrization
+        self.reparametrization.merge()
+
+    def on_after_backward(self) -> None:
+        """Give the parts of reparametrised weights their gradients."""
+        if self.reparametrization:
+            scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
+            self.reparametrization.set_gradients(scaler.get_scale() if scaler else 1.0)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Drop all gradients, also those of weights that are computed from parts."""
+        super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+        if self.reparametrization:
+            self.reparametrization.drop_gradients()
+
+    def optimized_names(self) -> list[str]:
+        """Return the names of the optimizer's parameters in its order; those of the parts of a weight are the same."""
+        names = [name for group in self.parameter_groups() for name in group.names]
+        parts = self.reparametrization.names if self.reparametrization else ()
+        return [name for name in names for _ in range(2 if name in parts else 1)]
 
     def configure_gradient_clipping(
         self,

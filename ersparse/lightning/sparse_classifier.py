@@ -92,24 +92,33 @@ class SparseClassifier(Classifier):
         return loaded
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Convert the optimizer state to that of a dense network."""
+        """Convert the optimizer state, and the parts of weights, to those of a dense network."""
+        super().on_save_checkpoint(checkpoint)
+        self._convert_parts(checkpoint, self._dense_state)
         self._convert_optimizer_state(checkpoint, self._dense_state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Attach the checkpoint's masks, and convert its optimizer state to that of the kept weights."""
+        """Attach the checkpoint's masks, and convert its optimizer state and parts to those of the kept weights."""
         masks = {name: checkpoint["state_dict"][f"network.{name}_mask"] for name in masks_of(self.network)}
         attach(self.network, masks)
+        self._convert_parts(checkpoint, to_kept)
+        self.stored_parts = checkpoint.get("parts", {})
         self._convert_optimizer_state(checkpoint, to_kept)
 
     def _dense_state(self, state: Tensor, mask: Tensor) -> Tensor:
         """Return dense optimizer state in the memory format of the weights, as fused optimizers require."""
         return to_dense(state, mask).to(memory_format=self.memory_format) if mask.dim() == 4 else to_dense(state, mask)
 
+    def _convert_parts(self, checkpoint: dict[str, Any], convert: Callable[..., Tensor]) -> None:
+        """Convert the parts of each layer's weights by `convert`, a function of (tensor, mask)."""
+        masks, parts = self.sparse.masks(), checkpoint.get("parts", {})
+        for name, pair in parts.items():
+            parts[name] = [convert(part, masks[name]) for part in pair]
+
     def _convert_optimizer_state(self, checkpoint: dict[str, Any], convert: Callable[..., Tensor]) -> None:
         """Convert the optimizer state of each layer's weights by `convert`, a function of (tensor, mask)."""
         masks = self.sparse.masks()
-        ordered = [name for group in self.parameter_groups() for name in group.names]
-        names = {index: name for index, name in enumerate(ordered) if name in masks}
+        names = {index: name for index, name in enumerate(self.optimized_names()) if name in masks}
         for optimizer in checkpoint.get("optimizer_states", []):
             states = optimizer["state"]
             for index, name in names.items():

@@ -37,7 +37,7 @@ def rewiring_rules(method: str, options: dict[str, Any]) -> RewiringRules:
     for key, value in options.items():
         if key not in RewiringRules.model_fields:
             raise UserError(f"{key}={value}: no such option; the options are {', '.join(RewiringRules.model_fields)}")
-    defaults = {key: value for key, value in with_defaults("method", method).items() if key not in ("_target_", "name")}
+    defaults = {k: value for k, value in with_defaults("method", method).items() if k in RewiringRules.model_fields}
     rules = build(RewiringRules, defaults | options)
     rules.check_combination()
     return rules

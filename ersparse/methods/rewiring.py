@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.config.schema import Settings
 from ersparse.errors import UserError
-from ersparse.methods.base import Method, RunContext
+from ersparse.methods.base import RunContext
 from ersparse.methods.levels import check_final_sparsity, check_pruning
+from ersparse.methods.reparametrized import Reparametrizable
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.rewiring_rules import DROP, GROW, rule_named
 from ersparse.sparse.source import DenseSource, Source
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 SMOKE_INTERVAL = 10  # steps between updates at scale=smoke, at most
 
 
-class Rewire(RewiringRules, Method):
+class Rewire(RewiringRules, Reparametrizable):
     """Trains a network whose masks are updated every `delta_t` steps; its keys are those of `RewiringRules`."""
 
     executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
@@ -41,6 +42,8 @@ class Rewire(RewiringRules, Method):
             self._check_flow(source)
         if settings.trainer.execution == "sparse":
             self._check_sparse_execution(settings)
+        if self.reparametrization != "none":
+            self._check_factors(settings)
 
     def _check_rewires(self, settings: Settings, source: Source) -> None:
         if source.nominal == 1.0:
@@ -75,6 +78,20 @@ class Rewire(RewiringRules, Method):
                 "resample"
             )
 
+    def _check_factors(self, settings: Settings) -> None:
+        self.check_reparametrization(settings)
+        where = f"with method.reparametrization={self.reparametrization}"
+        if self.skip_step:
+            raise UserError(f"method.skip_step=true: must be false {where}")
+        if self.grown_state == "keep":
+            raise UserError(f"method.grown_state=keep: must be zero {where}")
+        if self.redistribute == "momentum":
+            raise UserError(f"method.redistribute=momentum: must be none, gradient or remaining {where}")
+        if settings.trainer.execution == "sparse":
+            raise UserError(
+                f"trainer.execution=sparse: must be auto, masked or compiled {where} and method={self.name}"
+            )
+
     def _check_sparse_execution(self, settings: Settings) -> None:
         if self.grown_state == "keep":
             raise UserError(
@@ -85,7 +102,8 @@ class Rewire(RewiringRules, Method):
             check_one_rank(settings, "method.final_sparsity or method.redistribute")
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:
-        return update_callbacks(self.model_copy(update={"delta_t": at_scale(self.delta_t, run.settings)}), run)
+        rules = self.model_copy(update={"delta_t": at_scale(self.delta_t, run.settings)})
+        return [*update_callbacks(rules, run), *self.reparametrization_callbacks()]
 
 
 def at_scale(delta_t: int, settings: Settings) -> int:

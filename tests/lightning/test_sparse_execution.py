@@ -135,7 +135,7 @@ def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
     "first, second, words",
     [
         ("masked", "sparse", ["optimizer.no_decay=[norm,bias]", "optimizer.weight_decay=0.1"]),
-        ("sparse", "masked", []),
+        ("sparse", "masked", ["method.reparametrization=sign_in", "method.factors.reset_every=1"]),
         ("sparse", "sparse", ["method=granet", "method.delta_t=2", "method.t_end=1", "method.final_sparsity=0.95"]),
     ],
 )
