@@ -49,3 +49,24 @@ def pruned_density(start: float, end: float, part: float, schedule: str) -> floa
             GraNet, Liu et al. 2021b).
     """
     return start if schedule == "constant" else end + (start - end) * (1 - part) ** 3
+
+
+def compressed(epochs: int, phases: int, dense_first: float, sparse_last: float, epoch: int) -> bool:
+    """Return whether an epoch belongs to a compressed phase of AC/DC (Peste et al. 2021, algorithm 1).
+
+    Between the first and the last part of the training, compressed and decompressed phases of equal length alternate.
+    Boundaries are rounded to epochs; the last epoch is always compressed.
+
+    Args:
+        epochs: number of epochs of the training.
+        phases: number of compressed phases, the last one included.
+        dense_first: part of the training before the first compressed phase.
+        sparse_last: part of the training of the last compressed phase.
+        epoch: the epoch, counted from 0.
+    """
+    end = epochs - max(1, round(sparse_last * epochs))
+    if epoch >= end or phases == 1:
+        return epoch >= end
+    start, count = round(dense_first * epochs), 2 * (phases - 1)
+    bounds = [start + round(index * (end - start) / count) for index in range(count)]
+    return sum(epoch >= bound for bound in bounds) % 2 == 1

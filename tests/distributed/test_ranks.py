@@ -105,6 +105,26 @@ def test_two_ranks_with_sparse_execution_agree_with_masked_execution(process, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["method.reparametrization=sign_in", "method.factors.reset_every=1", "sparsity.level=0.5"],
+        ["method=acdc", "method.phases=1", "method.sparse_last=0.5", "optimizer.ham={alpha:2,beta:0.1}"],
+    ],
+)
+def test_two_ranks_train_other_methods_as_one_rank(process, launch, only_run, monkeypatch, tmp_path, words):
+    words = [*PLAIN, *EXACT, *words]
+    two = trained(process, tmp_path / "two", *words, "trainer.devices=2")
+    monkeypatch.syspath_prepend(ROOT / "tests/runs")
+    status, printed = launch(*words)
+    assert status == 0, printed
+    assert read(only_run())["mask_sha256"] == read(two)["mask_sha256"]
+    a, b = load_file(only_run() / "network.safetensors"), load_file(two / "network.safetensors")
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
 def test_synchronised_batchnorm_trains_as_on_one_rank(process, tmp_path):
     """Rounding errors grow with every step, so the bound on the loss after one epoch is loose."""
     words = ["model.sync_batchnorm=true", "model.width=0.25", "optimizer.lr=0.01", *EXACT, "trainer.max_epochs=1"]

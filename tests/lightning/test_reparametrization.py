@@ -76,6 +76,20 @@ class Multiplied(nn.Module):
         return m, weight / m
 
 
+class Thresholded(nn.Module):
+    """PyTorch's parametrization of a weight by a trained soft threshold, with a mask."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, v, s):
+        return torch.sign(v) * torch.relu(v.abs() - torch.sigmoid(s)) * self.mask
+
+    def right_inverse(self, weight):
+        return weight, torch.full((1,), -3.0)
+
+
 class ResetEachEpoch(pl.Callback):
     def on_train_epoch_start(self, trainer, module):
         for layer in module.network.modules() if trainer.current_epoch else ():
@@ -92,24 +106,28 @@ def network_and_masks():
     return network, masks
 
 
-def test_training_equals_pytorchs_parametrizations():
-    """Two epochs with momentum, weight decay of the factors, clipping and a reset."""
+@pytest.mark.parametrize("rule, reference_rule", [(Product(1.0), Multiplied), (SoftThreshold(-3.0), Thresholded)])
+def test_training_equals_pytorchs_parametrizations(rule, reference_rule):
+    """Two epochs with momentum, weight decay of the parts, clipping, accumulation, and a reset of factors."""
+    resets = reference_rule is Multiplied
     network, masks = network_and_masks()
     module = Classifier(network, 10, SGD, 2, ["test"])
-    module.reparametrization = Reparametrization(Product(1.0), list(masks))
+    module.reparametrization = Reparametrization(rule, list(masks))
     options = {"epochs": 2, "gradient_clip_val": 1.0, "accumulate_grad_batches": 2}
-    trainer([FixedMask(), TrainedParts(1)], **options).fit(module, batches(320), [batches(64)])
+    trainer([FixedMask(), *([TrainedParts(1)] if resets else [])], **options).fit(module, batches(320), [batches(64)])
 
     reference, _ = network_and_masks()
     for name, mask in masks.items():
         layer = reference.get_submodule(name.removesuffix(".weight"))
         del layer._buffers["weight_mask"]
-        parametrize.register_parametrization(layer, "weight", Multiplied(mask))
-    trainer([ResetEachEpoch()], **options).fit(Classifier(reference, 10, SGD, 2, ["test"]), batches(320), [batches(64)])
+        parametrize.register_parametrization(layer, "weight", reference_rule(mask))
+    callbacks = [ResetEachEpoch()] if resets else []
+    compared = Classifier(reference, 10, SGD, 2, ["test"])
+    trainer(callbacks, **options).fit(compared, batches(320), [batches(64)])
     for name, mask in masks.items():
         found, wanted = network.get_parameter(name), reference.get_submodule(name.removesuffix(".weight")).weight
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
-        assert not found[~mask].any() and found[mask].all()
+        assert not found[~mask].any() and found[mask].all() == resets
 
 
 def test_weights_near_zero_move_as_without_factors():

@@ -21,9 +21,6 @@ SMALL = [
 TOTAL = 16 * 9 + 16 * 16 * 9 + 160
 
 
-COUNTS = {2: 782, 4: 522}
-
-
 class SlowPruning(torch.optim.SGD):
     """SGD whose steps end with pruning by a sorted list of all magnitudes; step numbers are written out by hand.
 
@@ -31,19 +28,19 @@ class SlowPruning(torch.optim.SGD):
     reduced to 782 and 522. The part of the training before which nothing is pruned is no step.
     """
 
-    def __init__(self, network):
+    def __init__(self, network, counts=None):
         super().__init__(network.parameters(), SGD.lr, SGD.momentum, weight_decay=SGD.weight_decay)
         self.weights = [p for p in network.parameters() if p.dim() > 1]
-        self.removed, self.count = set(), 0
+        self.removed, self.count, self.counts = set(), 0, counts or {2: 782, 4: 522}
 
     @torch.no_grad()
     def step(self, closure=None):
         super().step(closure)
         self.count += 1
         values = [abs(value) for w in self.weights for value in w.contiguous().flatten().tolist()]
-        if self.count in COUNTS:
+        if self.count in self.counts:
             left = sorted(set(range(len(values))) - self.removed, key=lambda i: -values[i])
-            self.removed |= set(left[COUNTS[self.count] :])
+            self.removed |= set(left[self.counts[self.count] :])
         kept = torch.tensor([i not in self.removed for i in range(len(values))])
         for w, part in zip(self.weights, kept.split([w.numel() for w in self.weights]), strict=True):
             w *= part.reshape(w.shape)

@@ -10,6 +10,8 @@ from typing import Any
 from ersparse.report.analysis.runs import Run
 from ersparse.report.analysis.settings import flatten, varying_keys
 
+OUTCOMES = ("str", "spred")  # methods whose final sparsity is an outcome of training
+
 
 @dataclass(frozen=True)
 class SeedGroup:
@@ -75,8 +77,11 @@ class SeedGroup:
 
     @property
     def final(self) -> float:
-        """Nominal sparsity at the end of training; `level` if the method keeps it."""
+        """Nominal sparsity at the end of training; `level` if the method keeps it, realised if it is an outcome."""
         final = self.config.get("method.final_sparsity")
+        if final is None and self.method in OUTCOMES:
+            found = [run.sparsity["realised"] for run in self.runs if run.sparsity.get("realised") is not None]
+            return round(sum(found) / len(found), 4) if found else self.level
         return self.level if final is None else float(final)
 
     def values(self, metric: str) -> dict[int, float]:
