@@ -326,6 +326,8 @@ def _computes_densities(option: str) -> DensityFunction | None:
     function: DensityFunction = locate(with_defaults("sparsity", option)["_target_"])
     parameters = inspect.signature(function).parameters
     needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
+    if option == "narrow":  # its densities follow from the width, which a module has already
+        return None
     return function if "layers" in needed <= {"layers", "density"} else None
 
 

@@ -66,6 +66,21 @@ def launch(tmp_path):
     return partial(in_this_process, tmp_path)
 
 
+def planned(*words: str):
+    """The plan of a command line; nothing is created."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from ersparse.config.groups import build
+    from ersparse.config.options import CONF
+    from ersparse.config.schema import Settings
+    from ersparse.runs.planner import make_plan
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", list(words)), resolve=True)
+    return make_plan(build(Settings, config))
+
+
 @pytest.fixture(scope="session")
 def refusal():
     """The one line with which a run is refused when it is planned, which creates nothing; much faster than `launch`."""

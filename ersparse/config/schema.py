@@ -42,6 +42,7 @@ class ModelSettings(FunctionSettings):
     init: Literal["default", "layer", "neuron"]
     init_from: Path | None
     init_mismatch: Annotated[Literal["error", "fresh"], Since("error")] = "error"
+    init_mask: Annotated[Literal["run", "own"], Since("run")] = "run"
     sync_batchnorm: Annotated[bool, NotIdentity]
     args: Annotated[dict[str, Any], Since({})] = Field(default_factory=dict)
 
@@ -239,8 +240,13 @@ class SparsitySettings(FunctionSettings):
     score_dtype: Literal["float32", "float64"]
     make: Annotated[bool, NotIdentity]
     allow_collapse: Annotated[bool, NotIdentity]
-    control: Literal["none", "shuffle", "reinit", "invert"]
+    control: Literal["none", "shuffle", "reinit", "invert", "signs", "magnitudes"]
     run: SourceRunSettings | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing is pruned: `dense`, or `narrow`, which has fewer channels instead."""
+        return self.name in ("dense", "narrow")
 
     @model_validator(mode="after")
     def compatible(self) -> SparsitySettings:

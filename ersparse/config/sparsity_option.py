@@ -12,6 +12,7 @@ from ersparse.config.schema import SparsitySettings
 from ersparse.errors import UserError
 
 DRAWING_KEYS = ("sampling", "flow", "pattern")  # apply to every option whose masks are drawn at random
+WEIGHT_CONTROLS = ("signs", "magnitudes")  # change the initial weights of any network
 RUN_ARGUMENTS = frozenset({"layers", "density", "network", "count", "examples", "shape", "seed", "invert", "among"})
 
 
@@ -64,10 +65,11 @@ class SparsityOption:
     def applicable_keys(self) -> list[str]:
         """Return the keys that influence the masks: the function's own, and those of how masks are drawn."""
         settings = self.settings
-        if settings.name == "dense":
-            return list(self.keys)
+        weights = ["control"] if settings.control in WEIGHT_CONTROLS else []
+        if settings.is_dense:
+            return [*self.keys, *weights]
         if not (self.is_pruner or self.keys == ("file",)):
-            return [*self.keys, *DRAWING_KEYS]
+            return [*self.keys, *DRAWING_KEYS, *weights]
         control = ["control"] if settings.control != "none" else []
         keys = ["run"] if settings.run else list(self.keys)
         return [*keys, *(["keep_mask"] if settings.keep_mask else DRAWING_KEYS), *control]
@@ -83,5 +85,5 @@ class SparsityOption:
 
     def _selection_keys(self) -> list[str]:
         """Return the keys that select layers; each enters the hash of a run only if it is set."""
-        own = [] if self.settings.name == "dense" else ["first_dense", "last_dense", "layers"]
+        own = [] if self.settings.is_dense else ["first_dense", "last_dense", "layers"]
         return ["include", "exclude", *(key for key in own if key not in self.keys)]

@@ -46,7 +46,7 @@ class Rewire(RewiringRules, Reparametrizable):
             self._check_factors(settings)
 
     def _check_rewires(self, settings: Settings, source: Source) -> None:
-        if source.nominal == 1.0:
+        if isinstance(source, DenseSource) or source.nominal == 1.0:
             raise UserError(
                 f"sparsity={settings.sparsity.name}: leaves method={self.name} nothing to rewire; must be a sparse "
                 "source"

@@ -15,6 +15,7 @@ from ersparse.errors import UserError
 from ersparse.kernels.fused_graph import FusedGraph, NotCovered
 from ersparse.models.build import NetworkSpec, describe_failure
 from ersparse.sparse.channel_graph import GraphError, trace
+from ersparse.sparse.initialization import transplant
 from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.positions import positions
 from ersparse.sparse.reachability import ChannelOp
@@ -47,9 +48,14 @@ def spec_of(settings: Settings) -> NetworkSpec:
 def build_network(settings: Settings, init_from: dict[str, Tensor] | None) -> nn.Module:
     """Return the network that is trained, on the CPU, with its first weights.
 
-    With `sparsity.control=reinit` they are drawn independently of the weights that were scored.
+    With `sparsity.control=reinit` they are drawn independently of the weights that were scored; with `signs` and
+    `magnitudes` those of prunable weights are the loaded ones, and all else is drawn.
     """
-    if settings.sparsity.control != "reinit":
+    control = settings.sparsity.control
+    if control in ("signs", "magnitudes"):
+        assert init_from is not None
+        return transplant(_with_random_weights(settings, "weights"), init_from, control)
+    if control != "reinit":
         return initial_network(settings, init_from)
     return (
         _with_random_weights(settings, "weights") if init_from else _with_random_weights(settings, "weights", "reinit")
@@ -82,7 +88,7 @@ def check_images(settings: Settings) -> None:
 def architecture(spec: NetworkSpec) -> Architecture:
     """Return the network without its weights, with its layers and its channel graph."""
     try:
-        with torch.device("meta"), _SkipNormalInitialization():
+        with torch.device("meta"), SkipNormalInitialization():
             module = spec.build()
     except UserError:  # the constructor may compute with the values of tensors
         with torch.random.fork_rng(devices=[]):
@@ -150,7 +156,7 @@ def _with_random_weights(settings: Settings, *stream: str) -> nn.Module:
         return spec_of(settings).build()
 
 
-class _SkipNormalInitialization(TorchFunctionMode):
+class SkipNormalInitialization(TorchFunctionMode):
     """Skips `normal_`, which has no effect on the meta device, but would import PyTorch's compiler (two seconds)."""
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:

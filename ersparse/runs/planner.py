@@ -20,6 +20,7 @@ from ersparse.lightning.parameter_groups import check_groups
 from ersparse.methods.base import Method, method_of
 from ersparse.runs.identity import FileHashes, describe, run_hash
 from ersparse.runs.loggers.select import logger_of
+from ersparse.runs.narrow import with_narrow_width
 from ersparse.runs.network import (
     Architecture,
     architecture,
@@ -39,7 +40,7 @@ from ersparse.sparse.source import DenseSource, Source
 from ersparse.sparse.weight_use import unusable_weight
 from ersparse.storage import density_file
 from ersparse.storage.density_file import DensityFile
-from ersparse.storage.run_folder import network_masks
+from ersparse.storage.run_folder import network_masks, network_tensors
 from ersparse.storage.weights_file import fitting, read_weights
 
 log = logging.getLogger("ersparse")
@@ -65,6 +66,7 @@ def make_plan(settings: Settings) -> Plan:
     Raises:
         UserError: one line that names the key.
     """
+    settings = with_narrow_width(settings)
     method, option = method_of(settings), SparsityOption.of(settings.sparsity)
     _check_across_groups(settings)
     logger_of(settings)
@@ -114,9 +116,7 @@ def _layers(settings: Settings, built: Architecture, files: InputFiles) -> list[
     if ticket:
         return [layer for layer in prunable_layers(built.module, embeddings=True) if layer.name in ticket]
     layers = selection_of(settings.sparsity).layers_of(built.module)
-    if settings.sparsity.name != "dense" and (
-        reason := unusable_weight(built.module, [layer.name for layer in layers])
-    ):
+    if not settings.sparsity.is_dense and (reason := unusable_weight(built.module, [layer.name for layer in layers])):
         raise UserError(f"model={settings.model.name}: {reason}")
     return layers
 
@@ -245,6 +245,7 @@ def _read_files(settings: Settings) -> InputFiles:
     init_from, sparsity = settings.model.init_from, settings.sparsity
     if init_from is not None:
         network, network_hash = read_weights(Path(init_from), f"model.init_from={init_from}")
+        network = network_tensors(network) if settings.model.init_mask == "own" else network
     if sparsity.name == "file":
         file = density_file.read(Path(str(sparsity.file)))
         file_hash = digest(file.masks()) if sparsity.keep_mask else file.hash

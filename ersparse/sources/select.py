@@ -49,12 +49,13 @@ def select_source(
     Raises:
         UserError: one line that names the key.
     """
-    _check_control(option, has_ticket=bool(ticket))
+    _check_control(option, has_ticket=bool(ticket), has_weights=bool(settings.model.init_from))
     _check_pattern(option, layers, has_ticket=bool(ticket))
     if ticket:
         return TicketSource(layers, ticket, settings.seed_of("mask"), option.settings.control)
-    if option.settings.name == "dense":
-        return DenseSource(layers)
+    if option.settings.is_dense:
+        level = option.settings.level if option.takes_density and option.settings.budget is None else 0.0
+        return DenseSource(layers, 1 - level)  # of a narrow network: that of the sparse one it is compared with
     own = own_densities(option, layers)
     if option.settings.keep_mask and any(density < 1 for density in own.values()):
         raise UserError(
@@ -94,7 +95,7 @@ def _check_pattern(option: SparsityOption, layers: list[Layer], has_ticket: bool
         checked_pattern(settings.pattern, layers, [0.5] * len(layers), "sparsity.")
 
 
-def _check_control(option: SparsityOption, has_ticket: bool) -> None:
+def _check_control(option: SparsityOption, has_ticket: bool, has_weights: bool) -> None:
     """Refuse a control experiment without the thing that it controls for."""
     settings = option.settings
     pruner = not has_ticket and option.is_pruner
@@ -107,6 +108,8 @@ def _check_control(option: SparsityOption, has_ticket: bool) -> None:
             mask or pruner,
             "weights that a mask was found with: model.init_from with a ticket, or a pruner",
         ),
+        "signs": (has_weights, "a network that has them: model.init_from"),
+        "magnitudes": (has_weights, "a network that has them: model.init_from"),
         "invert": (pruner, "scores: sparsity=snip, grasp, synflow or imp"),
     }
     met, requirement = requirements[settings.control]

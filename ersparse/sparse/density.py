@@ -26,6 +26,16 @@ def dense(layers: Sequence[Layer]) -> list[float]:
     return [1.0] * len(layers)
 
 
+def narrow(layers: Sequence[Layer], density: float) -> list[float]:
+    """Return p_l = 1 for every layer of a dense network whose width was chosen for a number of weights.
+
+    Args:
+        layers: prunable layers, in network order.
+        density: density of the network of width 1 with as many weights, by which the width was chosen.
+    """
+    return [1.0] * len(layers)
+
+
 def uniform(layers: Sequence[Layer], density: float, floor: float = 0, first_dense: bool = False) -> list[float]:
     """Return p_l = p for every layer.
 

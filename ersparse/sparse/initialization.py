@@ -5,7 +5,8 @@ Weights may be scaled by the density of their layer (Evci et al. 2022, *Gradient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from ersparse.sparse.layers import Layer, prunable_layers, prunable_weights
 from ersparse.sparse.rng import generator
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def scaled_weight(mask: Tensor, mode: str, random: np.random.Generator) -> Tensor:
@@ -53,6 +56,28 @@ def draw_weights(module: nn.Module, densities: Sequence[float], how: str, seed: 
         values = drawn if how == "kaiming_normal" else np.sign(drawn)
         with torch.no_grad():
             holder.weight.copy_(torch.from_numpy(std * values))
+
+
+@torch.no_grad()
+def transplant(network: N, weights: Mapping[str, Tensor], what: str) -> N:
+    """Give the prunable weights of a network the signs, or the magnitudes, of others (Gadhikar & Burkholz 2024).
+
+    Args:
+        network: the network with its own weights; those with a counterpart change in place.
+        weights: other weights by name, such as those of a trained network. Where they are zero, as removed weights are,
+            the network keeps its own.
+        what: "signs" takes their signs and keeps the network's magnitudes; "magnitudes" the reverse.
+
+    Returns:
+        The network itself.
+    """
+    for name, held in prunable_weights(network, embeddings=True).items():
+        if name not in weights:
+            continue
+        own, other = held.weight, weights[name].to(held.weight)
+        mixed = own.abs().copysign(other) if what == "signs" else other.abs().copysign(own)
+        own.copy_(torch.where(other == 0, own, mixed))
+    return network
 
 
 def random_scores(layer: Layer, how: str, seed: int) -> Tensor:

@@ -76,7 +76,9 @@ UNIFORM = ["sparsity=uniform", "sparsity.level=0.5", "sparsity.exclude=[conv1.*]
 MORE = ["srigl", "mest", "cht", "dsr", "sparse_momentum"]
 
 
-@pytest.mark.parametrize("method", MORE)
+@pytest.mark.parametrize(
+    "method", [name if name in ("srigl", "dsr") else pytest.param(name, marks=pytest.mark.slow) for name in MORE]
+)
 def test_other_rules_preserve_the_total_to_the_weight(launch, only_run, method):
     """DSR and sparse momentum move weights between layers; SRigL leaves all channels the same number, or none."""
     words = ["method.delta_t=2", *(["sparsity.sampling=fan_in"] if method == "srigl" else [])]
@@ -95,7 +97,7 @@ def test_other_rules_preserve_the_total_to_the_weight(launch, only_run, method):
         assert name != "fc.weight" or sizes.all()
 
 
-@pytest.mark.parametrize("pattern, sparsity", [("2:4", "uniform"), ("2x2", "erk")])
+@pytest.mark.parametrize("pattern, sparsity", [("2:4", "uniform"), pytest.param("2x2", "erk", marks=pytest.mark.slow)])
 def test_rewiring_keeps_patterns(launch, only_run, pattern, sparsity):
     words = [f"sparsity={sparsity}", "sparsity.level=0.5", f"sparsity.pattern={pattern}", "sparsity.exclude=[conv1.*]"]
     extra = ["method.redistribute=gradient", "method.drop=mest"] if sparsity == "erk" else []

@@ -5,21 +5,11 @@ import json
 from typing import Annotated
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from conftest import planned
 
-from ersparse.config.groups import SettingsGroup, build, identity_fields
-from ersparse.config.options import CONF
-from ersparse.config.schema import Settings
+from ersparse.config.groups import SettingsGroup, identity_fields
 from ersparse.config.types import NotIdentity, Since
 from ersparse.runs.identity import run_hash
-from ersparse.runs.planner import make_plan
-
-
-def planned(*words: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", list(words)), resolve=True)
-    return make_plan(build(Settings, config))
 
 
 def test_the_default_hash_is_that_of_its_canonical_form():
@@ -78,6 +68,7 @@ SAME = [
     "model.sync_batchnorm=true",
     "trainer.metrics=[ece,top5] trainer.deterministic=true trainer.profile=true",
     "sparsity.rounds=7 optimizer.ham={alpha:0,beta:0}",  # balanced does not take rounds
+    "model.init_mask=run sparsity.pattern=null",
     "sparsity.exclude=[] sparsity.include=null sparsity.layers=null sparsity.last_dense=false",
     "sparsity.file=nowhere",
     "trainer.max_epochs=300 scale=short",  # a tenth of 300 is the default's 30
@@ -87,6 +78,8 @@ OTHER = [
     "sparsity.budget=27061",
     "sparsity.flow=add",
     "sparsity.sampling=fan_in",
+    "sparsity=narrow",
+    "sparsity=narrow sparsity.level=0.8",
     "sparsity.pattern=2x2 sparsity.exclude=[conv1.*]",
     "sparsity=erk",
     "sparsity=uniform sparsity.first_dense=true",
