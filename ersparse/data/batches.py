@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from ersparse.data.mixing import Mixing
 from ersparse.sparse.transfer import to_device
 
 EVALUATION_BATCH_SIZE = 500  # images
+CACHED_PIXELS = 1 << 17  # numbers that are normalised at a time, which take half a megabyte
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,8 @@ class ImageTable:
         Args:
             which: images that are mirrored, bool [N].
         """
-        images, which = self.pixels.reshape(-1, *self.size, self.pixels.shape[1]), which.to(self.pixels.device)
-        mirrored = torch.where(which[:, None, None, None], images.flip(2), images) if which.any() else images
-        return normalised(mirrored, self.mean, self.std), self.labels
+        images = self.pixels.reshape(-1, *self.size, self.pixels.shape[1])
+        return normalised(mirrored(images, which.to(images.device)), self.mean, self.std), self.labels
 
     def _to_device(self, index: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Copy to the device of the pixels: to a GPU by one asynchronous transfer, for which the host does not wait."""
@@ -100,6 +100,35 @@ def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     rows = pixels.reshape(count, height, width * channels).float()
     images = rows.sub_(mean.repeat(width)).div_(std.repeat(width)).reshape(pixels.shape)
     return images.permute(0, 3, 1, 2)
+
+
+def mirrored(images: Tensor, which: Tensor) -> Tensor:
+    """Return images [N, height, width, C], of which those where `which`, bool [N], is true are mirrored."""
+    if not which.any():
+        return images
+    return images.flip(2) if which.all() else torch.where(which[:, None, None, None], images.flip(2), images)
+
+
+def normalised_parts(parts: Sequence[Tensor], which: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return `normalised(mirrored(torch.cat(parts), which), mean, std)` on a CPU, a few images at a time.
+
+    These stay in the processor's cache, which halves the time of a batch that does not fit into it.
+
+    Args:
+        parts: images, uint8 [n, height, width, C] each.
+        which: images that are mirrored, bool [N].
+        mean: [C], in units of a uint8 pixel.
+        std: [C], likewise.
+    """
+    height, width, channels = parts[0].shape[1:]
+    rows = torch.empty(len(which), height, width * channels)
+    means, stds, end = mean.repeat(width), std.repeat(width), 0
+    step = max(1, CACHED_PIXELS // parts[0][0].numel())
+    for images in (few for part in parts for few in torch.split(part, step)):
+        start, end = end, end + len(images)
+        chunk = rows[start:end].copy_(mirrored(images, which[start:end]).reshape(-1, height, width * channels))
+        chunk.sub_(means).div_(stds)
+    return rows.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 class InMemoryDataLoader:

@@ -39,9 +39,12 @@ class HuggingfaceSplit:
     labels: np.ndarray
 
     def open(self, image: int) -> Image.Image:
-        (content,) = self.images[image].values()
-        stored = content["bytes"]
-        return upright(Image.open(io.BytesIO(Path(content["path"]).read_bytes() if stored is None else stored)))
+        return upright(Image.open(io.BytesIO(self.content(image))))
+
+    def content(self, image: int) -> bytes:
+        (file,) = self.images[image].values()
+        stored: bytes | None = file["bytes"]
+        return Path(file["path"]).read_bytes() if stored is None else stored
 
     def rows(self) -> Iterator[tuple[str, int, int]]:
         """Yield file name (empty if unknown), size in bytes and label of each image, without reading the images."""

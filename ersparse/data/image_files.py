@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -95,24 +95,9 @@ def decode(path: Path | str, form: PixelFormat) -> np.ndarray:
         return fit(upright(image), form)
 
 
-def decode_crop(path: Path | str, channels: int, choose: Callable[[int, int], Box]) -> np.ndarray:
-    """Decode a part of an image in its own size to uint8 [height, width, channels], as `decode` does otherwise.
-
-    Args:
-        path: of the file.
-        channels: 1 for gray values, 3 for RGB.
-        choose: returns the part, given height and width of the image.
-
-    Raises:
-        OSError, SyntaxError, ValueError: the file is damaged or cannot be read.
-    """
-    with quiet(), Image.open(path) as image:
-        return crop(upright(image), channels, choose)
-
-
-def crop(image: Image.Image, channels: int, choose: Callable[[int, int], Box]) -> np.ndarray:
+def crop(image: Image.Image, channels: int, box: Box) -> np.ndarray:
     """Return a part of an image as uint8 [height, width, channels], gray values or RGB without transparency."""
-    top, left, height, width = choose(image.height, image.width)
+    top, left, height, width = box
     part = _converted(image, channels).crop((left, top, left + width, top + height))
     return np.array(part).reshape(height, width, channels)
 

@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 from ersparse.data.image_cache import DecodedImages, PixelCounts, Statistics, check_memory
-from ersparse.data.image_files import DAMAGED, PixelFormat, crop, fit, quiet, reason
+from ersparse.data.image_files import DAMAGED, PixelFormat, fit, quiet, reason
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ersparse.data.crops import OpenImage
     from ersparse.data.streamed import StreamedImages
-    from ersparse.data.transforms import ChooseBox
 
 CHUNK = 64  # images per task of a thread
 
@@ -40,6 +40,9 @@ class OpenedImages(Protocol):
 
     def open(self, image: int) -> Image.Image:
         """Return an image, upright, which need not be decoded yet."""
+
+    def content(self, image: int) -> bytes | None:
+        """Return the file of an image; None if there are only its pixels."""
 
 
 @dataclass(frozen=True)
@@ -59,28 +62,31 @@ class OpenedSource:
     def damage(self, image: int, why: str) -> str:
         return f"{self.images.where}: image {image} cannot be decoded ({why}); must be intact"
 
-    def open(self, image: int) -> Image.Image:
-        """Return an image, which need not be decoded yet.
-
-        Raises:
-            OSError, SyntaxError, ValueError: it is damaged, or no image.
-        """
-        try:
-            return self.images.open(image)
-        except (AttributeError, RuntimeError, TypeError) as error:
-            raise OSError(str(error)) from None
-
     def decode(self, image: int, form: PixelFormat) -> Tensor:
         import torch
 
         with quiet():
-            return torch.from_numpy(fit(self.open(image), form).copy())
+            return torch.from_numpy(fit(opened(self.images, image), form).copy())
 
-    def decode_crop(self, image: int, channels: int, choose: ChooseBox) -> Tensor:
-        import torch
+    def open(self, image: int, channels: int) -> OpenImage:
+        from ersparse.data.crops import PillowImage, open_image
 
-        with quiet():
-            return torch.from_numpy(crop(self.open(image), channels, choose))
+        content = self.images.content(image)
+        if content is not None:
+            return open_image(bytearray(content), channels)
+        return PillowImage(opened(self.images, image), channels)
+
+
+def opened(images: OpenedImages, image: int) -> Image.Image:
+    """Return an image, which need not be decoded yet.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it is damaged, or no image.
+    """
+    try:
+        return images.open(image)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise OSError(str(error)) from None
 
 
 def stream_splits(train: OpenedImages, test: OpenedImages, form: PixelFormat, digest: str) -> StreamedImages:
@@ -136,8 +142,7 @@ def _chunks(part: OpenedImages, form: PixelFormat) -> Iterator[tuple[int, np.nda
 
 
 def _checked(part: OpenedImages, image: int, form: PixelFormat) -> np.ndarray:
-    source = OpenedSource(part)
     try:
-        return fit(source.open(image), form)
+        return fit(opened(part, image), form)
     except DAMAGED as error:
-        raise UserError(source.damage(image, reason(error))) from None
+        raise UserError(OpenedSource(part).damage(image, reason(error))) from None

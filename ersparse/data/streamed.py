@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ersparse.data.arrays import Arrays
+from ersparse.data.crops import OpenImage, open_image
 from ersparse.data.file_table import FileTable
-from ersparse.data.image_files import DAMAGED, PixelFormat, decode, decode_crop, reason
-from ersparse.data.transforms import ChooseBox
+from ersparse.data.image_files import DAMAGED, Box, PixelFormat, decode, reason
 from ersparse.errors import RunFailed, UserError
+
+T = TypeVar("T")
 
 
 class ImageSource(Protocol):
@@ -30,8 +33,8 @@ class ImageSource(Protocol):
     def decode(self, image: int, form: PixelFormat) -> Tensor:
         """Return an image resized and cropped to its centre, uint8 [height, width, C]."""
 
-    def decode_crop(self, image: int, channels: int, choose: ChooseBox) -> Tensor:
-        """Return the box that `choose` takes from an image in its own size, uint8 [height, width, C]."""
+    def open(self, image: int, channels: int) -> OpenImage:
+        """Return an image in its own size, which need not be decoded yet."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class FileSource:
     def decode(self, image: int, form: PixelFormat) -> Tensor:
         return torch.from_numpy(decode(self._path(image), form).copy())
 
-    def decode_crop(self, image: int, channels: int, choose: ChooseBox) -> Tensor:
-        return torch.from_numpy(decode_crop(self._path(image), channels, choose))
+    def open(self, image: int, channels: int) -> OpenImage:
+        return open_image(bytearray(Path(self._path(image)).read_bytes()), channels)
 
     def _path(self, image: int) -> str:
         return f"{self.root}/{self.files[image].name}"
@@ -101,20 +104,27 @@ class StreamedPart:
         Raises:
             RunFailed: the image is damaged.
         """
-        return self._decoded(image, lambda: self.source.decode(image, self.form))
+        return self._intact(image, lambda: self.source.decode(image, self.form))
 
-    def read_crop(self, image: int, choose: ChooseBox) -> Tensor:
-        """Return the box that `choose` takes from an image in its own size, uint8 [height, width, C].
+    def open(self, image: int) -> OpenImage:
+        """Return an image in its own size, which need not be decoded yet.
 
         Raises:
             RunFailed: the image is damaged.
         """
-        return self._decoded(image, lambda: self.source.decode_crop(image, self.form.channels, choose))
+        return self._intact(image, lambda: self.source.open(image, self.form.channels))
 
-    def _decoded(self, image: int, decoded: Any) -> Tensor:
+    def read_box(self, image: int, opened: OpenImage, box: Box) -> Tensor:
+        """Return a part of an image that `open` returned, uint8 [height, width, C].
+
+        Raises:
+            RunFailed: the image is damaged.
+        """
+        return self._intact(image, lambda: opened.read(box))
+
+    def _intact(self, image: int, decoded: Callable[[], T]) -> T:
         try:
-            pixels: Tensor = decoded()
-            return pixels
+            return decoded()
         except DAMAGED as error:
             raise RunFailed(self.source.damage(image, reason(error))) from None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ersparse.data.batches import ImageTable
+from ersparse.data.batches import ImageTable, normalised_parts
 from ersparse.data.epoch_plan import EpochPlan, PlannedBatch
 from ersparse.data.worker_pool import CHUNK, Request, WorkerPool
 
@@ -44,20 +44,25 @@ class StreamedDataLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = self.epoch() if self.epoch else None
-        chunks = self.pool.read(self._requests(epoch))
+        chunks = self.pool.read(self.requests(epoch))
         for batch in self.plan.batches(epoch or 0):
-            pixels = self._gather(chunks, len(batch.index))
-            yield self.plan.mixed(batch, *self._cropped(batch, pixels))
+            parts = [next(chunks) for _ in range(-(-len(batch.index) // CHUNK))]
+            yield self.plan.mixed(batch, *self._cropped(batch, parts))
 
-    def _cropped(self, batch: PlannedBatch, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def _cropped(self, batch: PlannedBatch, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return images and labels on the device, cropped, flipped and normalised."""
-        labels = self.labels[batch.index]
+        labels, flipped = self.labels[batch.index], batch.columns[:, 0] > 0
+        if self.device.type == "cpu" and not self.plan.augmentation.padding:
+            mean, std = torch.tensor([self.mean, self.std]) * 255
+            return normalised_parts(parts, flipped, mean, std), labels
+        pixels = self._gather(parts, len(labels))
         table = ImageTable.from_images(pixels, labels, self.mean, self.std, self.device)
         if self.plan.augmentation.padding:
             return table.batch(torch.arange(len(pixels)), batch.rows, batch.columns)
-        return table.flipped(batch.columns[:, 0] > 0)
+        return table.flipped(flipped)
 
-    def _requests(self, epoch: int | None) -> Iterator[Request]:
+    def requests(self, epoch: int | None) -> Iterator[Request]:
+        """Yield what is asked of the pool in an epoch."""
         for batch in self.plan.batches(epoch or 0):
             yield from self._chunks(batch, epoch)
 
@@ -65,9 +70,8 @@ class StreamedDataLoader:
         for images in torch.split(batch.index, CHUNK):
             yield Request(self.part, images.tolist(), epoch)
 
-    def _gather(self, chunks: Iterator[Tensor], count: int) -> Tensor:
-        """Return the next `count` images, in pinned memory if they go to a GPU."""
-        parts = [next(chunks) for _ in range(-(-count // CHUNK))]
+    def _gather(self, parts: list[Tensor], count: int) -> Tensor:
+        """Return `count` images in one tensor, in pinned memory if they go to a GPU."""
         if self.device.type != "cuda":
             return torch.cat(parts) if len(parts) > 1 else parts[0]
         pinned = torch.empty(count, *parts[0].shape[1:], dtype=torch.uint8, pin_memory=True)

@@ -152,6 +152,9 @@ class TorchvisionSplit:
         opened: Image.Image = self.dataset[image][0]
         return opened
 
+    def content(self, image: int) -> None:
+        return None
+
     def _labels(self) -> Any:
         """Return the labels that the data set has in an attribute; if it has none, all images are read for them."""
         for key in (*LABELS, *PAIRS):

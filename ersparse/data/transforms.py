@@ -5,11 +5,11 @@ They do not depend on the order of images, the number of ranks or worker process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,20 @@ from torch.nn import functional as F
 from ersparse.config.schema import DatasetSettings
 from ersparse.data.image_files import Box
 
-ChooseBox = Callable[[int, int], Box]  # of an image's height and width
-
 POLICIES = {"randaugment": "RandAugment", "trivialaugment": "TrivialAugmentWide"}  # classes of torchvision
 RATIO = (3 / 4, 4 / 3)  # range of width / height of a crop, torchvision's default
+
+
+class Choice(NamedTuple):
+    """What was drawn for an image.
+
+    Attributes:
+        box: of the crop.
+        state: of the generator afterwards, from which a policy draws; None if there is none.
+    """
+
+    box: Box
+    state: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -47,26 +57,31 @@ class ImageTransform:
             image: of any size if there is a crop, else of `size`.
             seed: of the choices (`image_seed`).
         """
+        if self.scale is None:
+            with seeded(seed):
+                return _apply_policy(image, self.policy) if self.policy else image
+        choice = self.choose(image.shape[0], image.shape[1], seed)
+        top, left, height, width = choice.box
+        return self.finish(image[top : top + height, left : left + width], choice)
 
-        def read(choose: ChooseBox | None) -> Tensor:
-            if choose is None:
-                return image
-            top, left, height, width = choose(image.shape[0], image.shape[1])
-            return image[top : top + height, left : left + width]
+    def choose(self, height: int, width: int, seed: int) -> Choice:
+        """Choose the crop of an image of this size, which may be decoded later."""
+        with seeded(seed):
+            box = self._choose_box(height, width)
+            return Choice(box, torch.get_rng_state() if self.policy else None)
 
-        return self.apply(read, seed)
-
-    def apply(self, read: Callable[[ChooseBox | None], Tensor], seed: int) -> Tensor:
-        """Transform an image that is still to be read, so that only its crop has to be copied.
+    def finish(self, part: Tensor, choice: Choice) -> Tensor:
+        """Return the image made of a chosen crop.
 
         Args:
-            read: returns the crop of the image that a function of its height and width chooses, or, for None, the image
-                in `size`; uint8 [height, width, C].
-            seed: of the choices (`image_seed`).
+            part: the crop, uint8 [height, width, C] of `choice.box`.
+            choice: of the image.
         """
-        with seeded(seed):
-            image = self._resized(read(self._choose_box)) if self.scale else read(None)
-            return _apply_policy(image, self.policy) if self.policy else image
+        image = self._resized(part)
+        if self.policy is None or choice.state is None:
+            return image
+        with drawing_from(choice.state):
+            return _apply_policy(image, self.policy)
 
     def _choose_box(self, height: int, width: int) -> Box:
         from torchvision.transforms import RandomResizedCrop
@@ -92,15 +107,20 @@ def image_seed(seed: int, epoch: int, image: int) -> int:
     return int(np.random.SeedSequence((seed, epoch, image)).generate_state(1, np.uint64)[0] >> 1)
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> AbstractContextManager[None]:
     """Seed PyTorch's generator of the CPU, which torchvision draws from, and restore it afterwards."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
+    return drawing_from(torch.Generator().manual_seed(seed).get_state())
+
+
+@contextmanager
+def drawing_from(state: Tensor) -> Iterator[None]:
+    """Set the state of PyTorch's generator of the CPU, and restore it afterwards."""
+    before = torch.get_rng_state()
+    torch.set_rng_state(state)
     try:
         yield
     finally:
-        torch.set_rng_state(state)
+        torch.set_rng_state(before)
 
 
 def _apply_policy(image: Tensor, policy: str) -> Tensor:

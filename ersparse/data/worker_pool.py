@@ -69,18 +69,32 @@ class ImageReader(Dataset[Any]):
         An exception would arrive with the traceback of the worker in its text.
         """
         try:
-            return torch.stack([self._read(request, image) for image in request.images])
+            return torch.stack(self._read(request))
         except RunFailed as error:
             return str(error)
 
-    def _read(self, request: Request, image: int) -> Tensor:
+    def _read(self, request: Request) -> list[Tensor]:
         part, transform = self.parts[request.part], self.transform
         if transform is None or request.epoch is None:
-            return part[image] if isinstance(part, Tensor) else part.read(image)
-        seed = image_seed(self.seed, request.epoch, image)
-        if isinstance(part, Tensor):
-            return transform(part[image], seed)
-        return transform.apply(lambda choose: part.read_crop(image, choose) if choose else part.read(image), seed)
+            return [part[image] if isinstance(part, Tensor) else part.read(image) for image in request.images]
+        seeds = [image_seed(self.seed, request.epoch, image) for image in request.images]
+        if isinstance(part, StreamedPart) and transform.scale:
+            return _crops(part, transform, request.images, seeds)
+        whole = (part[image] if isinstance(part, Tensor) else part.read(image) for image in request.images)
+        return [transform(image, seed) for image, seed in zip(whole, seeds, strict=True)]
+
+
+def _crops(part: StreamedPart, transform: ImageTransform, images: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
+    """Return resized crops. All are chosen before the first image is decoded.
+
+    Decoding replaces what is in the processor's cache, and choosing between two images would take three times as long.
+    """
+    opened = [part.open(image) for image in images]
+    choices = [transform.choose(*one.size, seed) for one, seed in zip(opened, seeds, strict=True)]
+    return [
+        transform.finish(part.read_box(image, one, choice.box), choice)
+        for image, one, choice in zip(images, opened, choices, strict=True)
+    ]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Streamed images: the same as in memory, for every number of workers and ranks, and errors of one line."""
 
+import io
 import os
 import shutil
 import signal
@@ -16,10 +17,10 @@ from ersparse import load_images
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
 from ersparse.config.schema import DatasetSettings
-from ersparse.data import image_cache, image_folder, placement, worker_pool
+from ersparse.data import crops, image_cache, image_folder, placement, worker_pool
 from ersparse.data.arrays import Arrays
 from ersparse.data.augmentation import augmentation_of
-from ersparse.data.batches import ImageTable
+from ersparse.data.batches import ImageTable, normalised_parts
 from ersparse.data.epoch_plan import EpochPlan
 from ersparse.data.file_table import FileTable, ImageFile, by_name
 from ersparse.data.image_files import PixelFormat, decode
@@ -167,6 +168,40 @@ def test_batches_are_those_in_memory(tmp_path, keys):
     for batch, (x, y) in zip(plan.batches(2), found, strict=True):
         expected, labels = table.batch(batch.index, batch.rows, batch.columns)
         assert x.equal(expected) and y.equal(labels) and x.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("sizes", [[3, 2], [1], [4, 4, 1]])
+@pytest.mark.parametrize("shape", [(6, 5, 3), (300, 301, 3), (9, 8, 1)])
+def test_a_few_images_at_a_time_are_normalised_as_the_whole_batch(sizes, shape):
+    """With none, all, or some of them mirrored; large images one by one."""
+    random = torch.Generator().manual_seed(0)
+    parts = [torch.randint(0, 256, (size, *shape), dtype=torch.uint8, generator=random) for size in sizes]
+    mean, std = torch.tensor([[120.5, 99.0, 7.0], [60.0, 55.5, 3.0]])[:, : shape[2]]
+    for which in (torch.zeros(sum(sizes)), torch.ones(sum(sizes)), torch.rand(sum(sizes), generator=random) - 0.5):
+        images = torch.stack([x.flip(1) if w > 0 else x for x, w in zip(torch.cat(parts), which, strict=True)])
+        expected = ((images.float() - mean) / std).permute(0, 3, 1, 2)
+        found = normalised_parts(parts, which > 0, mean, std)
+        assert found.equal(expected) and found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("subsampling, quality", [(0, 95), (1, 75), (2, 88), (2, 30)])
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (100, 75)])
+@pytest.mark.parametrize("mode, progressive", [("RGB", False), ("RGB", True), ("L", False), ("CMYK", False)])
+def test_both_decoders_give_the_same_pixels(monkeypatch, size, subsampling, quality, mode, progressive):
+    random = np.random.default_rng(size[0])
+    pixels = Image.fromarray(random.integers(0, 256, (9, 8, 3), np.uint8)).resize(size).convert(mode)
+    content = io.BytesIO()
+    options = {"subsampling": subsampling} if mode == "RGB" else {}
+    pixels.save(content, "JPEG", quality=quality, progressive=progressive, **options)
+    for channels in (1, 3):
+        box = (size[1] // 3, 0, size[1] - size[1] // 3, (size[0] + 1) // 2)
+        found = crops.open_image(bytearray(content.getvalue()), channels)
+        assert found.size == size[::-1]
+        assert isinstance(found, crops.JpegImage) == ((mode, channels) in (("RGB", 3), ("L", 1)))
+        part = found.read(box)
+        with monkeypatch.context() as patch:
+            patch.setattr(crops, "decode_jpeg", None)  # as in a later version of torchvision
+            assert part.equal(crops.open_image(bytearray(content.getvalue()), channels).read(box))
 
 
 def test_a_worker_that_dies_is_named(tmp_path):

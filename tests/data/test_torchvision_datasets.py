@@ -129,8 +129,8 @@ def test_streamed_images_are_those_in_memory(tmp_path, unverified, name):
     assert arrays.y_train.tolist() == images.y_train.tolist() == y_train and images.y_test.tolist() == y_test
     assert images.x_train[:].equal(arrays.x_train) and images.x_test[:].equal(arrays.x_test)
     first = arrays.x_train[0]
-    box = pickle.loads(pickle.dumps(images.x_train)).read_crop(0, lambda height, width: (0, 0, height, width))
-    assert box.shape[1] == 30 and first.shape == (32, 32, 3)  # as a worker process gets them, in their own size
+    opened = pickle.loads(pickle.dumps(images.x_train)).open(0)
+    assert opened.size[1] == 30 and first.shape == (32, 32, 3)  # as a worker process gets them, in their own size
 
 
 def test_large_data_sets_are_streamed_and_cached_ones_are_not_opened(tmp_path, monkeypatch):
