@@ -32,7 +32,7 @@ def swap(path):
 
 
 def newer(path):
-    path.rename(path.with_suffix(".v2.ckpt"))
+    path.rename(path.with_name(f"{path.name.split('.')[0]}.v3.ckpt"))
 
 
 ALL = {damage.__name__: damage for damage in (truncate, flip_a_bit, zero, empty, swap, newer)}

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from ersparse.storage.atomic import write_bytes
+from ersparse.storage.packed_tensors import is_packed, pack
 
 log = logging.getLogger(__name__)
 
 KEPT = 2
-FORMAT = 1  # version of the contents; version 2 would be named epoch00001-<digest>.v2.ckpt
+FORMAT = 2  # of the contents: 1 is what Lightning saves, 2 has packed tensors and is named epoch00001-<digest>.v2.ckpt
 NAME = re.compile(r"epoch(\d{5,})-([0-9a-f]{16})(?:\.v(\d+))?\.ckpt")
 
 
@@ -54,10 +55,11 @@ class CheckpointFiles:
             OSError: the file cannot be written, or does not read back as written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        stream = io.BytesIO()
-        torch.save(checkpoint, stream)
+        stream, contents = io.BytesIO(), pack(checkpoint)
+        torch.save(contents, stream)
         data = stream.getbuffer()
-        path = intended.with_name(f"{intended.stem}-{self._digest(data)}.ckpt")
+        version = ".v2" if is_packed(contents) else ""
+        path = intended.with_name(f"{intended.stem}-{self._digest(data)}{version}.ckpt")
         write_bytes(path, data)
         if not self._intact(path):
             raise OSError(f"{path.name} reads back differently from what was written")
@@ -81,7 +83,7 @@ class CheckpointFiles:
         for path in self._newest_first():
             match = NAME.fullmatch(path.name)
             assert match
-            if match[3]:
+            if match[3] and int(match[3]) > FORMAT:
                 reason = f"is from a newer ersparse (format {match[3]}, this one reads {FORMAT})"
             elif self._intact(path):
                 return int(match[1]), path
@@ -97,7 +99,8 @@ class CheckpointFiles:
         return sorted(epochs, key=lambda path: epochs[path], reverse=True)
 
     def _intact(self, path: Path) -> bool:
-        return path.stem.endswith(f"-{self._digest(path.read_bytes())}")
+        match = NAME.fullmatch(path.name)
+        return match is not None and match[2] == self._digest(path.read_bytes())
 
     def _digest(self, data: bytes | memoryview) -> str:
         state = hashlib.sha256(self.run.encode())

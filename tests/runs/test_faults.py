@@ -100,10 +100,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_full_disk_fails_the_run_until_space_is_freed(small_disk, undisturbed, launch):
+def test_a_full_disk_fails_the_run_until_space_is_freed(copy, small_disk, undisturbed, launch):
     """The run fails with one line, keeps its finished epochs, and resumes once there is space."""
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(600_000))  # room for one checkpoint, not for two
+    ballast, checkpoint = small_disk / "ballast", max((copy[1] / "checkpoints").glob("*.ckpt"))
+    free = int(1.5 * checkpoint.stat().st_size) + 60_000  # room for one checkpoint, not for two, and for other files
+    ballast.write_bytes(bytes(1200 * 1024 - free))
     status, printed = launch(*EPOCHS, f"paths.root={small_disk}")
     (folder,) = [path.parent for path in small_disk.rglob("run.json")]
     assert status == 1 and "Traceback" not in printed

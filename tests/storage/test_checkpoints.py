@@ -34,7 +34,7 @@ def test_a_damaged_checkpoint_is_logged_and_skipped(files, spoil, caplog):
         epoch, path = files.latest()
     assert epoch == 2 and torch.load(path, weights_only=True)["epoch"] == 2
     reason = (
-        "is from a newer ersparse (format 2, this one reads 1)" if spoil is damage.newer else "is damaged or another"
+        "is from a newer ersparse (format 3, this one reads 2)" if spoil is damage.newer else "is damaged or another"
     )
     assert reason in caplog.text and "epoch00003" in caplog.text
 

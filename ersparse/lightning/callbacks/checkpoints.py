@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins import TorchCheckpointIO
-from torch import Tensor
 
 from ersparse.storage.checkpoints import CheckpointFiles
+from ersparse.storage.packed_tensors import map_tensors, unpack
 
 
 class Checkpoints(pl.callbacks.Checkpoint):
@@ -58,6 +57,11 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         else:
             self.pending = self.executor.submit(self.files.write, snapshot(checkpoint), Path(path))
 
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Read a checkpoint, and unpack its packed tensors."""
+        contents: dict[str, Any] = unpack(super().load_checkpoint(path, *arguments, **options))
+        return contents
+
     def teardown(self) -> None:
         """Wait until the last checkpoint has been written."""
         self._wait()
@@ -70,11 +74,4 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
 
 def snapshot(value: Any) -> Any:
     """Return a copy of a checkpoint whose tensors lie on the CPU, so that training can change the original."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        copied = copy.copy(value)  # of its class, and with the versions of modules that state dicts have
-        for key, item in value.items():
-            copied[key] = snapshot(item)
-        return copied
-    return [snapshot(item) for item in value] if type(value) is list else value
+    return map_tensors(value, lambda tensor: tensor.detach().to("cpu", copy=True))
