@@ -205,7 +205,8 @@ def dilated(num_classes, channels=3, width=1.0):
         ),
         (
             ["method=granet", "method.final_sparsity=0.95", "trainer.devices=2", "trainer.accelerator=cpu"],
-            "trainer.execution=sparse: must be auto, masked or compiled with method.final_sparsity on several devices",
+            "trainer.execution=sparse: must be auto, masked or compiled with method.final_sparsity or "
+            "method.redistribute on several devices",
         ),
         (
             ["model.sync_batchnorm=true"],
