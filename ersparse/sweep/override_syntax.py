@@ -13,11 +13,11 @@ MULTIRUN = ("-m", "--multirun")
 IMPLY_MULTIRUN = ("hydra/launcher=slurm", "hydra/sweeper=optuna")  # they never run a job in this process
 ZIPPED_AXIS = re.compile(r"[^=\s-][^=\s]*,[^=\s]*=.*", re.DOTALL)
 SWEPT_GROUP = re.compile(r"(\w+)=(?:choice\()?[^\[{'\"]*,.*")
-FREE_KEY = re.compile(r"(model|dataset)\.args[.=]")
+FREE_KEY = re.compile(r"((model|dataset)\.args|hydra\.sweeper\.(sampler|pruner))[.=]")
 
 
 def with_free_key(override: str) -> str:
-    """Return an override of `model.args` or `dataset.args` so that Hydra adds keys that the option does not have."""
+    """Return an override of free arguments, as `model.args`, so that Hydra adds keys that the option does not have."""
     return f"++{override}" if FREE_KEY.match(override) else override
 
 
@@ -59,7 +59,9 @@ def _keys_of_swept_groups(arguments: Sequence[str]) -> list[str]:
 
 def _is_job_override(argument: str) -> bool:
     """Return whether an argument is an override for the jobs, and not a flag or key of Hydra itself."""
-    return not argument.startswith(("-", "hydra.", "hydra/")) and ("=" in argument or argument.startswith("~"))
+    return not argument.lstrip("+~").startswith(("-", "hydra.", "hydra/")) and (
+        "=" in argument or argument.startswith("~")
+    )
 
 
 def _quoted(text: str) -> str:

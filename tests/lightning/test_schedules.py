@@ -143,6 +143,13 @@ def test_milestones_are_rounded_to_the_nearest_epoch(epochs, first, second):
         assert [rate for rate, _ in warm] == pytest.approx([0.05, *wanted[1:]])
 
 
+def test_a_trapezoid_falls_over_its_last_fifth():
+    """Unless `decay` says otherwise, which counts in units and is rounded."""
+    assert [rate for rate, _ in planned(schedule_of("trapezoidal"), 10, 1)] == pytest.approx([0.1] * 9 + [0.05])
+    longer = [rate for rate, _ in planned(schedule_of("trapezoidal", decay=0.37), 10, 1)]
+    assert longer == pytest.approx([0.1] * 7 + [0.075, 0.05, 0.025])
+
+
 class Rates(pl.Callback):
     """Records the learning rate of every optimizer step."""
 

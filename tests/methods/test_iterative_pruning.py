@@ -237,3 +237,13 @@ def test_layer_collapse_fails_the_run(launch, only_run):
 def test_invalid_settings_are_refused(launch, tmp_path, words, message):
     status, printed = launch("method=imp", *LEVELS, *words)
     assert status == 2 and message in printed and printed.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method, epochs", [("imp", 30), ("edge_popup", 100)])
+def test_a_level_has_the_papers_epochs_unless_the_data_set_has_fewer(launch, method, epochs):
+    """30 of cifar10's 160 for iterative pruning, and 100 for edge-popup; digits have 30."""
+    for dataset, level in (("cifar10", epochs), ("digits", 30)):
+        words = [f"method={method}", f"dataset={dataset}", "method.levels=3", "dry_run=true", "model.width=0.25"]
+        extra = ["method.final_epochs=1"] if method == "imp" else []
+        status, printed = launch(*words, *extra)
+        assert status == 0 and f"state: new, {3 * level + len(extra)} epochs" in printed

@@ -75,3 +75,31 @@ def test_status_shows_jobs_in_the_queue(launch, on_cluster, tmp_path):
     watching.send_signal(signal.SIGINT)
     assert watching.wait(30) == 0
     assert all(words in shown for words in (" running on n1", " running on n2", " pending ("))
+
+
+SEARCH = ["hydra/sweeper=optuna", "dataset.validation=0.2", "optimizer.lr=tag(log,interval(0.01,1))"]
+
+
+def test_a_search_goes_on_with_its_jobs_in_the_queue(sweep, on_cluster, tmp_path):
+    words = [*SEARCH, "trainer.max_epochs=2", "hydra.sweeper.n_trials=3", "hydra.launcher.at_once=2"]
+    first = sweep(*words)
+    wait_until(lambda: len(on_cluster.queue()) == 2)
+    jobs = {job[0] for job in on_cluster.queue()}
+    first.kill()
+    first.communicate()
+    again = sweep(*words)
+    printed, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and "3 of 3 trials: 3 done, 0 pruned" in printed, printed
+    found = [read(folder)["slurm"]["job"].split("_")[0] for folder in runs_below(tmp_path).values()]
+    assert len(found) == 3 and jobs < set(found), "the two in the queue were waited for, and one was submitted"
+
+
+def test_a_hopeless_trial_is_taken_out_of_the_queue(sweep, on_cluster, tmp_path):
+    pruner = "hydra.sweeper.pruner={_target_:optuna.pruners.ThresholdPruner,lower:2}"
+    search = sweep(*SEARCH, "trainer.max_epochs=900", "hydra.sweeper.n_trials=1", pruner)
+    printed, _ = search.communicate(timeout=300)
+    assert search.returncode == 0 and "1 of 1 trials: 0 done, 1 pruned" in printed, printed
+    (folder,) = runs_below(tmp_path).values()
+    record = read(folder)
+    assert record["state"] == "preempted" and record["pruned"] and record["error"].startswith("pruned after epoch ")
+    assert list((folder / "checkpoints").iterdir()) and not on_cluster.queue()

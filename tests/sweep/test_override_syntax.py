@@ -5,7 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ersparse.sweep.override_syntax import for_hydra
+from ersparse.sweep.override_syntax import for_hydra, with_free_key
 
 UNCHANGED = [["seed=1"], ["dry_run=true", "a.b=[1,2]"], ["--config-dir", "x", "seed=0"], [], ["a='x,y=z'"]]
 
@@ -44,6 +44,15 @@ def test_arguments_of_hydra_itself_are_moved_out_of_any_grid():
     assert for_hydra(["--config-dir", "x", "a=0", "~b", "or", "a=1", "hydra.launcher.slots=1"]) == [
         "-m", "hydra.launcher.slots=1", "--config-dir", "x", "a=0", "~b", "hydra.sweeper.words=['a=0','~b','or','a=1']",
     ]  # fmt: skip
+    assert for_hydra(["~hydra.sweeper.sampler.seed", "++hydra.sweeper.pruner.lower=1", "a=1", "or", "a=2"]) == [
+        "-m", "~hydra.sweeper.sampler.seed", "++hydra.sweeper.pruner.lower=1", "a=1",
+        "hydra.sweeper.words=['a=1','or','a=2']",
+    ]  # fmt: skip
+
+
+def test_a_search_is_a_sweep_whose_sampler_takes_any_key():
+    assert for_hydra(["hydra/sweeper=optuna", "seed=1"]) == ["-m", "hydra/sweeper=optuna", "seed=1"]
+    assert with_free_key("hydra.sweeper.sampler.n_startup_trials=5") == "++hydra.sweeper.sampler.n_startup_trials=5"
 
 
 @given(st.lists(st.text(alphabet="ab=,.[]{}'\"\\$ :", min_size=1), min_size=1))

@@ -156,8 +156,9 @@ def test_options_are_checked_in_one_line(keys, message):
 @pytest.mark.parametrize("url", ["nonsense", "foo://u:secret@h/db", "sqlite:////nowhere/x.db"])
 def test_a_storage_that_cannot_be_opened_is_refused_without_its_password(url, tmp_path):
     with pytest.raises(UserError, match=r"^hydra.sweeper.storage=.*: must be the URL of a database") as error:
-        with open_search("s", tmp_path, options_of(storage=url), False):
+        with open_search("s", tmp_path / "root", options_of(storage=url), False):
             pass
+    assert not (tmp_path / "root").exists()
     assert "\n" not in str(error.value) and "secret" not in str(error.value)
 
 

@@ -123,10 +123,12 @@ def parse_space(arguments: Sequence[str], params: Any, parser: OverridesParser) 
         UserError: there is a union of grids, a sweep over seeds or presets, an override that cannot be parsed, or no
             dimension.
     """
-    if OR in arguments or isinstance(params, list):
+    if OR in arguments:
         raise UserError(
             "or: must be left out with hydra/sweeper=optuna, which searches one space, not a union of grids"
         )
+    if not isinstance(params, Mapping | None):
+        raise UserError("hydra.sweeper.params: must be one mapping of keys to values with hydra/sweeper=optuna")
     given = [_parse(argument, parser) for argument in arguments]
     preset = [item for key, value in (params or {}).items() for item in _parse_yaml(str(key), value, parser)]
     items = replace_axes(preset, given)  # type: ignore[arg-type] # both have keys and `without`

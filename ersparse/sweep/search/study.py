@@ -125,8 +125,10 @@ def open_search(name: str, root: Path, options: SearchOptions, fresh: bool) -> I
         UserError: another command uses it, the storage cannot be opened, or the study is that of another root.
     """
     sampler, pruner = options.make_sampler(), options.make_pruner()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    database = None if options.storage is None else _database(options.storage)
     with _locked(root / "searches" / name) as folder:
-        storage = _storage(options.storage, folder)
+        storage = database or _journal(folder / JOURNAL)
         if fresh and name in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=name, storage=storage)
         study = optuna.create_study(
@@ -156,13 +158,12 @@ def _locked(folder: Path) -> Iterator[Path]:
         lock.release()
 
 
-def _storage(url: str | None, folder: Path) -> BaseStorage:
-    """Return the storage at `url`, or the journal in the folder of the search, which this process has locked."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if url is None:
-        journal = folder / JOURNAL
-        _repair(journal)
-        return JournalStorage(JournalFileBackend(str(journal)))
+def _database(url: str) -> BaseStorage:
+    """Return the storage in a database.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
     try:
         return RDBStorage(url)
     except Exception as error:  # of the driver of whichever database
@@ -170,6 +171,12 @@ def _storage(url: str | None, folder: Path) -> BaseStorage:
         raise UserError(
             f"{PREFIX}storage={shown}: must be the URL of a database, as sqlite:///study.db ({reason})"
         ) from None
+
+
+def _journal(path: Path) -> BaseStorage:
+    """Return the storage in a file, whose folder this process has locked."""
+    _repair(path)
+    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _repair(journal: Path) -> None:
