@@ -264,7 +264,7 @@ class TrainerSettings(SettingsGroup):
     devices: Annotated[int, In("[1, inf)"), NotIdentity]
     num_nodes: Annotated[int, In("[1, inf)"), NotIdentity]
     precision: Annotated[Literal["auto", "32-true", "bf16-mixed", "16-mixed"], NotIdentity]
-    execution: Annotated[Literal["auto", "masked", "compiled", "sparse"], NotIdentity]
+    execution: Annotated[Literal["auto", "masked", "compiled", "graphed", "sparse"], NotIdentity]
     detect_anomaly: Annotated[bool, NotIdentity]
     clip_norm: Annotated[Positive | None, Since(None)] = None
     accumulate: Annotated[Count, Since(1)] = 1

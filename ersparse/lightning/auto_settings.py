@@ -52,11 +52,30 @@ def resolve(settings: TrainerSettings, execution: str = "masked", sparsity: floa
         if settings.precision == "auto" and round(sparsity, 3) >= FLOAT32_FROM:
             precision = "32-true"
         execution = _sparse_or_masked(settings.execution, "bfloat16" if precision == "bf16-mixed" else "float")
+    if execution == "graphed":
+        _check_graphed(settings, accelerator, precision)
     if execution == "compiled" and accelerator == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         raise UserError(
             "trainer.execution=compiled: needs a C++ compiler on a CPU, g++ or what CXX names; must be auto or masked"
         )
     return {"accelerator": accelerator, "precision": precision, "execution": execution}
+
+
+def _check_graphed(settings: TrainerSettings, accelerator: str, precision: str) -> None:
+    """Check that training steps can be recorded as CUDA graphs.
+
+    Raises:
+        UserError: they cannot; the first reason is named.
+    """
+    reasons = {
+        "needs a GPU of CUDA": accelerator != "gpu",
+        "needs trainer.devices=1": settings.ranks > 1,
+        "needs trainer.accumulate=1, as every replay overwrites the gradients": settings.accumulate > 1,
+        "needs trainer.precision=bf16-mixed or 32-true": precision == "16-mixed",
+        "needs trainer.detect_anomaly=false": settings.detect_anomaly,
+    }
+    for reason in [reason for reason, holds in reasons.items() if holds]:
+        raise UserError(f"trainer.execution=graphed: {reason}; must be auto, masked or compiled")
 
 
 def _accelerator(settings: TrainerSettings) -> str:

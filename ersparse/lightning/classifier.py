@@ -25,6 +25,7 @@ from ersparse.lightning.optimizers import add_hyperbolic_steps, make_optimizer
 from ersparse.lightning.parameter_groups import ParameterGroup, norm_parameters, parameter_groups
 from ersparse.lightning.reparametrization import Reparametrization
 from ersparse.lightning.schedules import make_schedule, milestone_epochs
+from ersparse.lightning.step_graphs import StepGraphs
 from ersparse.lightning.timeline import Timeline
 from ersparse.sparse.mask import Masks, masks_of
 
@@ -54,6 +55,7 @@ class Classifier(pl.LightningModule):
         self.memory_format = memory_format(network)
         self.network = network.to(memory_format=self.memory_format)
         self.compiled: Callable[..., Tensor] | None = None
+        self.graphs: StepGraphs | None = None
         self.optimizer_settings = optimizer
         self.schedule_settings = schedule or schema.ScheduleSettings.model_validate(schema.MULTISTEP)
         self.epochs, self.eval_names = epochs, eval_names
@@ -147,6 +149,15 @@ class Classifier(pl.LightningModule):
         """
         self.compiled = torch.compile(_call_network, dynamic=False)
 
+    def record_steps(self) -> None:
+        """Record training steps as CUDA graphs, and replay them (`ersparse.lightning.step_graphs`)."""
+        self.graphs = StepGraphs(self, self._logits_and_loss)
+
+    def on_train_epoch_start(self) -> None:
+        """Record steps anew if weights or masks have been replaced since the last epoch."""
+        if self.graphs:
+            self.graphs.check()
+
     def masks(self) -> Masks:
         """Return the current masks by layer name; empty for a dense network."""
         return masks_of(self.network)
@@ -165,7 +176,22 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return the loss, scaled so that DDP averages over the images of all ranks."""
-        return self.mean_over_ranks(self._step("train", batch), len(batch[1]), batch_index)
+        x, y = batch
+        logits, loss = self.graphs.forward(x, y) if self.graphs else self._logits_and_loss(x, y)
+        self._update_metrics("train", logits, loss, y)
+        return self.mean_over_ranks(loss, len(y), batch_index)
+
+    def _logits_and_loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits and the training loss of a batch."""
+        logits = self(x)
+        return logits, self.loss(logits, y)
+
+    def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        """Compute the gradients, unless the training step has done so already."""
+        if self.graphs:
+            self.graphs.backward(loss)
+        else:
+            super().backward(loss, *arguments, **options)
 
     def mean_over_ranks(self, loss: Tensor, count: int, batch_index: int) -> Tensor:
         """Scale the mean loss of this rank's `count` images by their share of the global batch."""
@@ -181,28 +207,31 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         """Update the metrics of one evaluation dataloader."""
         part, (x, y) = self.eval_names[dataloader_idx], batch
-        self._step(part, batch)
+        self._evaluate(part, x, y)
         for name, logits_of in self.beside.items():
             logits = logits_of(self.to_memory_format(x))
             self._metric(f"{part}/loss_{name}").update(F.cross_entropy(logits, y).expand(len(y)))
             self._metric(f"{part}/acc_{name}").update(logits, y)
 
-    def _step(self, name: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Update the metrics `name`/acc and `name`/loss, and return the loss of the batch.
+    def _evaluate(self, name: str, x: Tensor, y: Tensor) -> None:
+        """Update the metrics of a batch by its cross-entropy, without label smoothing."""
+        logits = self(x)
+        self._update_metrics(name, logits, F.cross_entropy(logits, y), y)
+
+    def _update_metrics(self, name: str, logits: Tensor, loss: Tensor, y: Tensor) -> None:
+        """Update the metrics `name`/acc, `name`/loss and the further ones.
 
         Args:
             name: "train", "test" or "val".
-            batch: images, and labels, int64 [B], or class probabilities, float [B, num_classes], of mixed images.
+            logits: [B, num_classes].
+            loss: mean loss of the batch.
+            y: labels, int64 [B], or class probabilities, float [B, num_classes], of mixed images.
         """
-        x, y = batch
-        logits = self(x)
-        loss = self.loss(logits, y) if name == "train" else F.cross_entropy(logits, y)
         self._metric(f"{name}/loss").update(loss.detach().expand(len(y)))
         labels = y.argmax(1) if y.is_floating_point() else y  # of mixed images: the label of the larger share
         self._metric(f"{name}/acc").update(logits.detach(), labels)
         for metric in self.extra.get(name, {}).values():
             metric.update(probabilities(logits.detach()), labels)
-        return loss
 
     def on_validation_epoch_end(self) -> None:
         """Log and reset all metrics of the epoch; Lightning evaluates at the end of each training epoch."""
@@ -339,5 +368,6 @@ class Untrained(Classifier):
         """
         for module in self.normalisations if self.recalibrate else ():
             module.momentum = 1 / (batch_index + 1)
+        x, y = batch
         with torch.no_grad():
-            self._step("train", batch)
+            self._update_metrics("train", *self._logits_and_loss(x, y), y)

@@ -72,9 +72,13 @@ class EdgePopupClassifier(Classifier):
     def set_density(self, density: float) -> None:
         """Set the density of the ticket, relative to the dense network."""
         present = [int(allowed.sum()) for allowed in self._allowed()]
+        before = self.counts, self.least
         self.counts = edge_popup.counts(self.layers, density, present, self.search.min_keep)
         self.least = [min(self.search.min_keep, there) for there in present]
-        self._cached_tickets = self._cached_source = None
+        self._cached_tickets = None
+        self._refresh_source()
+        if self.graphs and before != (self.counts, self.least):
+            self.graphs.forget()
 
     def masks(self) -> Masks:
         """Return the current ticket by layer name."""
@@ -129,10 +133,22 @@ class EdgePopupClassifier(Classifier):
         Both are constant while scores are trained, and needed in every step, so they are cached.
         """
         if self._cached_source is None:
-            weights = (self.network.get_parameter(name).detach() for name in self.names)
-            pairs = zip(weights, self._allowed(), strict=True)
-            self._cached_source = [(weight * allowed, edge_popup.exclusion_bias(allowed)) for weight, allowed in pairs]
+            self._cached_source = self._compute_source()
         return self._cached_source
+
+    def _compute_source(self) -> list[tuple[Tensor, Tensor]]:
+        weights = (self.network.get_parameter(name).detach() for name in self.names)
+        pairs = zip(weights, self._allowed(), strict=True)
+        return [(weight * allowed, edge_popup.exclusion_bias(allowed)) for weight, allowed in pairs]
+
+    def _refresh_source(self) -> None:
+        """Compute the cached tensors anew, in place on the same device: a recorded step reads them where they are."""
+        cached, self._cached_source = self._cached_source, self._compute_source()
+        if cached and cached[0][0].device == self._cached_source[0][0].device:
+            for old, new in zip(cached, self._cached_source, strict=True):
+                for tensor, values in zip(old, new, strict=True):
+                    tensor.copy_(values)
+            self._cached_source = cached
 
     def train(self, mode: bool = True) -> EdgePopupClassifier:
         """Set training or evaluation mode, and drop the cached tickets: the scores may have changed since."""

@@ -70,7 +70,7 @@ class Method(TargetedSettings):
     """
 
     trains: ClassVar[bool] = True
-    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled")
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "graphed")
     sparse_by_default: ClassVar[bool] = False
     averages: ClassVar[bool] = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ersparse.config.schema import Settings
 from ersparse.methods.base import Method, RunContext
@@ -21,6 +21,8 @@ class Evaluate(Method):
         recalibrate: whether BatchNorm's statistics are estimated in one pass over the training images. Otherwise those
             of `model.init_from` are used, which no longer fit masks or weights that were changed since.
     """
+
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled")
 
     recalibrate: bool
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Fixed(Reparametrizable):
     """Trains every kept weight, and keeps every removed weight at zero."""
 
-    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "graphed", "sparse")
     sparse_by_default: ClassVar[bool] = True
     averages: ClassVar[bool] = True
 

@@ -29,7 +29,7 @@ class GradualPruning(Method):
         prune_scope: as in `RewiringRules`.
     """
 
-    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "graphed", "sparse")
     averages: ClassVar[bool] = True
 
     final_sparsity: Annotated[float, In("(0, 1)")]

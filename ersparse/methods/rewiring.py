@@ -23,7 +23,7 @@ SMOKE_INTERVAL = 10  # steps between updates at scale=smoke, at most
 class Rewire(RewiringRules, Reparametrizable):
     """Trains a network whose masks are updated every `delta_t` steps; its keys are those of `RewiringRules`."""
 
-    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "sparse")
+    executions: ClassVar[tuple[str, ...]] = ("auto", "masked", "compiled", "graphed", "sparse")
     averages: ClassVar[bool] = True
 
     def keeps_sparsity(self) -> bool:

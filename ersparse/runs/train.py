@@ -135,6 +135,8 @@ def make_module(plan: Plan, eval_names: list[str]) -> Classifier:
     module.add_metrics(settings.trainer.metrics)
     if settings.trainer.execution == "compiled":
         module.compile_steps()
+    elif settings.trainer.execution == "graphed":
+        module.record_steps()
     return module
 
 

@@ -132,6 +132,11 @@ def record_dense_gradients(weights: Iterable[Tensor]) -> None:
         setattr(weight, DENSE_GRADIENT, None)
 
 
+def records_dense_gradients(weights: Iterable[Tensor]) -> bool:
+    """Return whether the next backward pass records the dense gradient of a weight."""
+    return any(hasattr(weight, DENSE_GRADIENT) for weight in weights)
+
+
 def take_dense_gradients(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the recorded dense gradients by name, and record no more; weights without a record are left out."""
     found = {name: getattr(weight, DENSE_GRADIENT, None) for name, weight in weights.items()}

@@ -34,6 +34,7 @@ COPIES = {"_to_copy", "copy_", "_copy_from", "_foreach_copy_"}
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 FREE = {"detach", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 WATCHES: list[Watch] = []
+RECORDINGS = []  # at most one
 
 
 class DeviceTensor(torch.Tensor):
@@ -131,7 +132,11 @@ def execute(function, args, kwargs):
         host_kwargs["device"] = torch.device("cpu")
     if host_kwargs.get("pin_memory"):
         host_kwargs["pin_memory"] = False
+    for recording in RECORDINGS:
+        recording.keep_state((host_args, host_kwargs))
     result = function(*host_args, **host_kwargs)
+    for recording in RECORDINGS:
+        recording.add(function, host_args, host_kwargs, result)
     if name == "_to_copy" and to_device != bool(ours) and result is host_args[0]:
         result = result.clone()  # memory is never shared between devices
     if name in VALUES or not to_device:

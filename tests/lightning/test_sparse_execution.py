@@ -198,7 +198,7 @@ def dilated(num_classes, channels=3, width=1.0):
             ["trainer=gpu"],
             "trainer.execution=sparse: needs trainer.accelerator=cpu; must be auto, masked or compiled on a GPU",
         ),
-        (["method=imp"], "trainer.execution=sparse: must be auto, masked or compiled with method=imp"),
+        (["method=imp"], "trainer.execution=sparse: must be auto, masked, compiled or graphed with method=imp"),
         (
             ["method=rigl", "method.grown_state=keep"],
             "method.grown_state=keep: must be zero with trainer.execution=sparse",
