@@ -275,6 +275,7 @@ class TrainerSettings(SettingsGroup):
     deterministic: Annotated[bool, NotIdentity] = False
     tf32: Annotated[bool, NotIdentity] = True
     profile: Annotated[bool, NotIdentity] = False
+    checkpoint_every: Annotated[NonNegative, NotIdentity] = 0.0
 
     @property
     def ranks(self) -> int:

@@ -181,7 +181,7 @@ def make_callbacks(
             EpochProgressBar(console),
             history,
             progress,
-            Checkpoints(checkpoints.intended),
+            Checkpoints(checkpoints, settings.trainer.checkpoint_every),
         ],
         repair,
         history,

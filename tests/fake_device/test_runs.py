@@ -3,6 +3,8 @@
 import errno
 import json
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -15,10 +17,11 @@ from torch.backends import cudnn
 
 from ersparse.errors import RunFailed
 from ersparse.lightning import classifier
-from ersparse.lightning.callbacks.checkpoints import snapshot
+from ersparse.lightning.callbacks.checkpoints import Checkpoints, snapshot
 from ersparse.runs import train
 from ersparse.sources.exact_products import exact_products
 from ersparse.storage import checkpoints
+from ersparse.storage.checkpoint_request import request_checkpoint
 
 EPOCHS = ["trainer.max_epochs=2"]
 REWIRING = [*EPOCHS, "method.delta_t=2", "sparsity.level=0.5"]  # updates after two and four of six steps
@@ -184,6 +187,48 @@ def test_checkpoints_are_written_while_a_gpu_trains_on(tmp_path):
     with mock.patch.object(checkpoints, "write_bytes", write):
         found = run(tmp_path, [*RIGL, "trainer.max_epochs=2"], "fake", following)
     assert waited == [True, True] and read(found)["state"] == "done"
+
+
+class Interrupted(Callback):
+    """Interrupts a run in its fourth epoch, after a request for a checkpoint in its second, if there is one."""
+
+    def __init__(self, request):
+        self.request = request
+
+    def on_train_epoch_start(self, trainer, module):
+        if self.request and trainer.current_epoch == 1:
+            request_checkpoint(Path(trainer.default_root_dir))
+        if trainer.current_epoch == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("request_one, kept", [(False, []), (True, ["epoch00002"])])
+def test_checkpoints_have_a_least_interval_and_can_be_asked_for(request_one, kept, tmp_path):
+    words = ["trainer.max_epochs=4", "trainer.checkpoint_every=3600"]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, words, "cpu", Interrupted(request_one))
+    assert [path.name[:10] for path in sorted(tmp_path.rglob("*.ckpt"))] == kept
+    assert not list(tmp_path.rglob(".requested"))
+    if request_one:
+        expected = run(tmp_path / "whole", words[:1], "cpu", Callback())
+        assert outcome(run(tmp_path, words, "cpu", Callback())) == outcome(expected)
+        assert [path.name[:10] for path in next(tmp_path.glob("runs/*/s0")).rglob("*.ckpt")] == ["epoch00004"]
+
+
+def test_the_interval_counts_from_the_last_checkpoint(monkeypatch, tmp_path):
+    """Epochs of 30 seconds, and checkpoints at least every 60: after every second epoch, and after the last."""
+    now, saved = [0.0], []
+    trainer = SimpleNamespace(
+        should_stop=False, max_epochs=5, current_epoch=0, save_checkpoint=lambda path: saved.append(path.stem),
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )  # fmt: skip
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    callback = Checkpoints(checkpoints.CheckpointFiles(tmp_path, "run"), 60)
+    callback.on_train_start(trainer, None)
+    for trainer.current_epoch in range(5):
+        now[0] += 30
+        callback.on_train_epoch_end(trainer, None)
+    assert saved == ["epoch00002", "epoch00004", "epoch00005"]
 
 
 @pytest.mark.parametrize("call", [1, 2])

@@ -66,7 +66,7 @@ SAME = [
     "logger=wandb logger.project=x",
     "fresh=true dry_run=true",
     "model.sync_batchnorm=true",
-    "trainer.metrics=[ece,top5] trainer.deterministic=true trainer.profile=true",
+    "trainer.metrics=[ece,top5] trainer.deterministic=true trainer.profile=true trainer.checkpoint_every=60",
     "sparsity.rounds=7 optimizer.ham={alpha:0,beta:0}",  # balanced does not take rounds
     "model.init_mask=run sparsity.pattern=null",
     "sparsity.exclude=[] sparsity.include=null sparsity.layers=null sparsity.last_dense=false",

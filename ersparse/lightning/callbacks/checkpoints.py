@@ -1,8 +1,8 @@
-"""Checkpoints at the end of every epoch, written so that a damaged file is recognised."""
+"""Checkpoints at the end of epochs, written so that a damaged file is recognised."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,37 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins import TorchCheckpointIO
 
+from ersparse.storage.checkpoint_request import is_requested, withdraw
 from ersparse.storage.checkpoints import CheckpointFiles
 from ersparse.storage.packed_tensors import map_tensors, unpack
 
 
 class Checkpoints(pl.callbacks.Checkpoint):
-    """Saves a checkpoint at the end of every training epoch, after all other callbacks.
+    """Saves a checkpoint at the end of training epochs, after all other callbacks.
 
     Args:
-        path_of: function from the number of finished epochs to the path of the checkpoint.
+        files: the checkpoints of the run.
+        every: seconds that have to have passed since the last one; 0 saves one after every epoch. The last epoch of a
+            run always has one, and one that `ersparse.storage.checkpoint_request` asks for is saved at once.
     """
 
-    def __init__(self, path_of: Callable[[int], Path]) -> None:
-        self.path_of = path_of
+    def __init__(self, files: CheckpointFiles, every: float = 0.0) -> None:
+        self.files, self.every = files, every
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.saved_at = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.path_of(trainer.current_epoch + 1))
+        if not self.every or self._is_due(trainer):
+            trainer.save_checkpoint(self.files.intended(trainer.current_epoch + 1))
+            self.saved_at = time.monotonic()
+            withdraw(self.files.folder)
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        """Return what rank 0 decides, since all ranks take part in saving."""
+        is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        due = is_last or time.monotonic() - self.saved_at >= self.every or is_requested(self.files.folder)
+        return bool(trainer.strategy.broadcast(due))
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):

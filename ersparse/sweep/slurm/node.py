@@ -17,6 +17,7 @@ from typing import Any
 from ersparse.distributed.other_launchers import without_rank_variables
 from ersparse.distributed.parent_death import PARENT
 from ersparse.distributed.rendezvous import HEARTBEAT_INTERVAL, Rendezvous
+from ersparse.storage.checkpoint_request import request_checkpoint
 from ersparse.storage.provenance import SLURM
 from ersparse.sweep.job_state import SWEEP
 
@@ -106,6 +107,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def stop_after_epoch(process: subprocess.Popen[bytes], folder: Path, seconds: float) -> None:
     """Stop a run once it has written its next checkpoint, or after `seconds`, whichever is first."""
     before, deadline = _checkpoints(folder), time.monotonic() + seconds
+    request_checkpoint(folder)  # which it may not write after every epoch
     while process.poll() is None and _checkpoints(folder) <= before and time.monotonic() < deadline:
         time.sleep(POLL_INTERVAL)
     stop(process)
