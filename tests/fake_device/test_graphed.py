@@ -16,7 +16,11 @@ from ersparse.lightning import step_graphs
 from ersparse.lightning.step_graphs import StepGraphs, autocast_off, no_cached_casts
 
 GRAPHED = "trainer.execution=graphed"
-QUICK = ["granet_from_dense", "edge_popup_affine"]  # the others are slow tests
+QUICK = ["granet_from_dense", "edge_popup_affine"]
+SLOW = [  # of each kind of method, and of what acts between two steps
+    "mixed", "averaged", "ham", "sign_in", "rigl_skips_steps", "rigl_pilot", "set", "acdc", "str", "edge_popup_global",
+    "imp",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +31,7 @@ def recorder():
         yield FakeRecorder
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in RUNS if n not in ("evaluate", "dense")],
-)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_recorded_steps_train_as_masked_ones(name, tmp_path, recorder):
     expected = run(tmp_path / "cpu", RUNS[name], "cpu", Callback())
     steps = Steps()
