@@ -174,21 +174,26 @@ def outcome(folder):
     return network, (folder / "metrics.csv").read_text(), record["metrics"], record["mask_sha256"], record["layers"]
 
 
-def killed_and_undisturbed(process, tmp_path, words, checkpoint):
-    """Two (what was printed, run folder): of a run killed at that checkpoint and resumed, and of one left alone."""
+def kill_at(process, tmp_path, words, checkpoint):
+    """Kill a run below "killed" when it has written that checkpoint."""
     run = process(*words, f"paths.root={tmp_path}/killed")
     while not list(tmp_path.glob(f"killed/runs/*/s0/checkpoints/{checkpoint}*")) and run.poll() is None:
         time.sleep(0.005)
     run.kill()
     run.communicate()
+
+
+def killed_and_undisturbed(process, tmp_path, words, checkpoint):
+    """Two (what was printed, run folder): of a run killed at that checkpoint and resumed, and of one left alone."""
+    kill_at(process, tmp_path, words, checkpoint)
     return resumed_and_undisturbed(tmp_path, words)
 
 
-def resumed_and_undisturbed(tmp_path, words):
-    """The same of a run below "killed" that was killed before."""
+def resumed_and_undisturbed(tmp_path, words, when_resumed=()):
+    """The same of a run below "killed" that was killed before, and whose second command has further words."""
     found = []
-    for root in ("killed", "undisturbed"):
-        status, printed = in_this_process(tmp_path, *words, f"paths.root={tmp_path}/{root}")
+    for root, more in (("killed", when_resumed), ("undisturbed", ())):
+        status, printed = in_this_process(tmp_path, *words, *more, f"paths.root={tmp_path}/{root}")
         assert status == 0 and ("resuming after epoch" in printed) == (root == "killed"), printed
         found.append((printed, next((tmp_path / root).rglob("run.json")).parent))
     return found

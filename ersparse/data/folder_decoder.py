@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ersparse.data.file_table import FileTable
-from ersparse.data.folder_listing import FolderListing
+from ersparse.data.folder_listing import FolderListing, shown
 from ersparse.data.image_cache import DecodedImages, PixelCounts, Statistics, check_memory
 from ersparse.data.image_files import CHUNK, Decoded, PixelFormat, decode_all
 from ersparse.errors import UserError
@@ -99,24 +98,19 @@ class FolderDecoder:
         if self.damaged == "error":
             name, reason = next(iter(self.reasons.items()))
             raise UserError(
-                f"dataset.damaged=error: {_shown(name)} in dataset.root={listing.root} cannot be decoded ({reason}), "
+                f"dataset.damaged=error: {shown(name)} in dataset.root={listing.root} cannot be decoded ({reason}), "
                 f"{len(self.reasons)} of {len(listing)} images in all; must be repaired or removed, or left out "
                 "by dataset.damaged=skip"
             )
         for part, labels in (("training", y_train), ("test", y_test)):
-            if missing := [name for label, name in enumerate(listing.classes) if label not in labels]:
+            if missing := sorted(set(range(len(listing.classes))) - set(labels.tolist())):
                 raise UserError(
-                    f"dataset.damaged=skip: leaves no {part} images of class {missing[0]} in "
+                    f"dataset.damaged=skip: leaves no {part} images of class {shown(listing.classes[missing[0]])} in "
                     f"dataset.root={listing.root}, {left_out(damaged, listing)}"
                 )
 
 
 def left_out(damaged: Sequence[str], listing: FolderListing) -> str:
     """Return the number of damaged images, and the names of the first, in words."""
-    names = ", ".join(map(_shown, damaged[:NAMED])) + (", …" if len(damaged) > NAMED else "")
+    names = ", ".join(map(shown, damaged[:NAMED])) + (", …" if len(damaged) > NAMED else "")
     return f"{len(damaged)} of {len(listing)} images cannot be decoded and are left out: {names}"
-
-
-def _shown(name: str) -> str:
-    """Return a file name that can be printed, whatever its encoding."""
-    return os.fsencode(name).decode(errors="replace")

@@ -14,7 +14,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp"),
+    *(".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif"),
+)
 GRAY_MODES = ("1", "L", "LA", "La", "I", "F")  # and those that begin with I;16
 ORIENTATION = 0x0112  # tag of EXIF data
 CHUNK = 256  # images per task of a worker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from ersparse.config.groups import SettingsGroup, build
 from ersparse.config.types import In, Seed
 from ersparse.data.file_table import FileTable
 from ersparse.data.folder_decoder import FolderDecoder, left_out
+from ersparse.data.folder_hints import unread
 from ersparse.data.folder_listing import FolderListing, list_folder
 from ersparse.data.image_cache import ImageCache, Statistics, kept_statistics
 from ersparse.data.image_files import PixelFormat, is_gray
@@ -129,8 +130,7 @@ def stream_listing(listing: FolderListing, form: PixelFormat, damaged: str) -> S
     from ersparse.data.streamed import FileSource, StreamedImages
 
     names = _scanned(listing, form, damaged).damaged if damaged == "skip" else []
-    if names:
-        log.warning(f"dataset.damaged=skip: {left_out(names, listing)}")
+    _warn(listing, names)
 
     def source(files: FileTable) -> FileSource:
         return FileSource(str(listing.root), files.without(names))
@@ -174,9 +174,16 @@ def load_listing(listing: FolderListing, form: PixelFormat, damaged: str) -> Arr
 
     cache = _cache(listing, form, damaged)
     names = cache.statistics().damaged
-    if names:
-        log.warning(f"dataset.damaged=skip: {left_out(names, listing)}")
+    _warn(listing, names)
     return dataclasses.replace(read_npz(cache.path), damaged=names)
+
+
+def _warn(listing: FolderListing, damaged: Sequence[str]) -> None:
+    """Say which files are left out."""
+    if listing.skipped:
+        log.warning(f"dataset.root={listing.root}: images of these formats are not read: {unread(listing.skipped)}")
+    if damaged:
+        log.warning(f"dataset.damaged=skip: {left_out(damaged, listing)}")
 
 
 def _cache(listing: FolderListing, form: PixelFormat, damaged: str) -> ImageCache:

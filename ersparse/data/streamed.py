@@ -14,6 +14,7 @@ from torch import Tensor
 from ersparse.data.arrays import Arrays
 from ersparse.data.crops import OpenImage, open_image
 from ersparse.data.file_table import FileTable
+from ersparse.data.folder_listing import shown
 from ersparse.data.image_files import DAMAGED, Box, PixelFormat, decode, reason
 from ersparse.errors import RunFailed, UserError
 
@@ -54,10 +55,9 @@ class FileSource:
         return self.files.labels
 
     def damage(self, image: int, why: str) -> str:
-        name = self.files[image].name.encode(errors="surrogateescape").decode(errors="replace")
         return (
-            f"dataset.damaged=error: {name} cannot be decoded ({why}); must be repaired or removed, or left out by "
-            "dataset.damaged=skip"
+            f"dataset.damaged=error: {shown(self.files[image].name)} cannot be decoded ({why}); must be repaired or "
+            "removed, or left out by dataset.damaged=skip"
         )
 
     def decode(self, image: int, form: PixelFormat) -> Tensor:

@@ -105,7 +105,9 @@ def test_gray_images_have_one_channel(tmp_path, mode):
     assert settings(tmp_path).channels == 3
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".jpg", ".JPEG", ".PNG"])
+@pytest.mark.parametrize(
+    "suffix", [".png", ".bmp", ".webp", ".jpg", ".JPEG", ".PNG", ".tif", ".TIFF", ".gif", ".ppm", ".avif"]
+)
 def test_formats_match_pillow(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     picture(1, (8, 8)).save(path)
@@ -130,6 +132,14 @@ def test_images_are_rotated_as_exif_says(tmp_path, orientation):
     with Image.open(tmp_path / "a.png") as image:
         expected = np.asarray(ImageOps.exif_transpose(image))
     assert np.array_equal(decode(tmp_path / "a.png", PixelFormat((8, 8), 3)), expected)
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.gif", "a.tif"])
+def test_of_an_animation_the_first_frame_is_read(tmp_path, name):
+    frames = [picture(number, (8, 8)).quantize(16).convert("RGB") for number in range(3)]
+    options = {"lossless": True} if name == "a.webp" else {}
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+    assert np.array_equal(decode(tmp_path / name, PixelFormat((8, 8), 3)), np.asarray(frames[0]))
 
 
 def test_gray_values_of_16_bits_are_scaled(tmp_path):
@@ -185,6 +195,29 @@ def val_in_place_of_test(root):
     (root / "test").rename(root / "val")
 
 
+def links_in_circles(root):
+    for path, target in (("a", "b"), ("b", "a"), ("train/a", "a"), ("train/cat/a", "a"), ("test/dog/up", "..")):
+        (root / path).symlink_to(target)
+
+
+def folders_of_systems(root):
+    for name in ("@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information", "#recycle"):
+        for place in (root / "train", root / "train/cat", root):
+            (place / name).mkdir()
+            picture(1).save(place / name / "thumbnail.png")
+
+
+def names_of_all_signs(root):
+    for part in ("train", "test"):
+        for name, other in (("cat", "a = 1, [x] {y}"), ("dog", "日本 ü'\"")):
+            (root / part / name).rename(root / part / other)
+
+
+def pipes_and_folders_named_as_images(root):
+    os.mkfifo(root / "train/cat/pipe.png")
+    (root / "train/cat/folder.png").mkdir()
+
+
 def names_in_capitals(root):
     (root / "train").rename(root / "Train")
     (root / "test").rename(root / "Testing")
@@ -205,7 +238,8 @@ def nested_images(root):
 @pytest.mark.parametrize(
     "change",
     [linked_classes, linked_images, link_to_a_folder_above, hidden_and_mac_files, empty_folders_and_other_files,
-     val_in_place_of_test, names_in_capitals, unlabelled_test_images, nested_images],
+     val_in_place_of_test, names_in_capitals, unlabelled_test_images, nested_images, links_in_circles,
+     folders_of_systems, names_of_all_signs, pipes_and_folders_named_as_images],
 )  # fmt: skip
 def test_every_layout_gives_the_same_arrays(tmp_path, change):
     root = folder(tmp_path / "root")
@@ -215,6 +249,85 @@ def test_every_layout_gives_the_same_arrays(tmp_path, change):
     for name in ("x_train", "y_train", "x_test", "y_test"):
         assert getattr(found, name).equal(getattr(expected, name))
     assert settings_found.num_classes == 2
+
+
+def packed(root):
+    shutil.make_archive(str(root / "images"), "zip", root / "train")
+    shutil.rmtree(root / "train")
+    shutil.rmtree(root / "test")
+
+
+def arrays_of(suffix):
+    def change(root):
+        for path in sorted(root.rglob("*.png")):
+            path.rename(path.with_suffix(suffix))
+
+    return change
+
+
+def one_level_more(root):
+    for part in ("train", "test"):
+        (root / "birds").mkdir(exist_ok=True)
+        (root / part).rename(root / "birds" / part)
+
+
+def two_of_one_name(root):
+    shutil.copytree(root / "train", root / "Train")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (packed, "has neither train/ nor images in a folder per class; images.zip has to be unpacked"),
+        (arrays_of(".npy"), ".npy files such as 0.npy are not read, but image files (.png, .jpg"),
+        (arrays_of(".h5"), ".h5 files such as 0.h5 are not read"),
+        (arrays_of(".heic"), ".heic files such as 0.heic are not read"),
+        (one_level_more, "dataset.root=ROOT/birds, which has train/, may be meant"),
+        (two_of_one_name, "has folders Train and train; must have one of them"),
+    ],
+)
+def test_folders_of_something_else_are_explained(tmp_path, change, message):
+    change(folder(tmp_path / "root"))
+    found = error_of(tmp_path / "root", **({"test": 0.5} if change is one_level_more else {}))
+    assert message.replace("ROOT", f"{tmp_path}/root") in found, found
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".zip", ".tar.gz"])
+def test_a_file_as_root_is_explained(tmp_path, suffix):
+    (tmp_path / f"images{suffix}").write_bytes(b"")
+    found = error_of(tmp_path / f"images{suffix}")
+    assert (
+        f"images{suffix} has to be unpacked" in found or f"{suffix} files such as images{suffix} are not read" in found
+    )
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[1m", "a\tb", "\udcff\n"])
+def test_names_with_control_characters_are_one_line(tmp_path, name):
+    folder(tmp_path)
+    with open(os.fsencode(tmp_path) + b"/train/cat/" + os.fsencode(name) + b".png", "wb"):
+        pass
+    found = error_of(tmp_path)
+    assert found.isprintable() and "train/cat/" in found
+    assert len(load(tmp_path, damaged="skip").damaged) == 1
+    os.rename(os.fsencode(tmp_path) + b"/train/cat", os.fsencode(tmp_path) + b"/train/" + os.fsencode(name))
+    assert error_of(tmp_path).isprintable()
+
+
+def test_images_of_other_formats_are_left_out_with_a_warning(tmp_path, caplog):
+    folder(tmp_path)
+    for name in ("train/cat/a.heic", "train/dog/a.HEIC", "test/dog/a.svg", "test/dog/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert len(load(tmp_path).y_train) == 8
+    assert f"dataset.root={tmp_path}: images of these formats are not read: 2 .heic, 1 .svg" in caplog.text
+
+
+def test_classes_are_numbered_in_the_order_of_their_names_as_texts(tmp_path):
+    for label, name in enumerate(("1", "10", "2", "a")):
+        for part in ("train", "test"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("L", (8, 8), label).save(tmp_path / part / name / "0.png")
+    data = load(tmp_path)
+    assert data.y_train.tolist() == data.x_train[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_one_tree_is_split_by_seed_within_each_class(tmp_path):

@@ -5,7 +5,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from conftest import TINY, killed_and_undisturbed, outcome, read
+from conftest import TINY, kill_at, outcome, read, resumed_and_undisturbed
 from scipy.io import savemat
 
 from benchmarks.made_up_imagenet import write_imagenet
@@ -188,9 +188,11 @@ def test_a_small_version_trains(launch, only_run, tmp_path, method):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes(process, tmp_path):
+def test_a_killed_run_of_resnet50_resumes(process, tmp_path):
     by_class(tmp_path / "images")
-    words = [*WORDS, f"dataset.root={tmp_path}/images", "dataset.batch_size=4", "dataset.workers=1", "method=rigl",
-             "model.width=0.25", "trainer.max_epochs=6"]  # fmt: skip
-    (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00002")
+    words = [*WORDS, f"dataset.root={tmp_path}/images", "dataset.batch_size=4", "dataset.workers=0", "method=rigl",
+             "dataset.image_size=32", "dataset.resize=36", "model=resnet50_imagenet", "model.width=0.125",
+             "trainer.max_epochs=4", "trainer.execution=masked"]  # fmt: skip
+    kill_at(process, tmp_path, [*words, "dataset.workers=1"], "epoch00001")
+    (_, killed), (_, undisturbed) = resumed_and_undisturbed(tmp_path, words)
     assert outcome(killed) == outcome(undisturbed)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, killed_and_undisturbed, outcome, read
+from conftest import TINY, kill_at, outcome, read, resumed_and_undisturbed, rows
 from PIL import Image
 
 from ersparse import load_images
@@ -294,16 +294,33 @@ def test_runs_in_memory_and_streamed_agree_bit_for_bit(launch, tmp_path):
     assert load_images(other).x_test[:].equal(load_images(one).x_test)
 
 
+KILLED = ["dataset=image_folder", "dataset.image_size=16", "dataset.batch_size=12", "dataset.mixup=0.2",
+          "dataset.transforms=[resized_crop,randaugment]", "model.width=0.25", "trainer.max_epochs=6"]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["dataset.workers=1"], ["dataset.workers=2", "trainer.devices=2"]])
-def test_a_killed_streamed_run_resumes_bit_for_bit(process, tmp_path, words):
-    root = photographs(tmp_path / "images")
-    words = ["dataset=image_folder", f"dataset.root={root}", "dataset.image_size=16", "dataset.batch_size=12",
-             "dataset.transforms=[resized_crop,randaugment]", "dataset.mixup=0.2", "model.width=0.25",
-             "trainer.max_epochs=6", "method=rigl", *words]  # fmt: skip
-    (_, killed), (_, undisturbed) = killed_and_undisturbed(process, tmp_path, words, "epoch00002")
+def test_a_run_killed_with_two_workers_and_resumed_with_one_is_that_without_workers(process, tmp_path):
+    words = [*KILLED, f"dataset.root={photographs(tmp_path / 'images')}", "method=rigl", "dataset.workers=0"]
+    kill_at(process, tmp_path, [*words, "dataset.workers=2"], "epoch00002")
+    (_, killed), (_, undisturbed) = resumed_and_undisturbed(tmp_path, words, ["dataset.workers=1"])
     assert outcome(killed) == outcome(undisturbed)
-    assert not read(killed)["data"]["in_memory"]
+    assert not read(killed)["data"]["in_memory"] and read(undisturbed)["data"]["workers"] == 0
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_bit_for_bit_and_train_as_one_does(process, launch, tmp_path):
+    """The sums of gradients over ranks are rounded otherwise than those of one rank."""
+    alone = [*KILLED, f"dataset.root={photographs(tmp_path / 'images')}", "dataset.workers=0"]
+    words = [*alone, "trainer.devices=2"]
+    kill_at(process, tmp_path, [*words, "dataset.workers=1"], "epoch00001")
+    (_, killed), (_, undisturbed) = resumed_and_undisturbed(tmp_path, words)
+    assert outcome(killed) == outcome(undisturbed)
+    status, printed = launch(*alone, f"paths.root={tmp_path}/alone")
+    assert status == 0, printed
+    one = next((tmp_path / "alone").rglob("run.json")).parent
+    assert one.parts[-2:] == killed.parts[-2:] and read(one)["mask_sha256"] == read(killed)["mask_sha256"]
+    losses = [[float(row["train/loss"]) for row in rows(folder)] for folder in (one, killed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 class SimpleStreamed(StreamedImages):
