@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ersparse.config.schema import Settings
-from ersparse.config.types import Count, In
+from ersparse.config.types import Count, In, Since
 from ersparse.errors import UserError
 from ersparse.methods.base import RunContext
 from ersparse.methods.levels import LevelledMethod, scaled_epochs
@@ -25,12 +25,14 @@ class IterativePruning(LevelledMethod):
     """Alternates training and pruning over levels, and then trains with the last mask.
 
     Level t of T trains what level t - 1 left, keeps p_0 (p_T / p_0)^(t/T) of all weights, those with the largest
-    scores after training, and rewinds. p_0 is the source's realised density.
+    scores after training, and rewinds. p_0 is the source's realised density. Without a final sparsity levels are
+    cycles of training with one mask.
 
     Attributes:
         default_epochs: the epochs of a level, as in the paper.
         score: the score of trained weights: "magnitude", or "synflow" (Tanaka's score, once a level).
-        final_epochs: the epochs of the training at the end; None is the data set's.
+        prune: at every level ("geometric"), or at the "last" one only, which leaves the other levels the source's mask.
+        final_epochs: the epochs of the training at the end; None is the data set's, "level" as many as a level has.
         rewind: resets weights to "init"ialisation, to those after "epoch" `rewind_epoch` of the first level, or keeps
             them, so that only the learning rate ("lr") restarts. The optimizer's state is always reset.
         rewind_epoch: at most the epochs of a level; 0 is initialisation.
@@ -41,8 +43,10 @@ class IterativePruning(LevelledMethod):
 
     default_epochs: ClassVar[int] = 30
 
+    final_sparsity: Annotated[float, In("(0, 1)")] | None  # type: ignore[assignment]
     score: Literal["magnitude", "synflow"]
-    final_epochs: Count | None
+    prune: Annotated[Literal["geometric", "last"], Since("geometric")] = "geometric"
+    final_epochs: Count | Literal["level"] | None
     rewind: Literal["init", "epoch", "lr"]
     rewind_epoch: Annotated[int, In("[0, inf)")]
     statistics: Literal["reset", "keep"]
@@ -54,6 +58,8 @@ class IterativePruning(LevelledMethod):
 
     def epochs_of_final_training(self, settings: Settings) -> int:
         """Return the epochs of the training at the end, at this scale."""
+        if self.final_epochs == "level":
+            return self.level_epochs(settings)
         return scaled_epochs(self.final_epochs or settings.dataset.epochs, settings)
 
     def epochs(self, settings: Settings) -> int:
@@ -88,11 +94,12 @@ class IterativePruning(LevelledMethod):
 
         data = run.settings.dataset
         scores = trained_scores(self.score, data.shape)
+        density = None if self.final_sparsity is None else 1 - self.final_sparsity
         rewinding = Rewinding(self.rewind, self.rewind_epoch, self.statistics == "reset")
         return [
             FixedMask(),
             PruneAndRewind(
-                run.layers, run.graph, 1 - self.final_sparsity, scores, rewinding, run.folder, run.hash,
+                run.layers, run.graph, density, self.prune == "last", scores, rewinding, run.folder, run.hash,
                 run.settings.sparsity.allow_collapse,
             ),
         ]  # fmt: skip

@@ -47,7 +47,8 @@ class LevelledMethod(Method):
                 f"trainer.max_epochs={settings.trainer.max_epochs}: must not be set with method={self.name}, "
                 f"which {length_keys}"
             )
-        check_final_sparsity(self.final_sparsity, source)
+        if self.final_sparsity is not None:
+            check_final_sparsity(self.final_sparsity, source)
 
 
 def check_final_sparsity(final_sparsity: float, source: Source) -> None:

@@ -189,6 +189,23 @@ def test_the_densities_of_any_level_define_a_source(launch, pruned, tmp_path):
         assert (record["mask_sha256"] == content["mask_sha256"]) == (keep == "true")
 
 
+def test_cycles_train_one_mask_and_sculpting_prunes_it_once(launch, tmp_path):
+    """Weights and statistics stay, the learning rate restarts. SCULPT's first cycles are those of cyclic training."""
+    words = [*LEVELS[:4], "sparsity=erk", "sparsity.level=0.5", "schedule.warmup=0.5", "method.epochs_per_level=2"]
+    found = {}
+    for method, keys in (("cyclic", []), ("sculpt", ["method.final_sparsity=0.8"])):
+        status, printed = launch(*words, f"method={method}", *keys, f"paths.root={tmp_path}/{method}")
+        assert status == 0, printed
+        folder = next((tmp_path / method).rglob("run.json")).parent
+        counts = [sum(int(m.sum()) for m in file.masks().values()) for file in level_files(folder)]
+        found[method] = (read(folder), counts, [row["train/loss"] for row in rows(folder)])
+    cyclic, sculpt = found["cyclic"], found["sculpt"]
+    drawn = sum(layer["nonzero"] for layer in cyclic[0]["layers"])
+    assert cyclic[0]["mask_sha256"] == cyclic[0]["source_mask_sha256"] and cyclic[1] == [drawn] * 3
+    assert sculpt[1] == [drawn, drawn, round(0.2 * TOTAL)] and cyclic[2][:6] == sculpt[2][:6]
+    assert len(cyclic[2]) == 8 and cyclic[2][6:] != sculpt[2][6:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rewind", ["init", "epoch"])
 def test_a_run_killed_within_a_level_resumes_bit_for_bit(process, tmp_path, rewind):

@@ -64,7 +64,8 @@ class PruneAndRewind(pl.Callback):
     Args:
         layers: prunable layers of the network.
         graph: channel graph of the network; None skips the check for layer collapse.
-        density: density of the last mask, relative to the dense network.
+        density: density of the last mask, relative to the dense network; None keeps the source's mask.
+        at_last: whether the last level alone prunes.
         scores: function from a trained network to the scores of its weights, on the CPU.
         rewinding: what to rewind to.
         folder: run folder, in which the densities of each level are written to levels/level01.json and so on.
@@ -76,7 +77,8 @@ class PruneAndRewind(pl.Callback):
         self,
         layers: list[Layer],
         graph: list[ChannelOp] | None,
-        density: float,
+        density: float | None,
+        at_last: bool,
         scores: Callable[[nn.Module], Scores],
         rewinding: Rewinding,
         folder: Path,
@@ -84,6 +86,7 @@ class PruneAndRewind(pl.Callback):
         allow_collapse: bool,
     ) -> None:
         self.layers, self.graph, self.density, self.scores = layers, graph, density, scores
+        self.at_last = at_last
         self.rewinding, self.folder, self.run, self.allow_collapse = rewinding, folder, run, allow_collapse
         self.weights: Weights = {}
 
@@ -133,8 +136,11 @@ class PruneAndRewind(pl.Callback):
 
     def _count(self, before: mask.Masks, level: int, levels: int) -> int:
         """Return how many weights a level keeps."""
+        if self.density is None or (self.at_last and level < levels):
+            return sum(int(m.sum()) for m in before.values())
         final_count = self.density * sum(layer.size for layer in self.layers)
-        count = round(annealed_density(self.source_count, final_count, level, levels, "geometric"))
+        part = (1, 1) if self.at_last else (level, levels)
+        count = round(annealed_density(self.source_count, final_count, *part, "geometric"))
         return min(sum(int(m.sum()) for m in before.values()), count)
 
     def _record(
