@@ -188,26 +188,38 @@ def test_a_selection_enters_the_hash_and_its_density_file_fits(launch, tmp_path)
     assert densities(made)["classifier.weight"] == densities(plain)["classifier.weight"] / 2
 
 
-METHODS = [
-    "trainer.max_epochs=1 method=rigl method.delta_t=1",
-    "method=imp method.levels=1 method.epochs_per_level=1 method.final_epochs=1",
-]
+LEVELS = "method.levels=1 method.epochs_per_level=1 method.final_sparsity=0.8"
+METHODS = {  # and the fraction of the layers that are not left out which is kept at the end
+    "method=rigl method.delta_t=1 trainer.max_epochs=1": 0.1,
+    "method=set method.delta_t=1 method.scope=global trainer.max_epochs=1": 0.1,
+    "method=granet method.delta_t=1 trainer.max_epochs=1 sparsity=dense method.final_sparsity=0.8": 0.2,
+    "method=rigl method.delta_t=1 trainer.max_epochs=1 sparsity=snip sparsity.images=16 sparsity.keep_mask=true": 0.1,
+    f"method=imp method.final_epochs=1 sparsity=dense {LEVELS}": 0.2,
+    f"method=edge_popup sparsity.level=0.5 method.min_keep=1 {LEVELS}": 0.2,
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_layers_that_are_left_out_stay_dense_while_masks_change(launch, only_run, method):
-    status, printed = launch(*TINY[::2], *method.split(), "sparsity=erk", "sparsity.exclude=[conv1.*]")
+def test_layers_that_are_left_out_stay_dense_and_the_budget_is_met_over_the_others(launch, only_run, method):
+    selected = ["sparsity=erk", "sparsity.sampling=exact", "sparsity.exclude=[conv1.*,stages.0.0.*]"]
+    status, printed = launch(*TINY[::2], *selected, "sparsity.last_dense=true", *method.split())
     assert status == 0, printed
-    network = ersparse.load(only_run())
-    assert "conv1.weight" not in masks_of(network) and "classifier.weight" in masks_of(network)
-    assert (network.conv1.weight != 0).all()
+    network, record = ersparse.load(only_run()), read(only_run())
+    left_out = {"conv1.weight", "stages.0.0.conv1.weight", "stages.0.0.conv2.weight"}
+    assert set(record["sparsity"]["unpruned"]) == left_out and not left_out & masks_of(network).keys()
+    assert all((network.get_parameter(name) != 0).all() for name in left_out)
+    total, kept = (sum(layer[key] for layer in record["layers"]) for key in ("size", "nonzero"))
+    assert kept == pytest.approx(METHODS[method] * total, abs=len(record["layers"]) / 2)
+    assert kept == sum(int(mask.sum()) for mask in masks_of(network).values())
+    assert record["sparsity"]["realised"] == pytest.approx(1 - kept / total)
+    last = record["layers"][-1]
+    assert (last["nonzero"] == last["size"]) == (METHODS[method] == 0.1)  # others prune the last layer while they train
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("method=edge_popup sparsity.exclude=[conv1.*]", "sparsity.exclude=['conv1.*']: must not be set with method="),
         ("sparsity=imp_multishot sparsity.make=true sparsity.last_dense=true", "sparsity=imp_multishot: does not take"),
         ("sparsity=snip sparsity.keep_mask=true sparsity.layers={conv1.*:0.5}", "sparsity.layers="),
         ("sparsity.include=[conv2*]", "sparsity.include=conv2*: matches no prunable weight"),

@@ -15,7 +15,7 @@ class EdgePopupSearch(SettingsGroup):
         levels: number of steps in which the sparsity rises from the source's to the final one.
         lr_restart: whether each level has the whole learning-rate schedule.
         score_init: "kaiming_uniform" or "constant".
-        affine: whether scale and shift of BatchNorm are trained as well.
+        affine: whether scale and shift of normalisations (BatchNorm, LayerNorm, and others) are trained as well.
         signed: whether weights are ranked by the score itself rather than by its magnitude.
         scope: "layer" keeps the same fraction of each layer, "global" the weights with the best scores of all.
         min_keep: number of weights that each layer keeps at least.

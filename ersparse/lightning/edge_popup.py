@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ersparse.config import schema
 from ersparse.config.edge_popup_search import EdgePopupSearch
 from ersparse.lightning.classifier import Classifier
+from ersparse.lightning.parameter_groups import norm_parameters
 from ersparse.lightning.schedules import restarting
 from ersparse.sparse import edge_popup
 from ersparse.sparse.initialization import random_scores
-from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.mask import Masks, masks_of
 from ersparse.sparse.topk import topk_mask
 
@@ -37,6 +37,7 @@ class EdgePopupClassifier(Classifier):
         search: settings of the search.
         seed: seed of the scores.
         schedule: learning-rate schedule of each level, or of the run; None is the multi-step schedule.
+        layers: the layers among whose weights the ticket is; None is every prunable layer. Others keep all weights.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class EdgePopupClassifier(Classifier):
         search: EdgePopupSearch,
         seed: int,
         schedule: schema.ScheduleSettings | None = None,
+        layers: Sequence[Layer] | None = None,
     ) -> None:
         super().__init__(network, num_classes, optimizer, epochs, eval_names, schedule)
         self.search = search
-        self.layers = prunable_layers(network)
+        self.layers = prunable_layers(network) if layers is None else list(layers)
         self.names = [layer.name for layer in self.layers]
         self._freeze()
         self.scores = nn.ParameterList(random_scores(layer, search.score_init, seed) for layer in self.layers)
@@ -64,10 +66,9 @@ class EdgePopupClassifier(Classifier):
         self._cached_source: list[tuple[Tensor, Tensor]] | None = None
 
     def _freeze(self) -> None:
-        for module in self.network.modules():
-            trains = self.search.affine and isinstance(module, _BatchNorm)
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(trains)
+        affine = norm_parameters(self.network) - set(self.names) if self.search.affine else set()
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name in affine)
 
     def set_density(self, density: float) -> None:
         """Set the density of the ticket, relative to the dense network."""
@@ -90,7 +91,7 @@ class EdgePopupClassifier(Classifier):
         return state | {f"{name}_mask": ticket for name, ticket in self.masks().items()}
 
     def trainable_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the scores, and BatchNorm's scale and shift if these are trained."""
+        """Return the scores, and scale and shift of normalisations if these are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def trainable_names(self) -> list[str]:

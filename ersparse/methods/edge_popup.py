@@ -12,7 +12,7 @@ from ersparse.methods.base import RunContext
 from ersparse.methods.levels import LevelledMethod
 from ersparse.sparse import edge_popup
 from ersparse.sparse.initialization import draw_weights
-from ersparse.sparse.layers import Layer
+from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.schedules import annealed_density
 from ersparse.sparse.source import Source
 
@@ -62,11 +62,6 @@ class EdgePopup(EdgePopupSearch, LevelledMethod):
                 raise UserError(
                     f"optimizer.ham.{key}={value}: must be 0 with method={self.name}, which trains scores, not weights"
                 )
-        for key in ("include", "exclude"):
-            if value := getattr(settings.sparsity, key):
-                raise UserError(
-                    f"sparsity.{key}={value}: must not be set with method={self.name}, which selects among all weights"
-                )
         sizes = [layer.size for layer in layers]
         counts = edge_popup.counts(layers, 1 - self.final_sparsity, sizes, self.min_keep)
         for layer, count in zip(layers, counts, strict=True):
@@ -83,11 +78,13 @@ class EdgePopup(EdgePopupSearch, LevelledMethod):
         s = run.settings
         seed = s.seed_of("init")
         if run.init_from is None:
-            densities = run.source.densities if self.scale_weights else [1.0] * len(run.layers)
-            draw_weights(network, densities, self.weight_init, seed)
+            scaled = zip(run.layers, run.source.densities, strict=True) if self.scale_weights else ()
+            densities = {layer.name: density for layer, density in scaled}
+            every = [densities.get(layer.name, 1.0) for layer in prunable_layers(network)]
+            draw_weights(network, every, self.weight_init, seed)
         kind = EdgePopupClassifier if self.multiply_by == "ticket" else RawScoreClassifier
         epochs, schedule = self.level_epochs(s), s.schedule_at_scale()
-        return kind(network, s.dataset.num_classes, s.optimizer, epochs, eval_names, self, seed, schedule)
+        return kind(network, s.dataset.num_classes, s.optimizer, epochs, eval_names, self, seed, schedule, run.layers)
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:
         from ersparse.lightning.callbacks.annealing import SparsityAnnealing

@@ -1,5 +1,7 @@
 """Edge-popup: the search module, whole runs, and their tickets."""
 
+import copy
+
 import pytest
 import torch
 from conftest import KILLED, in_this_process, killed_and_undisturbed, outcome, read, rows
@@ -108,6 +110,29 @@ def test_only_scores_train_unless_affine():
     affine, _ = search(affine=True)
     norms = [m for m in affine.network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(list(affine.trainable_parameters())) == len(layers) + 2 * len(norms)
+
+
+class RMSNorm(nn.Module):
+    """A normalisation of one's own, as many networks have it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return self.scale * x
+
+
+NORMS = [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True), nn.BatchNorm1d(4), RMSNorm(4)]
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=lambda norm: type(norm).__name__)
+def test_affine_trains_every_kind_of_normalisation(norm):
+    network = nn.Sequential(nn.Linear(4, 4), copy.deepcopy(norm), nn.Linear(4, 4))
+    module = EdgePopupClassifier(network, 4, SGD, 2, ["test"], EdgePopup(**(SETTINGS | {"affine": True})), seed=0)
+    trained = {id(parameter) for parameter in [*module.scores, *network[1].parameters()]}
+    assert {id(parameter) for parameter in module.trainable_parameters()} == trained
+    assert len(list(network[1].parameters())) > 0 and not network[0].bias.requires_grad
 
 
 def test_every_layer_keeps_min_keep_weights():

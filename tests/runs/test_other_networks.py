@@ -35,7 +35,7 @@ METHODS = {
     "rigl": ["trainer.max_epochs=3", "method.delta_t=2"],
     "imp": [
         "sparsity=dense",
-        "method.final_sparsity=0.6",
+        "method.final_sparsity=0.3",
         "method.levels=2",
         "method.epochs_per_level=1",
         "method.final_epochs=1",
