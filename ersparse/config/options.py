@@ -105,15 +105,28 @@ def option_file(group: str, option: str) -> Path:
 
 
 def option_target(group: str, option: str) -> str | None:
-    """Return the `_target_` that the file of an option names; None if it names none."""
+    """Return the `_target_` of an option, which a file that it builds on may name; None if there is none."""
     return _target_in(option_file(group, option))
 
 
 @cache
 def _target_in(path: Path) -> str | None:
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    assert isinstance(content, dict)
-    return content.get("_target_")
+    target = with_defaults(path.parent.name, path.stem).get("_target_")
+    return None if target is None else str(target)
+
+
+def check_name(group: str, name: str, target: str) -> None:
+    """Check that code of the user's own does not have the name of an option, since runs are told apart by names.
+
+    Raises:
+        UserError: runs with it would be found under the name of other code.
+    """
+    known = option_target(group, name) if name in options_of(group) else None
+    if known not in (None, target):
+        raise UserError(
+            f"{group}.name={name}: is the name of {known}; must be another one with {group}._target_={target}, since "
+            "runs are told apart by it"
+        )
 
 
 def no_such_option(group: str, option: str) -> str:

@@ -15,7 +15,7 @@ from ersparse.config.drawing import check_drawing, is_pattern
 from ersparse.config.from_data import read_from_data
 from ersparse.config.groups import FunctionSettings, SettingsGroup
 from ersparse.config.image_settings import AutoOr, ImageSize, is_bool, is_count
-from ersparse.config.options import CONF, option_target, options_of
+from ersparse.config.options import CONF, check_name, options_of
 from ersparse.config.types import (
     CacheFolder,
     Count,
@@ -53,12 +53,7 @@ class ModelSettings(FunctionSettings):
         Raises:
             UserError: runs of the network would be found under the name of another one, or an argument is given twice.
         """
-        known = option_target(self.group, self.name) if self.name in options_of(self.group) else None
-        if known not in (None, self.target):
-            raise UserError(
-                f"model.name={self.name}: is the name of {known}; must be another one with "
-                f"model._target_={self.target}, since runs are told apart by it"
-            )
+        check_name(self.group, self.name, self.target)
         for key in sorted(self.args.keys() & self.own_keys()):
             raise UserError(
                 f"model.args.{key}={self.args[key]}: is given by model.{key}={self.own_keys()[key]} as well"
@@ -101,6 +96,12 @@ class DatasetSettings(FunctionSettings):
     def nulls_from_data(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Read the keys that are null from the images, if the data set describes them."""
         return read_from_data(values, handler)
+
+    @model_validator(mode="after")
+    def own_name(self) -> Self:
+        """Check that a data set of the user's has a name of its own."""
+        check_name(self.group, self.name, self.target)
+        return self
 
     @model_validator(mode="after")
     def per_channel(self) -> DatasetSettings:
@@ -247,6 +248,12 @@ class SparsitySettings(FunctionSettings):
     def is_dense(self) -> bool:
         """Whether nothing is pruned: `dense`, or `narrow`, which has fewer channels instead."""
         return self.name in ("dense", "narrow")
+
+    @model_validator(mode="after")
+    def own_name(self) -> Self:
+        """Check that a density or pruner of the user's has a name of its own."""
+        check_name(self.group, self.name, self.target)
+        return self
 
     @model_validator(mode="after")
     def compatible(self) -> SparsitySettings:

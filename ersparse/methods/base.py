@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from ersparse.config.groups import TargetedSettings, build
+from ersparse.config.options import check_name
 from ersparse.config.schema import Settings
 from ersparse.errors import UserError
 from ersparse.locate import locate
@@ -127,10 +128,11 @@ def method_of(settings: Settings) -> Method:
     """Return the method that the settings name, with its keys checked.
 
     Raises:
-        UserError: a key is unknown or out of range, or `_target_` names no method.
+        UserError: a key is unknown or out of range, or `_target_` names no method, or has the name of another one.
     """
     target = str(settings.method.get("_target_"))
     kind = locate(target)
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise UserError(f"method._target_={target}: must name a subclass of ersparse.methods.base.Method")
+    check_name("method", str(settings.method.get("name")), target)
     return build(kind, settings.method, "method.")

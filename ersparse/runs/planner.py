@@ -30,6 +30,7 @@ from ersparse.runs.network import (
     unsupported_operation,
 )
 from ersparse.runs.plan import Plan
+from ersparse.runs.same_code import check_same_code
 from ersparse.sources.er import selection_of
 from ersparse.sources.iterative_run import IterativeRunSource, prerequisite_settings
 from ersparse.sources.select import select_source
@@ -90,10 +91,12 @@ def make_plan(settings: Settings) -> Plan:
     epochs = method.epochs(settings)
     file_hashes = files.file_hashes if prerequisite is None else files.file_hashes._replace(run=prerequisite.hash)
     identity = run_hash(describe(settings, option, identity_fields(method), epochs, file_hashes))
+    folder = _folder(settings, option, file_hashes, identity)
+    check_same_code(settings, folder)
     return Plan(
         settings=settings,
         hash=identity,
-        folder=_folder(settings, option, file_hashes, identity),
+        folder=folder,
         layers=layers,
         graph=None if isinstance(built.graph, GraphError) else built.graph,
         unpruned=unpruned_matrices(built.module, [layer.name for layer in layers]),

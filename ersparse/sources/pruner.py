@@ -208,11 +208,15 @@ def pruner_source(
         recipe["model"] |= model_keys
     if model.args:
         recipe["model"]["args"] = model.args
+    if not model.target.startswith("ersparse."):  # whose name stands for its code
+        recipe["model"] |= {"target": model.target, "layers": {layer.name: layer.shape for layer in layers}}
     if "shape" in option.run_arguments:
         recipe["shape"] = list(data.shape)
     if "examples" in option.run_arguments:
         recipe["data"] = {key: value for key, value in identity_fields(data).items() if key not in UNUSED_BY_SCORES}
         recipe["data_seed"] = settings.seed_of("data")
+        if not data.target.startswith("ersparse."):
+            recipe["data"]["target"] = data.target
     if own or selection_of(option.settings).leaves_out:
         recipe["among"] = _scored(option, layers, own, recipe["weights"])
     return PrunerSource(layers, nominal, settings, option, recipe, own)

@@ -16,6 +16,7 @@ from ersparse.lightning.auto_settings import resolve
 from ersparse.runs.path_errors import path_errors
 from ersparse.runs.plan import Plan
 from ersparse.runs.planner import make_plan
+from ersparse.runs.same_code import check_same_code_in_sweep
 from ersparse.sources.iterative_run import IterativeRunSource
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
@@ -94,6 +95,7 @@ def _check_equal_outside_identity(job: Job, first: Settings, second: Settings) -
     """
     if first is second:
         return
+    check_same_code_in_sweep(job.name, first, second)
     values, others = (dict(_outside_identity(settings, "", False)) for settings in (first, second))
     for key, value in values.items():
         other = others.get(key)

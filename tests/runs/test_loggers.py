@@ -135,7 +135,7 @@ def test_wandb_receives_curves_layers_and_summary(launch, only_run, monkeypatch)
 
 def test_changing_masks_are_logged(launch, only_run):
     target = f"method._target_={__name__}.Wandering"
-    status, printed = launch(*TINY, "trainer.max_epochs=3", "logger=wandb", target)
+    status, printed = launch(*TINY, "trainer.max_epochs=3", "logger=wandb", target, "method.name=wandering")
     assert status == 0, printed
     record = json.loads((only_run() / "run.json").read_text())
     ((_, _, rows, _),) = read_back(only_run())

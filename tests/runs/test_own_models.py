@@ -83,9 +83,43 @@ def test_what_cannot_run_is_refused_in_one_line(launch, tmp_path, words):
     assert printed.startswith(f"model._target_=own_networks.{name}: ") and REFUSED[words] in printed
 
 
-def test_a_network_needs_a_name_of_its_own(launch):
-    status, printed = launch("model._target_=own_networks.Plain", "method=draw", "dry_run=true")
-    assert status == 2 and printed.startswith("model.name=resnet20: is the name of ersparse.models.resnet20; must be")
+UNDER_NAMES = {  # of options
+    "model._target_=own_networks.Plain": "model.name=resnet20: is the name of ersparse.models.resnet20",
+    "dataset._target_=own_networks.images": "dataset.name=digits: is the name of ersparse.data.digits.load",
+    "sparsity._target_=ersparse.sparse.density.erk": "sparsity.name=balanced: is the name of ersparse.sparse.density.",
+    "method._target_=ersparse.methods.draw.Draw": "method.name=rigl: is the name of ersparse.methods.rewiring.Rewire",
+}
+
+
+@pytest.mark.parametrize("target", UNDER_NAMES)
+def test_code_of_ones_own_needs_a_name_of_its_own(refusal, target):
+    line = refusal("method=rigl", target)
+    assert line.startswith(UNDER_NAMES[target]) and f"; must be another one with {target}, since runs are told" in line
+
+
+def test_two_networks_of_one_name_do_not_pass_for_one_another(launch, tmp_path):
+    """Neither a finished run of the other one, nor in a sweep; `fresh=true` replaces the run."""
+    draw = ["method=draw", "model.name=own", "sparsity=erk"]
+    assert launch("model._target_=own_networks.Plain", *draw)[0] == 0
+    for more in ([], ["-m", "seed=0,1"], ["dry_run=true"]):
+        status, printed = launch("model._target_=own_networks.OnlyClasses", *draw, *more)
+        assert status == 2 and printed.count("\n") == 1, printed
+        assert "is a run of model._target_=own_networks.Plain; must be another name with model._target_=own" in printed
+    status, printed = launch("-m", *draw, "seed=7", "model._target_=own_networks.Plain,own_networks.OnlyClasses")
+    assert status == 2 and "each needs a model.name of its own, both would be" in printed, printed
+    assert launch("model._target_=own_networks.Plain", *draw)[1].startswith("already done")
+    assert launch("model._target_=own_networks.OnlyClasses", *draw, "fresh=true")[0] == 0
+    (record,) = tmp_path.rglob("run.json")
+    assert read(record.parent)["config"]["model"]["_target_"] == "own_networks.OnlyClasses"
+
+
+def test_pruners_score_each_of_two_networks_of_one_name(launch, tmp_path):
+    for number, target in enumerate(("Plain", "partly")):
+        words = ["method=draw", f"model._target_=own_networks.{target}", "model.name=own", "sparsity=synflow"]
+        status, printed = launch(*words, "sparsity.level=0.5", f"paths.root={tmp_path}/{number}")
+        assert status == 0, printed
+    shapes = [read(next((tmp_path / root).rglob("run.json")).parent)["layers"][0]["shape"] for root in "01"]
+    assert shapes == [[6, 1, 3, 3], [4, 1, 3, 3]] and len(list((tmp_path / "cache" / "densities").glob("*.json"))) == 2
 
 
 def test_an_argument_is_not_given_twice():

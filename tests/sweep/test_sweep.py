@@ -296,7 +296,7 @@ def test_each_job_of_a_zipped_axis_gets_its_number_of_ranks(process, tmp_path):
     (tmp_path / "probe.py").write_text(PROBE)
     (tmp_path / "seen").mkdir()
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    words = ["method._target_=probe.Probe", "dataset.augment=false", "trainer.precision=32-true"]
+    words = ["method._target_=probe.Probe", "method.name=probe", "dataset.augment=false", "trainer.precision=32-true"]
     sweep = process(
         *TINY, "trainer.max_epochs=2", *words, "seed,trainer.devices=[0,1],[1,2]",
         env={"PYTHONPATH": paths, "PROBE": str(tmp_path / "seen")},
