@@ -95,7 +95,8 @@ def sparsify(
             (mask, layer, density, generator) -> (mask, counts). All but "none" require a module whose channel graph
             can be traced (`docs/methods.md`).
         sampling: "bernoulli" draws each weight independently, "exact" a fixed number per layer, "fan_in" the same
-            number for every output channel of a layer (with flow "move" or "none").
+            number for every output channel of a layer (with flow "move" or "none"), "ramanujan" for every input
+            channel as well, as an expander.
         pattern: "N:M" keeps N of every M consecutive input channels, and needs density="uniform"; "RxC" keeps or
             removes blocks of R output and C input channels. None draws single weights.
         seed: seed of the masks, which depend on it and on the layers' names and shapes alone.

@@ -29,12 +29,12 @@ def check_drawing(sampling: str, flow: object, prefix: str = "", pattern: str | 
     Raises:
         UserError: they cannot.
     """
-    if sampling not in ("bernoulli", "fan_in") and flow == "resample":
+    if sampling == "exact" and flow == "resample":
         raise UserError(
             f"{prefix}sampling={sampling}: must be bernoulli with {prefix}flow=resample, which conditions independent "
             "draws"
         )
-    if sampling == "fan_in" and flow not in ("none", "move"):
+    if sampling in ("fan_in", "ramanujan") and flow not in ("none", "move"):
         raise UserError(
             f"{prefix}sampling={sampling}: needs {prefix}flow=move or none; other repairs change the number of inputs "
             "of single output channels"

@@ -220,7 +220,7 @@ class SparsitySettings(FunctionSettings):
 
     level: Fraction
     budget: Count | None
-    sampling: Literal["bernoulli", "exact", "fan_in"]
+    sampling: Literal["bernoulli", "exact", "fan_in", "ramanujan"]
     pattern: Annotated[str | None, BeforeValidator(_pattern), Since(None)] = None
     flow: Annotated[str, AfterValidator(_flow)]
     strict: Annotated[bool, Since(False)] = False

@@ -20,6 +20,7 @@ PRUNERS: dict[str, Callable[..., Masks]] = {
     "grasp": pruners.grasp,
     "synflow": pruners.synflow,
     "magnitude": pruners.magnitude,
+    "phew": pruners.phew,
 }
 
 

@@ -59,7 +59,7 @@ class Rewire(RewiringRules, Reparametrizable):
         rule_named(self.grow, GROW, "method.grow")
         sparsity = settings.sparsity
         drawn = not (sparsity.keep_mask or settings.model.init_from)
-        if self.fan_in and drawn and sparsity.sampling != "fan_in":
+        if self.fan_in and drawn and sparsity.sampling not in ("fan_in", "ramanujan"):
             raise UserError(
                 f"sparsity.sampling={sparsity.sampling}: must be fan_in with method.fan_in=true, which keeps the "
                 "number of inputs of each output channel"

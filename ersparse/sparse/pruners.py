@@ -14,7 +14,10 @@ import torch
 from torch import nn
 
 from ersparse.sparse import scores as S
+from ersparse.sparse.channel_graph import GraphError, trace
+from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import Masks
+from ersparse.sparse.random_walks import RandomWalks, walked_masks
 from ersparse.sparse.rng import generator
 
 
@@ -126,6 +129,43 @@ def magnitude(network: nn.Module, count: int, invert: bool = False, among: S.Nam
         ScoreError: a weight is not finite, or `count` is out of range.
     """
     return _masks_of_largest(S.magnitude(network, among), count, invert)
+
+
+def phew(
+    network: nn.Module,
+    count: int,
+    shape: Sequence[int],
+    seed: int = 0,
+    invert: bool = False,
+    among: S.Names = None,
+) -> Masks:
+    """Return masks of the weights that random walks take which prefer large weights, without data (PHEW).
+
+    Half of the walks go from inputs to outputs, half the other way (Patil & Dovrolis 2021, section 4), until they have
+    taken `count` different weights. Of the walk that would exceed it, only the first weights are kept.
+
+    Args:
+        network: the network to prune.
+        count: number of weights to keep.
+        shape: shape of an image, (C, H, W).
+        seed: seed of the walks.
+        invert: prefer small weights.
+        among: names of the layers that are pruned; None prunes all.
+
+    Raises:
+        ScoreError: the channel graph cannot be traced, or walks do not reach as many weights.
+    """
+    weights = {name: held.weight.detach().cpu() for name, held in prunable_weights(network, embeddings=True).items()}
+    if invert:
+        weights = {name: torch.where(weight == 0, 0.0, 1 / weight.abs()) for name, weight in weights.items()}
+    try:
+        graph = trace(network, (2, *shape))
+    except GraphError as error:
+        raise S.ScoreError(str(error)) from None
+    used = {op.layer for op in graph if op.kind == "layer"}
+    pruned = [name for name in prunable_weights(network) if among is None or name in among]
+    walks = RandomWalks(graph, {name: weights[name] for name in used})
+    return walked_masks(walks, [name for name in pruned if name in used], count, generator(seed, "walks"))
 
 
 def _masks_of_largest(scores: S.Scores, count: int, invert: bool) -> Masks:

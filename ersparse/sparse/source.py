@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from ersparse.sparse import fan_in, flow_repair, mask
+from ersparse.sparse import expanders, fan_in, flow_repair, mask
 from ersparse.sparse.flow_repair import Counts
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks
@@ -20,7 +20,8 @@ REPAIRS: dict[str, Repair] = {
     name: getattr(flow_repair, name) for name in ("none", "add", "move", "resample", "released")
 }
 SAMPLERS = {"bernoulli": mask.draw_bernoulli, "exact": mask.draw_exact}
-SAMPLINGS = (*SAMPLERS, "fan_in")
+ROW_SAMPLERS = {"fan_in": fan_in.draw_rows, "ramanujan": expanders.draw_expander}
+SAMPLINGS = (*SAMPLERS, *ROW_SAMPLERS)
 
 
 class Source(Protocol):
@@ -91,8 +92,8 @@ class ERSource:
         densities: nominal density of each layer.
         nominal: nominal global density.
         seed: seed of the masks.
-        sampling: "bernoulli", "exact" or "fan_in".
-        flow: the flow repair, by name or as a function; "none" or "move" with sampling="fan_in".
+        sampling: "bernoulli", "exact", "fan_in" or "ramanujan".
+        flow: the flow repair, by name or as a function; "none" or "move" with sampling="fan_in" or "ramanujan".
     """
 
     layers: list[Layer]
@@ -104,11 +105,9 @@ class ERSource:
 
     def draw(self) -> Masks:
         """Return the masks as drawn, by layer name."""
-        if self.sampling == "fan_in":
+        if draw := ROW_SAMPLERS.get(self.sampling):
             counts = zip(self.layers, fan_in.fan_ins(self.layers, self.densities), strict=True)
-            return {
-                layer.name: fan_in.draw_rows(layer, count, generator(self.seed, layer.name)) for layer, count in counts
-            }
+            return {layer.name: draw(layer, count, generator(self.seed, layer.name)) for layer, count in counts}
         sample = SAMPLERS[self.sampling]
         return {
             layer.name: sample(layer, p, generator(self.seed, layer.name))
@@ -118,7 +117,7 @@ class ERSource:
     def repair(self, masks: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Counts]]:
         """Return masks in which every channel has an edge, unless flow="none", and the counts of each layer."""
         repair = REPAIRS[self.flow] if isinstance(self.flow, str) else self.flow
-        if (self.sampling, self.flow) == ("fan_in", "move"):
+        if self.sampling in ROW_SAMPLERS and self.flow == "move":
             repair = fan_in.move_in_rows
         repaired, counts = {}, {}
         for layer, p in zip(self.layers, self.drawing_densities(), strict=True):
