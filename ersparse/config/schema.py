@@ -42,6 +42,7 @@ class ModelSettings(FunctionSettings):
     init: Literal["default", "layer", "neuron"]
     init_from: Path | None
     init_mismatch: Annotated[Literal["error", "fresh"], Since("error")] = "error"
+    narrowed_from: Annotated[Positive | None, NotIdentity] = None
     init_mask: Annotated[Literal["run", "own"], Since("run")] = "run"
     sync_batchnorm: Annotated[bool, NotIdentity]
     args: Annotated[dict[str, Any], Since({})] = Field(default_factory=dict)

@@ -8,27 +8,27 @@ import torch
 
 from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
-from ersparse.errors import UserError
 from ersparse.runs.network import SkipNormalInitialization, spec_of
 from ersparse.sources.er import nominal_density
 from ersparse.sparse.layers import Layer, prunable_layers
 
-STEPS = 1024  # widths are multiples of 1 / STEPS
+STEPS = 1024  # widths are multiples of 1 / STEPS of the sparse network's
 NOTED = 0.01  # relative difference of the numbers of weights that a line is printed about
 
 log = logging.getLogger("ersparse")
 
 
 def with_narrow_width(settings: Settings) -> Settings:
-    """Return the settings of a dense network with as many weights as the sparse one that is asked for at width 1.
+    """Return the settings of a dense network with as many weights as the sparse one that is asked for.
 
-    Of the widths up to 1 that is taken whose number of prunable weights is nearest. Settings of another option, and
-    those that this function has returned before, are returned as they are.
+    Of the widths up to that of the sparse network, `model.width`, that is taken whose number of prunable weights is
+    nearest; `model.narrowed_from` then has the other. Settings of another option, and those that have a
+    `model.narrowed_from`, are returned as they are.
 
     Raises:
-        UserError: `model.width` is another one, or the network takes no width.
+        UserError: the network takes no width.
     """
-    if settings.sparsity.name != "narrow":
+    if settings.sparsity.name != "narrow" or settings.model.narrowed_from is not None:
         return settings
     whole = _layers_at(settings, STEPS)
     asked = round(nominal_density(SparsityOption.of(settings.sparsity), whole) * sum(layer.size for layer in whole))
@@ -37,21 +37,16 @@ def with_narrow_width(settings: Settings) -> Settings:
         middle = (low + high) // 2
         low, high = (middle, high) if _size(settings, middle) <= asked else (low, middle)
     best = min((low, high), key=lambda step: abs(_size(settings, step) - asked))
-    if settings.model.width == 1:
-        _note(settings, best, asked)
-    elif settings.model.width != best / STEPS:
-        raise UserError(f"model.width={settings.model.width}: must be 1 with sparsity=narrow, which sets it")
-    return _at(settings, best)
-
-
-def _note(settings: Settings, step: int, asked: int) -> None:
-    """Print a line if no width has about as many weights."""
-    if abs(found := _size(settings, step) - asked) > NOTED * asked:
-        log.warning(f"sparsity=narrow: width {step / STEPS:g} has {asked + found:,} weights, asked for {asked:,}")
+    found = _at(settings, best)
+    if abs(more := _size(settings, best) - asked) > NOTED * asked:
+        log.warning(f"sparsity=narrow: width {found.model.width:g} has {asked + more:,} weights, asked for {asked:,}")
+    return found
 
 
 def _at(settings: Settings, step: int) -> Settings:
-    return settings.model_copy(update={"model": settings.model.model_copy(update={"width": step / STEPS})})
+    width = settings.model.width
+    changes = {"width": width * step / STEPS, "narrowed_from": width}
+    return settings.model_copy(update={"model": settings.model.model_copy(update=changes)})
 
 
 def _layers_at(settings: Settings, step: int) -> list[Layer]:

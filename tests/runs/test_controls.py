@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ersparse.runs.network import build_network
+from ersparse.runs.planner import make_plan
 from ersparse.sparse.initialization import transplant
 from ersparse.sparse.layers import prunable_layers
 
@@ -75,15 +76,15 @@ def test_a_narrow_network_has_as_many_weights_as_a_sparse_one(model, level):
     size = sum(layer.size for layer in plan.layers)
     assert size == pytest.approx(asked, rel=0.05) and plan.expected == 1.0 and plan.nominal == pytest.approx(1 - level)
     width = plan.settings.model.width
-    assert 0 < width < 1 and planned(*words, f"model.width={width}").hash == plan.hash
+    assert 0 < width < 1 and make_plan(plan.settings).hash == plan.hash
     for other in (width - 1 / 1024, width + 1 / 1024):
         layers = planned(f"model={model}", "dataset=cifar10", "sparsity=dense", f"model.width={other}").layers
         assert abs(sum(layer.size for layer in layers) - asked) >= abs(size - asked)
     assert f"-narrow{level}-" in str(plan.folder)
 
 
-def test_a_narrow_network_counts_a_budget_and_refuses_another_width(refusal):
-    plan = planned("sparsity=narrow", "sparsity.budget=27000")
+def test_a_narrow_network_counts_a_budget_and_starts_from_any_width(refusal):
+    plan = planned("sparsity=narrow", "sparsity.budget=27000", "model.width=2")
     assert sum(layer.size for layer in plan.layers) == pytest.approx(27_000, rel=0.05)
-    assert refusal("sparsity=narrow", "model.width=0.9").startswith("model.width=0.9: must be 1 with sparsity=narrow")
+    assert plan.settings.model.narrowed_from == 2 and plan.settings.model.width < 1
     assert "nothing to rewire" in refusal("sparsity=narrow", "method=rigl")
