@@ -14,6 +14,7 @@ from ersparse.runs.console import log
 FAULTS = (  # phrases of CUDA's messages about hardware, and about GPUs that other processes occupy
     "uncorrectable ecc error", "nvlink", "hardware stack error", "devices are busy or unavailable",
     "fallen off the bus", "no cuda-capable device is detected", "system not yet initialized", "gpu is lost",
+    "mps server", "mps client",
 )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,6 +18,7 @@ from ersparse.errors import UserError
 
 if TYPE_CHECKING:
     from ersparse.sweep.job import Job
+    from ersparse.sweep.local.pool import Pool
     from ersparse.sweep.local.slots import Slot
     from ersparse.sweep.search.trials import Trials
 
@@ -78,15 +80,22 @@ class JobLauncher(Launcher):
 class LocalLauncher(JobLauncher):
     """Runs jobs on the slots of this machine. A job that fails does not stop the others."""
 
-    def __init__(self, slots: int | None = None, jobs_per_gpu: int = 1, time_limit: float | None = None) -> None:
+    def __init__(
+        self,
+        slots: int | None = None,
+        jobs_per_gpu: int = 1,
+        time_limit: float | None = None,
+        mps: str | bool = "auto",
+    ) -> None:
         """Store the keys of conf/hydra/launcher/local.yaml; `setup` checks them.
 
         Args:
             slots: number of jobs at a time; None is one for each GPU, or for each core that has 2 GiB of memory.
             jobs_per_gpu: number of jobs that share a GPU.
             time_limit: seconds after which a job is interrupted; None is no limit.
+            mps: "auto" starts NVIDIA's Multi-Process Service for jobs that share a GPU, where it can; False does not.
         """
-        self.slots, self.jobs_per_gpu, self.time_limit = slots, jobs_per_gpu, time_limit
+        self.slots, self.jobs_per_gpu, self.time_limit, self.mps = slots, jobs_per_gpu, time_limit, mps
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Check the keys of the launcher.
@@ -99,6 +108,8 @@ class LocalLauncher(JobLauncher):
             if value is not None and not (isinstance(value, kind) and value > 0):
                 integer = ", and be an integer" if kind is int else ""
                 raise UserError(f"hydra.launcher.{key}={value}: must lie above 0{integer}")
+        if self.mps not in ("auto", False):
+            raise UserError(f"hydra.launcher.mps={self.mps}: must be auto or false")
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def run(self, jobs: Sequence[Job]) -> int:
@@ -106,7 +117,7 @@ class LocalLauncher(JobLauncher):
         from ersparse.sweep.progress_table import ProgressTable
 
         pool = Pool(jobs, self.slots_for(jobs), self.time_limit, self.arguments)
-        with interruptible(), ProgressTable(pool) as table:  # stop at a checkpoint, as on Ctrl-C
+        with interruptible(), self._sharing(pool), ProgressTable(pool) as table:  # stop at a checkpoint, as on Ctrl-C
             return pool.run(table.update)
 
     def check_search(self, examples: Sequence[Job]) -> None:
@@ -121,7 +132,7 @@ class LocalLauncher(JobLauncher):
         trials.parallel = min(at_once, max(1, len(slots) // examples[0].devices))
         pool = Pool([], slots, self.time_limit, self.arguments)
         pool.name = trials.search.name
-        with interruptible(), ProgressTable(pool) as table:
+        with interruptible(), self._sharing(pool), ProgressTable(pool) as table:
 
             def show() -> None:
                 trials.update(pool)
@@ -134,6 +145,21 @@ class LocalLauncher(JobLauncher):
         from ersparse.sweep.dry_run import print_jobs
 
         print_jobs(jobs, len(self.slots_for(jobs)))
+
+    @contextmanager
+    def _sharing(self, pool: Pool) -> Iterator[None]:
+        """Let jobs that share a GPU run on it at the same time during the `with` block."""
+        from ersparse.sweep.local import mps
+
+        gpus = sorted({slot.gpu for slot in pool.slots if slot.gpu})
+        wanted = len(pool.slots) > len(gpus) and self._can_share(gpus)
+        with mps.shared_gpus(wanted, gpus) as pool.variables:
+            yield
+
+    def _can_share(self, gpus: Sequence[str]) -> bool:
+        from ersparse.sweep.local import mps
+
+        return self.mps == "auto" and mps.can_share(self.jobs_per_gpu, gpus, os.environ)
 
     def slots_for(self, jobs: Sequence[Job]) -> list[Slot]:
         """Return the slots of this machine: of its GPUs if one of the jobs trains on a GPU, else of its cores.
@@ -149,7 +175,9 @@ class LocalLauncher(JobLauncher):
         jobs = [job for job in jobs if not is_done(job)]
         cores, memory = slots.machine_resources()
         gpus = slots.visible_gpus(os.environ) if any(job.gpu for job in jobs) else []
-        if gpus:
+        if self._can_share(gpus):
+            gpus = slots.with_uuids(gpus)
+        elif gpus:
             slots.refuse_sharing_exclusive_gpus(self.jobs_per_gpu, os.environ)
         needed = max(1, sum(job.devices for job in jobs))
         found = slots.make_slots(self.slots, self.jobs_per_gpu, gpus, cores, memory, needed)

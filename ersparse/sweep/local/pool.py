@@ -42,6 +42,7 @@ class Pool(JobStates):
         self.place = f"on {self.parallel} slot{'s' * (self.parallel != 1)}"
         self.slots, self.free, self.time_limit, self.arguments = slots, list(slots), time_limit, list(arguments)
         self.token = secrets.token_hex(4)
+        self.variables: dict[str, str] = {}  # further environment variables of jobs
         self.fork_servers: dict[Slot, ForkServer] = {}  # for jobs that only draw
 
     def run(self, show: Callable[[], None]) -> int:
@@ -114,7 +115,7 @@ class Pool(JobStates):
 
     def _start_process(self, job: Job, slots: Sequence[Slot], log: Path) -> JobProcess:
         arguments = [*job.overrides, *self.arguments, "hydra.mode=RUN"]
-        environment = job_environment(os.environ, slots, job.devices) | {SWEEP: self.name}
+        environment = job_environment(os.environ, slots, job.devices) | self.variables | {SWEEP: self.name}
         if job.epochs:
             return Process(arguments, environment, cores_of(slots), log)
         server = self.fork_servers.get(slots[0])

@@ -123,6 +123,12 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
     return _mig_instances() or [str(number) for number in range(count)]
 
 
+def with_uuids(gpus: Sequence[str]) -> list[str]:
+    """Return the names of GPUs with numbers replaced by UUIDs, where nvidia-smi knows them."""
+    uuids = dict(_nvidia_smi("--query-gpu=index,uuid", "--format=csv,noheader", pattern=r"(\d+), (GPU-\S+)"))
+    return [uuids.get(name, name) for name in gpus]
+
+
 def refuse_sharing_exclusive_gpus(jobs_per_gpu: int, environment: Mapping[str, str]) -> None:
     """Check that several jobs may use a GPU at a time: one in mode Exclusive_Process admits a single process.
 

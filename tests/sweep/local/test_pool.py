@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -16,8 +17,8 @@ from ersparse.errors import UserError
 from ersparse.storage.run_folder import RunFolder
 from ersparse.sweep.durations import format_duration
 from ersparse.sweep.job import Job
+from ersparse.sweep.local import mps, process
 from ersparse.sweep.local import pool as pools
-from ersparse.sweep.local import process
 from ersparse.sweep.local import slots as slot_module
 from ersparse.sweep.local.launcher import LocalLauncher
 from ersparse.sweep.local.pool import Pool
@@ -28,6 +29,7 @@ from ersparse.sweep.local.slots import (
     make_slots,
     refuse_sharing_exclusive_gpus,
     visible_gpus,
+    with_uuids,
 )
 from ersparse.sweep.progress_table import ProgressTable
 
@@ -383,6 +385,73 @@ def test_gpus_and_mig_instances_are_all_found(names, seen, expected, monkeypatch
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("torch.cuda.device_count", lambda: seen)
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": names} if names else {}) == expected
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """Puts nvidia-smi and nvidia-cuda-mps-control on the PATH; the latter notes how it is called, and may fail."""
+
+    def put(status=0):
+        monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+        told = f'echo "$1 $(cat) $CUDA_VISIBLE_DEVICES $CUDA_MPS_PIPE_DIRECTORY" >> {tmp_path}/told\n'
+        scripts = {
+            "nvidia-smi": "printf '0, GPU-a\\n1, GPU-b\\n'\n",
+            mps.CONTROL: f"{told}echo no permission\nexit {status}\n",
+        }
+        for name, script in scripts.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        return lambda: [line.split() for line in (tmp_path / "told").read_text().splitlines()]
+
+    return put
+
+
+def test_a_daemon_shares_the_gpus_of_a_sweep_and_ends_with_it(tools, monkeypatch):
+    told = tools()
+    assert with_uuids(["1", "GPU-c"]) == ["GPU-b", "GPU-c"]
+    launcher = LocalLauncher(jobs_per_gpu=2)
+    gpus = with_uuids(["0", "1"])
+    pool = Pool([], make_slots(None, 2, gpus, [0, 1], 8), None)
+    with pytest.raises(KeyboardInterrupt), launcher._sharing(pool):
+        folder = pool.variables["CUDA_MPS_PIPE_DIRECTORY"]
+        started = []
+        monkeypatch.setattr("ersparse.sweep.local.pool.Process", lambda *arguments: started.append(arguments[1]))
+        pool._start_process(SimpleNamespace(overrides=[], devices=1, epochs=1), pool.slots[:1], None)
+        raise KeyboardInterrupt  # as by Ctrl-C
+    assert started[0]["CUDA_MPS_PIPE_DIRECTORY"] == folder and started[0]["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+    assert told() == [["-d", "GPU-a,GPU-b", folder], ["quit", "GPU-a,GPU-b", folder]]
+    assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize(
+    "jobs_per_gpu, gpus, wanted, variables",
+    [
+        (1, ["GPU-a"], "auto", {}),
+        (2, ["GPU-a"], False, {}),
+        (2, ["MIG-a"], "auto", {}),
+        (2, [], "auto", {}),
+        (2, ["GPU-a"], "auto", {"CUDA_MPS_PIPE_DIRECTORY": "/of/another"}),
+    ],
+)
+def test_no_daemon_is_started_where_there_is_nothing_to_share(
+    jobs_per_gpu, gpus, wanted, variables, tools, monkeypatch, tmp_path
+):
+    tools()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    pool = Pool([], make_slots(None, jobs_per_gpu, gpus, [0, 1], 8), None)
+    with LocalLauncher(jobs_per_gpu=jobs_per_gpu, mps=wanted)._sharing(pool):
+        assert pool.variables == {}
+    assert not (tmp_path / "told").exists()
+
+
+def test_a_daemon_that_does_not_start_is_told_and_jobs_take_turns(tools, caplog):
+    told = tools(status=1)
+    with mps.shared_gpus(True, ["0"]) as variables:
+        assert variables == {}
+    assert len(told()) == 1 and told()[0][0] == "-d" and len(told()[0]) == 2  # no number of a GPU
+    assert "nvidia-cuda-mps-control does not start (no permission); jobs take turns" in caplog.text
 
 
 @pytest.mark.parametrize(
