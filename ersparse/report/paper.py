@@ -1,4 +1,7 @@
-"""The numbers that the paper prints, cell by cell, read from `paper.yaml`. Imports nothing of the report."""
+"""The numbers that papers print, cell by cell, read from YAML files. Imports nothing of the report.
+
+`paper.yaml` has those of the paper that this project reproduces, `baselines.yaml` those of other papers.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ class PrintedCell:
         method, sparsity: options of the groups `method` and `sparsity`.
         level: sparsity of the source network.
         final: sparsity at the end of training; `level` if the method keeps it.
+        variant: "sign_in", "pilot" or "ham" if the weights are trained in this way.
     """
 
     model: str
@@ -27,6 +31,7 @@ class PrintedCell:
     sparsity: str
     level: float
     final: float
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Printed:
     """One printed number.
 
     Attributes:
-        table: key of the table in `paper.yaml`, such as "table9".
+        table: key of the table, such as "table9".
         value: test accuracy in per cent, or a count if the table's measure is "pairs".
         pm: the number after the ±, in the same unit; None if none is printed.
         seeds: number of runs that the paper states.
@@ -49,7 +54,23 @@ class Printed:
 @cache
 def paper() -> Mapping[str, Any]:
     """Return the content of `paper.yaml`: source, notes, recipes, tables."""
-    return yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text())  # type: ignore[no-any-return]
+    return _read("paper.yaml")
+
+
+@cache
+def _read(name: str) -> Mapping[str, Any]:
+    return yaml.safe_load(Path(__file__).with_name(name).read_text())  # type: ignore[no-any-return]
+
+
+def tables() -> Mapping[str, Any]:
+    """Return the tables of all papers by their keys, those of the paper first."""
+    return {**paper()["tables"], **_read("baselines.yaml")["tables"]}
+
+
+def recipe_of(table: str) -> Mapping[str, Any]:
+    """Return the settings that a table's paper states."""
+    recipes = {**paper()["recipes"], **_read("baselines.yaml")["recipes"]}
+    return recipes[tables()[table]["recipe"]]  # type: ignore[no-any-return]
 
 
 @cache
@@ -57,19 +78,20 @@ def printed(table: str) -> dict[PrintedCell, Printed]:
     """Return the numbers of one table, without the cells that the paper leaves empty.
 
     Raises:
-        KeyError: `paper.yaml` has no such table.
+        KeyError: there is no such table.
     """
     return {cell: number for cell, number in _numbers(table) if number is not None}
 
 
 def _numbers(table: str) -> Iterator[tuple[PrintedCell, Printed | None]]:
-    content = paper()["tables"][table]
+    content = tables()[table]
     places = content.get("pairs") or [(level, level) for level in content["sparsity"]]
-    for method, rows in content["values"].items():
+    for name, rows in content["values"].items():
+        method, _, variant = name.partition("+")
         for sparsity, values in rows.items():
-            spreads = content.get("pm", {}).get(method, {}).get(sparsity, [None] * len(places))
+            spreads = content.get("pm", {}).get(name, {}).get(sparsity, [None] * len(places))
             for (level, final), value, pm in zip(places, values, spreads, strict=True):
-                cell = PrintedCell(content["model"], content["dataset"], method, sparsity, level, final)
+                cell = PrintedCell(content["model"], content["dataset"], method, sparsity, level, final, variant)
                 yield cell, None if value is None else Printed(table, value, pm, content["seeds"])
 
 
@@ -77,7 +99,7 @@ def _numbers(table: str) -> Iterator[tuple[PrintedCell, Printed | None]]:
 def everything() -> dict[PrintedCell, Printed]:
     """Return all printed numbers; of two tables with the same cell, the one with a ±, or else the first."""
     found: dict[PrintedCell, Printed] = {}
-    for table in paper()["tables"]:
+    for table in tables():
         for cell, number in printed(table).items():
             if cell not in found or (found[cell].pm is None and number.pm is not None):
                 found[cell] = number

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ersparse.report.analysis.groups import SeedGroup
-from ersparse.report.paper import paper
+from ersparse.report.paper import tables as printed_tables
 from ersparse.report.tables.accuracy import differences, results
 from ersparse.report.tables.grids import TableGrid, grids
 from ersparse.report.tables.mask_counts import counters
@@ -48,8 +48,10 @@ class Section:
 
 def section(name: str, groups: Sequence[SeedGroup]) -> Section:
     """Return the section of an experiment, with a table for every kind of run that it has."""
-    content = paper()["tables"].get(name, {})
-    title = f"Table {name.removeprefix('table')}: {content['title']}" if content else name
+    content = printed_tables().get(name, {})
+    title = content.get("title", name)
+    if name.startswith("table") and content:
+        title = f"Table {name.removeprefix('table')}: {title}"
     trained = [group for group in groups if group.kind == "accuracy"]
     drawn = [group for group in groups if group.kind == "draw"]
     tables = {}

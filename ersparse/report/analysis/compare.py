@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ersparse.report.analysis.groups import SeedGroup
 from ersparse.report.analysis.stats import Summary, welch
-from ersparse.report.paper import Printed, PrintedCell, everything, paper
+from ersparse.report.paper import Printed, PrintedCell, everything, recipe_of
 
 ROUNDING = 0.05  # percentage points: the largest rounding error of a number with one decimal
 AGREES, DIFFERS, UNKNOWN, OTHER = "agrees", "differs", "cannot say", "other recipe"
@@ -28,12 +28,13 @@ class Verdict:
 def paper_number(group: SeedGroup) -> Printed | None:
     """Return the paper's number for the group's network, data set, method, sparsity option and sparsities."""
     level, final = round(group.level, 6), round(group.final, 6)
-    return everything().get(PrintedCell(group.model, group.dataset, group.method, group.sparsity, level, final))
+    place = (group.model, group.dataset, group.method, group.sparsity, level, final)
+    return everything().get(PrintedCell(*place, group.variant))
 
 
 def recipe_differences(group: SeedGroup, number: Printed) -> list[str]:
     """Return the settings that differ from the paper's recipe, each as "epochs 16 instead of 160"."""
-    recipe = paper()["recipes"][paper()["tables"][number.table]["recipe"]]
+    recipe = recipe_of(number.table)
     ours = group.config | {"epochs": group.runs[0].progress.get("epochs")}
     return [f"{key} {ours[key]} instead of {value}" for key, value in recipe.items() if ours.get(key, value) != value]
 

@@ -65,6 +65,13 @@ class SeedGroup:
         return str(self.config["method.name"])
 
     @property
+    def variant(self) -> str:
+        """How weights are trained: "sign_in" or "pilot" (`method.reparametrization`), "ham", or "" as usual."""
+        reparametrization = str(self.config.get("method.reparametrization", "none"))
+        ham = self.config.get("optimizer.ham.alpha") or self.config.get("optimizer.ham.beta")
+        return "ham" if ham else reparametrization.replace("none", "")
+
+    @property
     def sparsity(self) -> str:
         """Option of the group `sparsity`."""
         return str(self.config["sparsity.name"])

@@ -1,0 +1,57 @@
+"""Numbers of other papers, and the variants of methods to which they belong."""
+
+import json
+
+import pytest
+import synthetic
+from conftest import read
+from hydra import compose, initialize_config_dir
+
+from ersparse.config.options import CONF, options_of
+from ersparse.report.analysis.compare import OTHER, judge, paper_number
+from ersparse.report.analysis.groups import group_by_experiment
+from ersparse.report.analysis.runs import read_runs
+from ersparse.report.analysis.stats import summary
+from ersparse.report.paper import paper, printed, tables
+
+OTHERS = [name for name in tables() if name not in paper()["tables"]]
+
+
+def test_every_table_is_complete():
+    """The gain of Sign-In at 0.9 that its paper states is 1.58 points."""
+    assert {name: len(printed(name)) for name in OTHERS} == {
+        "sign_in_cifar10": 6, "sign_in_cifar100": 6, "ham_imagenet": 18, "ham_imagenet_acdc": 6,
+    }  # fmt: skip
+    values = {(c.level, c.variant): n.value for c, n in printed("sign_in_cifar10").items()}
+    assert values[0.9, "sign_in"] - values[0.9, ""] == pytest.approx(1.58)
+    for name in OTHERS:
+        assert {"source", "title"} <= tables()[name].keys()
+        assert all(number.pm is None or number.pm < 0.3 for number in printed(name).values())
+
+
+def test_variants_have_numbers_of_their_own(tmp_path):
+    """A run of Sign-In or HAM was compared with the number of a plain fixed mask."""
+    changes = [{}, {"method": {"reparametrization": "sign_in"}}, {"optimizer": {"ham": {"alpha": 1.0, "beta": 0.0}}}]
+    for seed in (0, 1):
+        for number, change in enumerate(changes):
+            folder = synthetic.write(tmp_path, seed=seed, experiment=f"{number}", model={"name": "resnet20"})
+            record = read(folder)
+            for group, keys in change.items():
+                record["config"][group] |= keys
+            (folder / "run.json").write_text(json.dumps(record))
+    groups = [group for found in group_by_experiment(read_runs(tmp_path)[0]).values() for group in found]
+    found = {group.variant: paper_number(group) for group in groups}
+    assert (found[""].value, found["sign_in"].value, found["ham"]) == (86.25, 87.83, None)
+    verdict = judge(groups[0], summary([90.0, 91.0]), found[""])
+    assert verdict.word == OTHER and "instead of unknown" in verdict.why
+
+
+@pytest.mark.parametrize("preset", [name for name in options_of("experiment") if name in OTHERS])
+def test_presets_run_the_cells_of_their_tables(preset):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"experiment={preset}"], return_hydra_config=True)
+    content = tables()[preset]
+    assert (config.model.name, config.dataset.name) == (content["model"], content["dataset"])
+    for axes in config.hydra.sweeper.params:
+        assert list(axes["sparsity.level"]) == content["sparsity"]
+    assert config.sparsity.name == "erk" and config.method.name == "fixed"
