@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
@@ -51,7 +52,8 @@ class RewiringRules(SettingsGroup):
         grown_state: the optimizer's state of grown weights: "zero", or unchanged ("keep").
         keep_flow: whether every channel keeps an edge.
         final_sparsity: null, or the sparsity that global magnitude pruning reaches during training.
-        schedule: the schedule of the density until then: "cubic" or "constant".
+        schedule: the schedule of the density until then: "cubic", "constant", or "cyclic", which rises again.
+        cycles: how often a cyclic density falls to the final one.
         prune_from: the part of the training before which nothing is pruned.
         prune_until: the part of the training after which nothing is pruned.
         prune_scope: "global" prunes the smallest weights of all layers, "layer" those of each to the same density.
@@ -76,7 +78,8 @@ class RewiringRules(SettingsGroup):
     grown_state: Literal["zero", "keep"]
     keep_flow: bool
     final_sparsity: Annotated[float, In("(0, 1)")] | None
-    schedule: Literal["cubic", "constant"]
+    schedule: Literal["cubic", "constant", "cyclic"]
+    cycles: Annotated[Count, Since(4)] = 4
     prune_from: Annotated[float, In("[0, 1)"), Since(0.0)] = 0.0
     prune_until: Annotated[float, In("(0, 1]")]
     prune_scope: Annotated[Literal["global", "layer"], Since("global")] = "global"
@@ -116,6 +119,8 @@ class RewiringRules(SettingsGroup):
             refuse("redistribute", f"needs {prefix}regrow=true, or layers may be too small for what they grow")
         if self.redistribute != "none" and self.keep_flow:
             refuse("redistribute", f"must be none with {prefix}keep_flow=true, which needs layers of constant size")
+        if self.schedule == "cyclic":
+            self._check_cycles(refuse)
         if self.fan_in:
             self._check_rows(prefix, f"{prefix}fan_in=true")
         if pattern is not None and self.final_sparsity is not None:
@@ -124,6 +129,17 @@ class RewiringRules(SettingsGroup):
             self._check_rows(prefix, f"{where}={pattern}")
             if self.fan_in:
                 refuse("fan_in", f"must be false with {where}={pattern}, which fixes it already")
+
+    def _check_cycles(self, refuse: Callable[[str, str], None]) -> None:
+        """Refuse what cannot grow whenever the density rises."""
+        if self.final_sparsity is None:
+            refuse("schedule", "needs a final_sparsity")
+        if self.prune_scope != "global":
+            refuse("prune_scope", "must be global with schedule=cyclic")
+        if self.t_end < self.prune_until:
+            refuse(
+                "t_end", f"must be at least prune_until={self.prune_until} with schedule=cyclic, which grows weights"
+            )
 
     def _check_rows(self, prefix: str, row: str) -> None:
         """Refuse what does not keep the number of weights of rows, or is not done for them."""

@@ -96,7 +96,7 @@ class MaskUpdates:
         take_dense_gradients(self._weights(network))
 
     def prunes(self, step: int) -> bool:
-        """Return whether `step`, counted from 1, lowers the density."""
+        """Return whether `step`, counted from 1, changes the density."""
         if self.rules.final_density is None or not self.first_pruning_step < step <= self.last_pruning_step:
             return False
         return step % self.rules.delta_t == 0 or step == self.last_pruning_step
@@ -127,10 +127,7 @@ class MaskUpdates:
 
     def _prune(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
         """Prune by magnitude to exactly the density of the schedule."""
-        rules, masks = self.rules, masks_of(network)
-        assert rules.final_density is not None and self.start_density is not None
-        part = (step - self.first_pruning_step) / (self.last_pruning_step - self.first_pruning_step)
-        density = schedules.pruned_density(self.start_density, rules.final_density, part, rules.schedule)
+        rules, masks, density = self.rules, masks_of(network), self._density(step)
         keep = {name: rewiring.magnitude(network.get_parameter(name)) for name in masks}
         groups = [list(masks)] if rules.prune_scope == "global" else [[name] for name in masks]
         for names in groups:
@@ -139,6 +136,19 @@ class MaskUpdates:
             changes = rewiring.prune_globally(group, keep, count, {name: active[name] for name in names})
             for name, change in changes.items():
                 self._apply(change, name, masks[name], network, states, step)
+
+    def _density(self, step: int) -> float:
+        """Return the density of the schedule at a step that changes it."""
+        rules = self.rules
+        assert rules.final_density is not None and self.start_density is not None
+        part = (step - self.first_pruning_step) / (self.last_pruning_step - self.first_pruning_step)
+        return schedules.pruned_density(self.start_density, rules.final_density, part, rules.schedule, rules.cycles)
+
+    def _surplus(self, step: int, masks: Masks, active: dict[str, int]) -> int:
+        """Return how many more weights than it drops an update grows, because the density rises."""
+        if self.rules.schedule != "cyclic" or not self.prunes(step):
+            return 0
+        return max(0, round(self._density(step) * sum(map(Tensor.numel, masks.values()))) - sum(active.values()))
 
     def _rewire(self, step: int, network: nn.Module, states: States, active: dict[str, int]) -> None:
         """Drop and grow as many weights, in each layer or, if layers share what they grow, in all."""
@@ -151,7 +161,7 @@ class MaskUpdates:
         left = {name: active[name] - count for name, count in dropped.items()}
         for name in masks:
             given[name]["kept"] = partial(self._kept, name, units[name], drop[name], left[name])
-        grown = self._grow_counts(units, dropped, left, given)
+        grown = self._grow_counts(units, dropped, left, given, self._surplus(step, units, active))
         changes = {}
         for name in masks:
             if dropped[name] or grown[name]:
@@ -265,8 +275,20 @@ class MaskUpdates:
             for name, mask in masks.items()
         }
 
-    def _grow_counts(self, masks: Masks, dropped: dict[str, int], left: dict[str, int], given: Given) -> dict[str, int]:
-        """Return how many weights each layer grows. One that has lost all its weights grows at least one."""
+    def _grow_counts(
+        self, masks: Masks, dropped: dict[str, int], left: dict[str, int], given: Given, surplus: int
+    ) -> dict[str, int]:
+        """Return how many weights each layer grows: what is dropped and, in proportion to what is left, `surplus`."""
+        grown = self._shared(masks, dropped, left, given)
+        if surplus == 0:
+            return grown
+        dropped_too = dict.fromkeys(masks, 0) if self.rules.regrow else dropped
+        room = [mask.numel() - left[name] - grown[name] - dropped_too[name] for name, mask in masks.items()]
+        more = redistribution.allocate(min(surplus, sum(room)), [float(left[n]) for n in masks], [0] * len(room), room)
+        return {name: grown[name] + extra for name, extra in zip(masks, more, strict=True)}
+
+    def _shared(self, masks: Masks, dropped: dict[str, int], left: dict[str, int], given: Given) -> dict[str, int]:
+        """Return how many of the dropped weights each layer grows. One that has lost all grows at least one."""
         if self.share is None:
             return dropped
         shares = torch.stack([R.apply_rule(self.share, given[name]) for name in masks]).tolist()

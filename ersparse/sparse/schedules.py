@@ -38,7 +38,7 @@ def drop_fraction(start: float, end: float, part: float, decay: str) -> float:
     return end + (start - end) * left
 
 
-def pruned_density(start: float, end: float, part: float, schedule: str) -> float:
+def pruned_density(start: float, end: float, part: float, schedule: str, cycles: int = 1) -> float:
     """Return the global density during gradual pruning.
 
     Args:
@@ -46,8 +46,12 @@ def pruned_density(start: float, end: float, part: float, schedule: str) -> floa
         end: density when pruning stops.
         part: elapsed part of the pruning time, in [0, 1].
         schedule: "constant" keeps `start`; "cubic" is end + (start - end) (1 - part)^3 (Zhu & Gupta 2018, eq. 1;
-            GraNet, Liu et al. 2021b).
+            GraNet, Liu et al. 2021b); "cyclic" falls from `start` to `end` in each of `cycles` cycles and rises again
+            between them, along a cosine: end + (start - end) (1 + cos((2 cycles - 1) pi part)) / 2.
+        cycles: number of cycles.
     """
+    if schedule == "cyclic":
+        return end + (start - end) * (1 + math.cos((2 * cycles - 1) * math.pi * part)) / 2
     return start if schedule == "constant" else end + (start - end) * (1 - part) ** 3
 
 

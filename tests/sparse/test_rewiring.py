@@ -134,6 +134,14 @@ def test_drop_fraction_follows_its_schedule():
     assert cosine == pytest.approx([0.5, 0.005 + 0.495 * 0.75, 0.2525, 0.005])
 
 
+def test_a_cyclic_density_falls_and_rises():
+    """With two cycles: at the end of the first third, at its peak after two thirds, and at the end again."""
+    found = [schedules.pruned_density(0.5, 0.1, part, "cyclic", 2) for part in (0, 1 / 6, 1 / 3, 2 / 3, 1)]
+    assert found == pytest.approx([0.5, 0.3, 0.1, 0.5, 0.1])
+    once = [schedules.pruned_density(0.5, 0.1, part, "cyclic", 1) for part in (0, 0.5, 1)]
+    assert once == pytest.approx([0.5, 0.3, 0.1])
+
+
 def test_random_growth_depends_on_seed_layer_and_step_only():
     drawn = R.random_growth_scores((30, 40), 1, "a", 100)
     torch.rand(5)
