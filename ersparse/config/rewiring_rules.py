@@ -120,7 +120,7 @@ class RewiringRules(SettingsGroup):
         if self.redistribute != "none" and self.keep_flow:
             refuse("redistribute", f"must be none with {prefix}keep_flow=true, which needs layers of constant size")
         if self.schedule == "cyclic":
-            self._check_cycles(refuse)
+            self._check_cycles(prefix, refuse)
         if self.fan_in:
             self._check_rows(prefix, f"{prefix}fan_in=true")
         if pattern is not None and self.final_sparsity is not None:
@@ -130,16 +130,14 @@ class RewiringRules(SettingsGroup):
             if self.fan_in:
                 refuse("fan_in", f"must be false with {where}={pattern}, which fixes it already")
 
-    def _check_cycles(self, refuse: Callable[[str, str], None]) -> None:
+    def _check_cycles(self, prefix: str, refuse: Callable[[str, str], None]) -> None:
         """Refuse what cannot grow whenever the density rises."""
         if self.final_sparsity is None:
-            refuse("schedule", "needs a final_sparsity")
+            refuse("schedule", f"needs {prefix}final_sparsity")
         if self.prune_scope != "global":
-            refuse("prune_scope", "must be global with schedule=cyclic")
+            refuse("prune_scope", f"must be global with {prefix}schedule=cyclic")
         if self.t_end < self.prune_until:
-            refuse(
-                "t_end", f"must be at least prune_until={self.prune_until} with schedule=cyclic, which grows weights"
-            )
+            refuse("t_end", f"must be at least {prefix}prune_until={self.prune_until} with {prefix}schedule=cyclic")
 
     def _check_rows(self, prefix: str, row: str) -> None:
         """Refuse what does not keep the number of weights of rows, or is not done for them."""

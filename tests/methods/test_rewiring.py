@@ -116,6 +116,21 @@ def test_rewiring_keeps_patterns(launch, only_run, pattern, sparsity):
             assert blocks.ne(1).all() and blocks.ne(2).all() and blocks.ne(3).all(), name
 
 
+def test_a_cyclic_density_is_exact_at_every_update(launch, only_run):
+    """Eighteen steps, two cycles until step 12: the total follows the cosine."""
+    words = ["method=cyclic", "sparsity=erk", "sparsity.level=0.5", "method.final_sparsity=0.9", "method.cycles=2"]
+    status, printed = launch(*TINY, "trainer.max_epochs=3", *words, "method.delta_t=2", "method.prune_until=0.667")
+    assert status == 0, printed
+    at, size = updates(only_run()), sum(layer["size"] for layer in read(only_run())["layers"])
+    totals = {step: sum(int(row["nonzero"]) for row in layers.values()) for step, layers in at.items()}
+    start = totals[0] / size
+    for step in range(2, 14, 2):
+        part = step / 12
+        assert totals[step] == round((0.1 + (start - 0.1) * (1 + math.cos(3 * math.pi * part)) / 2) * size), step
+    assert totals[8] > 2 * totals[4] and totals[12] == round(0.1 * size)
+    assert read(only_run())["sparsity"]["realised"] == pytest.approx(0.9, abs=1 / size)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["vgg16", "vgg19", "resnet18", "resnet50", "resnet110"])
 def test_rewiring_runs_on_every_model(launch, only_run, model):
@@ -350,6 +365,8 @@ def test_delta_t_longer_than_the_run_logs_a_warning(launch, only_run):
         (["method=rigl", "method.drop=math.pow"], "method.drop=math.pow: its parameter x must be one of weight"),
         (["method=rigl", "method.grow=momentum"], "method.grow=momentum: needs method.grown_state=keep"),
         (["method=rigl", "method.ablate=0.3"], "method.ablate=0.3: needs method.fan_in=true"),
+        (["method=cyclic", "method.t_end=0.5"], "method.t_end=0.5: must be at least method.prune_until=0.75"),
+        (["method=rigl", "method.schedule=cyclic"], "method.schedule=cyclic: needs method.final_sparsity"),
         (["method=srigl"], "sparsity.sampling=bernoulli: must be fan_in with method.fan_in=true"),
         (["method=srigl", "method.regrow=false"], "method.regrow=false: must be true with method.fan_in=true"),
         (
