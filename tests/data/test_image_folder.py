@@ -2,11 +2,13 @@
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import threading
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -512,6 +514,44 @@ def test_the_cache_is_in_the_home_folder_where_the_root_cannot_be_written(tmp_pa
     shutil.rmtree(tmp_path / "home")
     (tmp_path / "home").write_text("nor here")
     assert f"the decoded images cannot be written to {root}/.ersparse or {tmp_path}/home" in error_of(root)
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Writing more to a file fails half-way, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 100, 2000])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, size, in_memory):
+    """Whatever part of a cache was written is gone, and the next command makes it."""
+    root = folder(tmp_path / "root")
+    size = size if in_memory else size // 100
+    with files_of_at_most(size):
+        found = error_of(root, in_memory=in_memory)
+    what = "the decoded images" if in_memory else "the statistics of the images"
+    assert found.startswith(f"dataset.root={root}: {what} cannot be written to {root}/.ersparse or {tmp_path}/home (")
+    caches = [*root.glob(".ersparse/*"), *tmp_path.glob("home/*")]
+    assert [path for path in caches if path.suffix != ".lock"] == []
+    assert len(load(root, in_memory=in_memory).y_train) == 8
+
+
+@pytest.mark.parametrize("left", [b"", b"PK", "a whole file of something else"])
+def test_a_part_that_a_killed_run_left_is_not_taken_for_the_cache(tmp_path, left):
+    expected = load(folder(tmp_path))
+    (path,) = (tmp_path / ".ersparse").glob("*.npz")
+    content = path.read_bytes() if isinstance(left, str) else left
+    path.unlink()
+    partial = path.with_suffix(".partial.npz")
+    partial.write_bytes(content[:-1])
+    assert load(tmp_path).x_train.equal(expected.x_train)
+    assert path.exists() and not partial.exists()
 
 
 def test_a_damaged_cache_is_named(tmp_path):
