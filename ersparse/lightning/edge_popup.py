@@ -17,6 +17,7 @@ from ersparse.lightning.parameter_groups import norm_parameters
 from ersparse.lightning.schedules import restarting
 from ersparse.sparse import edge_popup
 from ersparse.sparse.initialization import random_scores
+from ersparse.sparse.joint_topk import LARGEST_TOTAL, JointTopK
 from ersparse.sparse.layers import Layer, prunable_layers
 from ersparse.sparse.mask import Masks, masks_of
 from ersparse.sparse.topk import topk_mask
@@ -63,6 +64,7 @@ class EdgePopupClassifier(Classifier):
         self.least = [0] * len(self.layers)  # weights that each layer keeps at least, if the scope is global
         self.thresholds: list[float | None] = [None] * len(self.layers)  # of the previous selection, by layer
         self._cached_tickets: list[Tensor] | None = None
+        self._joint: JointTopK | None = None
         self._cached_source: list[tuple[Tensor, Tensor]] | None = None
 
     def _freeze(self) -> None:
@@ -76,7 +78,7 @@ class EdgePopupClassifier(Classifier):
         before = self.counts, self.least
         self.counts = edge_popup.counts(self.layers, density, present, self.search.min_keep)
         self.least = [min(self.search.min_keep, there) for there in present]
-        self._cached_tickets = None
+        self._cached_tickets = self._joint = None
         self._refresh_source()
         if self.graphs and before != (self.counts, self.least):
             self.graphs.forget()
@@ -172,11 +174,24 @@ class EdgePopupClassifier(Classifier):
         rankings = (edge_popup.ranking(scores, bias, self.search.signed) for scores, (_, bias) in pairs)
         if self.search.scope == "global":
             return self._select_globally(list(rankings))
+        if self._selects_jointly():
+            return self._select_jointly(list(rankings))
         tickets = []
         for index, (ranking, count) in enumerate(zip(rankings, self.counts, strict=True)):
             ticket, self.thresholds[index] = topk_mask(ranking, count, self.thresholds[index])
             tickets.append(ticket)
         return tickets
+
+    def _selects_jointly(self) -> bool:
+        """Return whether one selection for all layers is faster: on a GPU, in networks that are not large."""
+        return self.scores[0].device.type != "cpu" and sum(layer.size for layer in self.layers) <= LARGEST_TOTAL
+
+    def _select_jointly(self, rankings: list[Tensor]) -> list[Tensor]:
+        """Select in each layer, by operations on all layers together."""
+        if self._joint is None:
+            sizes = [layer.size for layer in self.layers]
+            self._joint = JointTopK(sizes, self.counts, rankings[0].device)
+        return self._joint.masks(rankings)
 
     def _select_globally(self, rankings: list[Tensor]) -> list[Tensor]:
         """Select the same total over all layers, after the best `min_keep` weights of each layer."""

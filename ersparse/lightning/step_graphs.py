@@ -150,10 +150,14 @@ class StepGraphs:
         self.addresses = addresses
 
     def forget(self) -> None:
-        """Forget all recorded steps, because something has changed that they hold as constants."""
+        """Forget all recorded steps, because something has changed that they hold as constants.
+
+        Ordinary steps come first again, which allocate what the change needs.
+        """
         if self.steps:
             self.recorder.forget()
         self.steps.clear()
+        self.ordinary.clear()
         self.replayed = None
 
     def _record(self, x: Tensor, y: Tensor) -> RecordedStep:

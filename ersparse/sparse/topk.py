@@ -33,7 +33,7 @@ def topk_mask(values: Tensor, count: int, near: float | None = None) -> tuple[Te
         return torch.zeros_like(values, dtype=torch.bool), near
     if count == values.numel():
         return torch.ones_like(values, dtype=torch.bool), near
-    order = _memory_order(values)
+    order = memory_order(values)
     ordered = values.permute(order)
     flat, threshold = ordered.reshape(-1), None
     if values.device.type == "cpu":
@@ -57,7 +57,7 @@ def _kth_largest(flat: Tensor, count: int) -> Tensor:
     return flat.topk(rest, largest=False, sorted=False).values.amax()
 
 
-def _memory_order(values: Tensor) -> tuple[int, ...]:
+def memory_order(values: Tensor) -> tuple[int, ...]:
     """Return the dimensions from the slowest to the fastest varying, for contiguous and channels-last tensors."""
     last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
     return (0, 2, 3, 1) if last and not values.is_contiguous() else tuple(range(values.dim()))
