@@ -37,7 +37,7 @@ from ersparse.sparse.reachability import ChannelOp
 from ersparse.sparse.selection import Selection, spread
 from ersparse.sparse.source import REPAIRS, SAMPLINGS, ERSource, Repair
 from ersparse.sparse.summary import describe_masks, unpruned_line
-from ersparse.sparse.wrappers import unwrapped
+from ersparse.sparse.wrappers import check_not_sharded, unwrapped
 from ersparse.storage.run_folder import RunFolder, network_masks, network_tensors, read_network
 
 DensityFunction = Callable[..., list[float]]
@@ -134,6 +134,7 @@ def sparsify(
     level, budget, seed = plain(level), plain(budget), plain(seed)
     if not isinstance(seed, int):
         raise UserError(f"seed={seed}: must be an integer")
+    check_not_sharded(module)
     module = unwrapped(module)
     include = [include] if isinstance(include, str) else include
     selection = Selection(

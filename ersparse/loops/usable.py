@@ -29,4 +29,6 @@ def usable_layers(network: nn.Module, selection: Selection = Selection()) -> lis
     layers = selection.layers_of(network)
     if reason := unusable_weight(network, [layer.name for layer in layers]):
         raise UserError(f"{where}: {reason}")
+    if on_meta := [layer.name for layer in layers if weights[layer.name].weight.is_meta]:
+        raise UserError(f"{where}: {on_meta[0]} has no values (meta device); make it sparse once they are loaded")
     return layers

@@ -64,7 +64,6 @@ def keep(module: nn.Module, optimizer: Optimizer) -> Hooks:
         >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
         >>> handle = ersparse.keep_masks(network, optimizer)
     """
-    check_not_sharded(module)
     return Hooks([keep_weights(module, optimizer), keep_gradients(module)])
 
 
@@ -72,8 +71,9 @@ def keep_weights(module: nn.Module, optimizer: Optimizer) -> Handle:
     """Set removed weights to zero after every step of `optimizer` and after `load_state_dict`.
 
     Raises:
-        UserError: a masked weight is computed from other tensors.
+        UserError: a masked weight is computed from other tensors, or a parameter is sharded.
     """
+    check_not_sharded(module)
     weights = prunable_weights(module)
 
     @torch.no_grad()
@@ -94,7 +94,13 @@ def keep_gradients(module: nn.Module) -> Hooks:
     processor's cache. It reads 5 bytes and writes 4 for each weight in single precision.
     """
     weights = prunable_weights(module).values()
-    return Hooks([_register(held.parameter, held) for held in weights if held.parameter is not None])
+    parameters = [(held.parameter, held) for held in weights if held.parameter is not None]
+    return Hooks([_register(parameter, held) for parameter, held in parameters if _has_gradient(parameter)])
+
+
+def _has_gradient(weight: Tensor) -> bool:
+    """Return whether a weight can have a gradient: one that was made in inference mode, or of integers, cannot."""
+    return not weight.is_inference() and (weight.is_floating_point() or weight.is_complex())
 
 
 def _register(weight: Tensor, held: PrunableWeight) -> Handle:

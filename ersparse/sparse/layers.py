@@ -99,6 +99,20 @@ class PrunableWeight:
         return weight
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight. Spectral normalisation, which changes state when it computes one, is in evaluation."""
+        parametrizations = self.module._modules.get("parametrizations")
+        computing = list(parametrizations.modules()) if parametrizations is not None else []
+        modes = [module.training for module in computing]
+        try:
+            for module in computing:
+                module.training = False
+            return tuple(self.weight.shape)
+        finally:
+            for module, mode in zip(computing, modes, strict=True):
+                module.training = mode
+
+    @property
     def parameter(self) -> nn.Parameter | None:
         """The parameter itself; None if the weight is computed from other tensors."""
         return self.module._parameters.get(self.key)
@@ -137,7 +151,7 @@ def prunable_layers(module: nn.Module, embeddings: bool = False) -> list[Layer]:
     return [
         Layer(
             name,
-            tuple(held.weight.shape),
+            held.shape,
             getattr(held.module, "groups", 1),
             isinstance(held.module, _ConvTransposeNd | nn.Embedding | nn.EmbeddingBag),
         )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # integer type by the size of a weight in bytes
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # integer type by the size of a weight in bytes
 ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "lerp", "addcmul", "addcdiv"})
 SAME = frozenset({"detach", "to", "cpu", "cuda", "clone", "contiguous", "empty_like", "pin_memory"})
 DATA = Tensor.data.__get__  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ def zero_removed(weight: Tensor, mask: Tensor) -> None:
     This runs on gradients in every backward pass, and on weights after every optimizer step. On a CPU, NumPy does it
     in one pass and without a copy, in less than half the time of `torch.where`.
     """
-    bits, mask = weight.view(BITS[weight.element_size()]), plain(mask)
+    bits, mask = _bits(weight, mask)
     if bits.device.type == "cpu":
         np.multiply(bits.numpy(), mask.numpy(), out=bits.numpy())
     else:
@@ -149,5 +149,13 @@ def zero_all_removed(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None
         for weight, mask in zip(weights, masks, strict=True):
             zero_removed(weight, mask)
     elif weights:
-        bits = [weight.view(BITS[weight.element_size()]) for weight in weights]
-        torch._foreach_mul_(bits, [plain(mask) for mask in masks])
+        pairs = [_bits(weight, mask) for weight, mask in zip(weights, masks, strict=True)]
+        torch._foreach_mul_([bits for bits, _ in pairs], [mask for _, mask in pairs])
+
+
+def _bits(weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight as integers, in the same memory, and a mask that can be multiplied with them."""
+    size = weight.element_size()
+    if size not in BITS:  # complex128: two numbers
+        return torch.view_as_real(weight).view(torch.int64), plain(mask)[..., None]
+    return weight.view(BITS[size]), plain(mask)

@@ -1,7 +1,8 @@
 """Whether layers compute with the weights that they store, so that removing a weight has an effect.
 
 A weight may be computed from other tensors, by weight_norm or another parametrization. Or the forward pass of a layer
-may transform it, as weight standardisation does, which turns zeros into other numbers.
+may transform it, as weight standardisation does, which turns zeros into other numbers. `ersparse.sparse.weight_memory`
+has the reasons that lie in how a weight is stored.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from ersparse.sparse.layers import EMBEDDINGS, PrunableWeight, prunable_weights
+from ersparse.sparse.weight_memory import unusable_memory
 
 UNUSED_BY_FORWARD = {
     "__init__", "__new__", "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__constants__",
@@ -31,11 +33,14 @@ def unusable_weight(module: nn.Module, names: Collection[str]) -> str | None:
     refused if the weight that arrives in a convolution, a product of matrices or a recurrence has fewer zeros. Classes
     that pad, cast, scale or count beside that pass; so does a layer that cannot be called with one input.
     """
+    seen: dict[int, dict[str, Tensor]] = {}
     for name, held in prunable_weights(module, embeddings=True).items():
         if name not in names:
             continue
         if held.parameter is None:
             return f"{name} is computed from other tensors, must be a parameter"
+        if reason := unusable_memory(name, held, seen):
+            return reason
         if not computes_as_base(held.module) and _fills_zeros(held):
             kind = type(held.module).__name__
             return f"{name} is transformed by the forward pass of {kind}, so removed weights would not be zero there"

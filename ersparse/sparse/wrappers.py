@@ -22,6 +22,7 @@ WRAPPED_IN = {
     "timm.utils.model_ema.ModelEmaV2": "module",
     "timm.utils.model_ema.ModelEmaV3": "module",
 }
+SHARDING = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 
 
 def wrapped_in(module: nn.Module) -> str | None:
@@ -78,8 +79,15 @@ def check_not_sharded(module: nn.Module) -> None:
     """Check that all parameters of `module` are whole, since a mask has the shape of the whole weight.
 
     Raises:
-        UserError: a parameter is a DTensor, as `fully_shard` and tensor parallelism make them.
+        UserError: a parameter is a DTensor, as `fully_shard` and tensor parallelism make them, or a module is a
+            FullyShardedDataParallel.
     """
+    for child in module.modules():
+        if any(f"{kind.__module__}.{kind.__qualname__}" == SHARDING for kind in type(child).__mro__):
+            raise UserError(
+                f"module={type(module).__name__}: is sharded over devices (FullyShardedDataParallel), must be whole; "
+                "use DistributedDataParallel"
+            )
     for name, parameter in module.named_parameters():
         if any(kind.__name__ == "DTensor" for kind in type(parameter).__mro__):
             raise UserError(
