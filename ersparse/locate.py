@@ -1,10 +1,14 @@
-"""Import of the objects that `_target_` keys name. Imports no torch."""
+"""Import of the objects that `_target_` keys name, and what their code raises. Imports no torch."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ersparse.errors import UserError
@@ -17,10 +21,14 @@ def locate(target: str) -> Any:
         UserError: the object cannot be imported.
     """
     module, _, name = target.rpartition(".")
+    if not module:
+        raise UserError(f"_target_={target}: must name an object of a module, such as {target or 'module'}.Name")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise UserError(f"_target_={target}: cannot be imported ({error})") from None
+    except Exception as error:  # code of the user's
+        raise UserError(f"_target_={target}: cannot be imported, {describe_failure(error)}") from error
 
 
 def locate_defined(target: str, places: Sequence[str], trust: Sequence[str], key: str) -> Any:
@@ -54,3 +62,37 @@ def locate_defined(target: str, places: Sequence[str], trust: Sequence[str], key
 def is_below(target: str, places: Sequence[str]) -> bool:
     """Return whether an import path is one of `places`, or begins with it."""
     return any(f"{target}.".startswith(f"{place}.") for place in places)
+
+
+@contextmanager
+def own_code(where: str, target: str) -> Iterator[None]:
+    """Turn an exception that code of the user's raises into a `UserError` of one line, with the place in that code.
+
+    To be used before a run has started; afterwards an exception is a failure of the run, which shows the traceback.
+
+    Args:
+        where: the key and value that name the code, such as "dataset=own".
+        target: import path of the object that is called. Exceptions of ersparse's own objects are left as they are.
+
+    Raises:
+        UserError: the code raises an exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_below(target, ("ersparse",)):
+            raise
+        raise UserError(f"{where}: {describe_failure(error)}") from error
+
+
+def describe_failure(error: Exception) -> str:
+    """Return one line for an error that code of the user's raises, with the place in that code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    torch = find_spec("torch")
+    libraries = (str(Path(__file__).parent), str(Path(torch.origin).parent) if torch and torch.origin else "<frozen")
+    theirs = [frame for frame in frames if not frame.filename.startswith((*libraries, "<frozen"))]
+    where = f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else ""
+    message = " ".join(str(error).split())[:200]
+    return f"raises {type(error).__name__}{message and ': '}{message}{where}"

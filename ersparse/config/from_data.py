@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from ersparse.locate import locate
+from ersparse.locate import locate, own_code
 
 KEYS = ("num_classes", "images", "channels", "mean", "std", "digest")
 T = TypeVar("T")
@@ -54,7 +54,9 @@ def read_from_data(values: Any, build: Callable[[Any], T]) -> T:
     if describe is None:
         return build(values)
     checked = build({**values, **_placeholders(values, unknown)})
-    return build({**values, **describe(checked, unknown)})
+    with own_code(f"dataset={values.get('name')}", str(values["_target_"])):
+        described = describe(checked, unknown)
+    return build({**values, **described})
 
 
 def _placeholders(values: Mapping[str, Any], unknown: Collection[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ersparse.data.image_files import PixelFormat
 from ersparse.data.placement import is_streamed
 from ersparse.data.streamed import ImageData, StreamedImages
 from ersparse.errors import UserError
+from ersparse.locate import own_code
 
 
 def load_arrays(dataset: DatasetSettings) -> ImageData:
@@ -27,7 +28,11 @@ def load_arrays(dataset: DatasetSettings) -> ImageData:
         streamed: StreamedImages = _call(function.stream, dataset)
         found = streamed.check(where, dataset.num_classes)
     else:
-        arrays: Arrays = _call(function, dataset)
+        arrays = _call(function, dataset)
+        if not isinstance(arrays, Arrays):
+            raise UserError(
+                f"{where}: {dataset.target} returns {type(arrays).__name__}, must return ersparse.data.arrays.Arrays"
+            )
         found = arrays.check(where, dataset.num_classes, dataset.channels, dataset.size).resized(*dataset.size)
     held_out = round(dataset.validation * len(found.y_train))
     if len(found.y_train) - held_out < 2 or (dataset.validation and not held_out):
@@ -48,4 +53,5 @@ def _call(function: Any, dataset: DatasetSettings) -> Any:
     }
     takes = inspect.signature(function).parameters
     passed = {key: value for key, value in fields.items() if key in takes}
-    return function(Path(dataset.root), dataset.download, **passed, **dataset.own_keys())
+    with own_code(f"dataset={dataset.name}", dataset.target):
+        return function(Path(dataset.root), dataset.download, **passed, **dataset.own_keys())

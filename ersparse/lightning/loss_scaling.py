@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytorch_lightning as pl
-from lightning_fabric.plugins.precision.amp import _optimizer_handles_unscaling
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:  # optimizers are checked in runs that draw only, which do not wait for Lightning
+    import pytorch_lightning as pl
 
 
 def overflowed_before_step(trainer: pl.Trainer, optimizer: Optimizer) -> bool:
@@ -14,6 +17,8 @@ def overflowed_before_step(trainer: pl.Trainer, optimizer: Optimizer) -> bool:
     The gradients are divided by the scale, if the optimizer would do so in its step. The scaler has then recorded
     whether they are finite, and does not miss them if they are taken away before the step.
     """
+    from lightning_fabric.plugins.precision.amp import _optimizer_handles_unscaling
+
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is None:
         return False

@@ -14,6 +14,7 @@ from ersparse.config.schema import HamSettings, OptimizerSettings
 from ersparse.errors import UserError
 from ersparse.lightning.lion import Lion
 from ersparse.lightning.loss_scaling import overflowed_in_step
+from ersparse.locate import own_code
 from ersparse.sparse.hyperbolic import hyperbolic_step
 
 SHARED_KEYS = ("lr", "momentum", "weight_decay", "nesterov")  # that an optimizer class gets if it takes them
@@ -83,14 +84,18 @@ def probe(network: nn.Module, settings: OptimizerSettings) -> Optimizer:
     """Return the optimizer of parameters that have the shapes of the network's but no memory.
 
     Raises:
-        UserError: the optimizer does not take its arguments, or parameters of these shapes.
+        UserError: the optimizer does not take its arguments, or parameters of these shapes, or is none.
     """
     parameters = [nn.Parameter(torch.zeros((1,) * p.dim()).expand(p.shape)) for p in network.parameters()]
-    try:
-        return make_optimizer(parameters, settings)
-    except (TypeError, ValueError, RuntimeError) as error:
-        args = f".args={settings.args}" if settings.args else f"={settings.name}"
-        raise UserError(f"optimizer{args}: {' '.join(str(error).split())}") from None
+    where = f"optimizer.args={settings.args}" if settings.args else f"optimizer={settings.name}"
+    with own_code(where, settings.target):
+        try:
+            made = make_optimizer(parameters, settings)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+    if not isinstance(made, Optimizer):
+        raise UserError(f"{where}: {settings.target} returns {type(made).__name__}, must return an Optimizer")
+    return made
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:

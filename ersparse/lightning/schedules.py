@@ -16,9 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 
 from ersparse.config.schema import OptimizerSettings, ScheduleSettings
+from ersparse.errors import UserError
 from ersparse.lightning.timeline import Timeline, scheduler
+from ersparse.locate import own_code
 
 ONECYCLE_START = 1 / 25  # of lr, as in torch's OneCycleLR
+PROBED_STEPS = 1000  # in an epoch, whose number is not known before the data set is read
 
 
 def multistep(
@@ -114,6 +117,20 @@ def make_schedule(
     keys = schedule.own_keys() | ({"timeline": timeline} if takes_timeline else {})
     made: LRScheduler = function(optimizer, settings, timeline.epochs, **keys)
     return made
+
+
+def probe_schedule(settings: OptimizerSettings, schedule: ScheduleSettings, epochs: int) -> None:
+    """Make the scheduler once, of an optimizer that stands in for the run's, as if an epoch had a thousand steps.
+
+    Raises:
+        UserError: the schedule does not take its arguments, raises, or is no scheduler.
+    """
+    where = f"schedule={schedule.name}"
+    stand_in = torch.optim.SGD([torch.zeros(1)], settings.lr)
+    with own_code(where, schedule.target):
+        made = make_schedule(stand_in, settings, schedule, Timeline(epochs, PROBED_STEPS, schedule))
+    if not isinstance(made, LRScheduler):
+        raise UserError(f"{where}: {schedule.target} returns {type(made).__name__}, must return an LRScheduler")
 
 
 def restarting(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ersparse.errors import UserError
-from ersparse.locate import is_below, locate, locate_defined
+from ersparse.locate import describe_failure, is_below, locate, locate_defined
 from ersparse.models.libraries import refuse_pretrained
 from ersparse.models.signature import SignatureError, keywords, result_class
 
@@ -103,13 +101,3 @@ class NetworkSpec(NamedTuple):
         except Exception as error:
             raise UserError(f"model._target_={self.target}: has lazy modules; {describe_failure(error)}") from error
         return network.train()
-
-
-def describe_failure(error: Exception) -> str:
-    """Return one line for an error that the code of a network raises, with the place in that code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    package = str(Path(torch.__file__).parent)
-    theirs = [frame for frame in frames if not frame.filename.startswith((package, str(Path(__file__).parents[1])))]
-    where = f" ({Path(theirs[-1].filename).name}:{theirs[-1].lineno})" if theirs else ""
-    message = " ".join(str(error).split())
-    return f"raises {type(error).__name__}: {message[:200]}{where}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ersparse.errors import RunFailed
+from ersparse.errors import RunFailed, UserError
 from ersparse.runs.console import logging_to
 from ersparse.runs.record import RunRecord
 from ersparse.storage.run_folder import RunFolder
@@ -102,8 +102,11 @@ def _recorded_state(record: RunRecord, resume_hint: str) -> Iterator[None]:
         raise KeyboardInterrupt from None
     except Exception as error:
         log.debug(traceback.format_exc())
-        reason = str(error) if is_expected(error) else f"{type(error).__name__}: {error}"
+        is_refusal = isinstance(error, UserError)
+        reason = str(error) if is_expected(error) or is_refusal else f"{type(error).__name__}: {error}"
         if not is_recorded_as_done(record):
             with suppress(OSError):  # on a full disk
                 record.save(state="failed", error=reason)
+        if is_refusal:  # too late for status 2, with which nothing is created
+            raise RunFailed(reason) from error
         raise

@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 from ersparse.config.schema import Settings
 from ersparse.errors import UserError
 from ersparse.kernels.fused_graph import FusedGraph, NotCovered
-from ersparse.models.build import NetworkSpec, describe_failure
+from ersparse.locate import describe_failure
+from ersparse.models.build import NetworkSpec
 from ersparse.sparse.channel_graph import GraphError, trace
 from ersparse.sparse.initialization import transplant
 from ersparse.sparse.layers import Layer, prunable_layers

@@ -17,6 +17,8 @@ from ersparse.errors import UserError
 from ersparse.kernels.cost_model import WORTHWHILE_SPEEDUP, predicted_speedup
 from ersparse.lightning.optimizers import is_elementwise, probe
 from ersparse.lightning.parameter_groups import check_groups
+from ersparse.lightning.schedules import probe_schedule
+from ersparse.locate import own_code
 from ersparse.methods.base import Method, method_of
 from ersparse.runs.identity import FileHashes, describe, run_hash
 from ersparse.runs.loggers.select import logger_of
@@ -85,7 +87,8 @@ def make_plan(settings: Settings) -> Plan:
         files = files._replace(network=_fitting(settings, built.module, files.network))
     layers = _layers(settings, built, files)
     source, prerequisite = _select(settings, option, layers, built, files)
-    method.check(settings, layers, source)
+    with own_code(f"method={method.name}", str(settings.method["_target_"])):
+        method.check(settings, layers, source)
     if isinstance(built.graph, GraphError) and source.flow != "none":
         raise UserError(f"sparsity.flow={settings.sparsity.flow}: {built.graph}")
     epochs = method.epochs(settings)
@@ -184,6 +187,7 @@ def _check_optimizer(settings: Settings, method: Method, network: nn.Module) -> 
     epochs, warmup = method.schedule_epochs(settings), length(schedule.warmup)
     if warmup.unit == "epoch" and warmup.value >= epochs:
         raise UserError(f"schedule.warmup={settings.schedule.warmup}: must be less than the run's {epochs} epochs")
+    probe_schedule(optimizer, schedule, epochs)
 
 
 def _check_trainer(settings: Settings, method: Method) -> None:

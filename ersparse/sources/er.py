@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from ersparse.config.schema import Settings, SparsitySettings
 from ersparse.config.sparsity_option import SparsityOption
 from ersparse.errors import UserError
-from ersparse.locate import locate
+from ersparse.locate import locate, own_code
 from ersparse.sparse.density import DensityError, expected_density, from_file
 from ersparse.sparse.flow_repair import FlowError
 from ersparse.sparse.layers import Layer
@@ -22,6 +23,7 @@ from ersparse.sparse.source import REPAIRS, ERSource, Source, TicketSource
 from ersparse.storage.density_file import DensityFile, check_shapes
 
 NONE: Mapping[str, float] = MappingProxyType({})
+ROUNDING = 1e-9  # by which a density that was solved for may exceed 1
 
 
 def nominal_density(option: SparsityOption, layers: list[Layer]) -> float:
@@ -47,15 +49,15 @@ def source_from_density_function(settings: Settings, option: SparsityOption, lay
     own, arguments = own_densities(option, layers), option.arguments()
     if own and "first_dense" in arguments:
         arguments["first_dense"] = False
-    rule = partial(option.settings.resolve(), **arguments)
-    try:
-        if option.takes_density:
-            nominal = nominal_density(option, layers)
-            return er_source(settings, layers, spread(rule, layers, nominal, own), nominal)
-        densities = _replaced(layers, rule(layers), own)
-    except DensityError as error:
-        raise UserError(f"sparsity={option.settings.name}: {error}") from None
-    return er_source(settings, layers, densities, expected_density(layers, densities))
+    where = f"sparsity={option.settings.name}"
+    rule = partial(_checked, partial(option.settings.resolve(), **arguments), where)
+    nominal = nominal_density(option, layers) if option.takes_density else None
+    with own_code(where, option.settings.target):
+        try:
+            densities = _replaced(layers, rule(layers), own) if nominal is None else spread(rule, layers, nominal, own)
+        except DensityError as error:
+            raise UserError(f"{where}: {error}") from None
+    return er_source(settings, layers, densities, expected_density(layers, densities) if nominal is None else nominal)
 
 
 def selection_of(settings: SparsitySettings) -> Selection:
@@ -74,6 +76,25 @@ def own_densities(option: SparsityOption, layers: list[Layer]) -> dict[str, floa
     if "first_dense" in option.keys and not (option.settings.layers or option.settings.last_dense):
         return {}
     return selection_of(option.settings).own_densities(layers)
+
+
+def _checked(rule: Callable[..., Any], where: str, layers: list[Layer], *density: float) -> list[float]:
+    """Return what `rule` returns, as a list of numbers.
+
+    Raises:
+        UserError: it is not a density for each layer.
+    """
+    returned = rule(layers, *density)
+    try:
+        found = [float(value) for value in returned]
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: returns {type(returned).__name__}, must return a density for each layer") from None
+    if len(found) != len(layers):
+        raise UserError(f"{where}: returns {len(found)} densities, must return one for each of {len(layers)} layers")
+    for layer, value in zip(layers, found, strict=True):
+        if not 0 <= value <= 1 + ROUNDING:
+            raise UserError(f"{where}: returns the density {value:g} for {layer.name}, must lie in [0, 1]")
+    return found
 
 
 def _replaced(layers: list[Layer], densities: list[float], own: Mapping[str, float]) -> list[float]:

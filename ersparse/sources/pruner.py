@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ersparse.config.groups import identity_fields
 from ersparse.config.schema import Settings
@@ -26,6 +26,7 @@ from ersparse.config.sparsity_option import SparsityOption
 from ersparse.data.scoring_batches import ScoringExamples
 from ersparse.data.streamed import ImageData
 from ersparse.errors import UserError
+from ersparse.locate import own_code
 from ersparse.sources.er import selection_of, source_from_densities
 from ersparse.sources.exact_products import exact_products
 from ersparse.sources.unresolved import UnresolvedSource
@@ -126,25 +127,32 @@ class PrunerSource(UnresolvedSource):
     ) -> None:
         started, weights = time.perf_counter(), self.recipe["weights"]
         name, score = self.option.settings.name, self.option.settings.resolve()
-        device = device if score.__module__ == BUILT_IN else torch.device("cpu")
+        device = device if getattr(score, "__module__", None) == BUILT_IN else torch.device("cpu")
         log.info(f"{name} scores {self.settings.model.name}, to keep {weights:,} weights: {self.path}")
-        try:
-            with exact_products():
-                masks: Masks = score(
-                    network.to(device),
-                    weights,
-                    **self._run_arguments(images, device),
-                    **self.recipe["settings"],
-                    invert=self.recipe["invert"],
-                )
-                masks = to_host(masks)
-        except ScoreError as error:
-            hint = " (sparsity.score_dtype=float64)" if "float64" in str(error) else ""
-            raise UserError(f"sparsity={name}: {error}{hint}") from None
+        arguments = self._run_arguments(images, device) | self.recipe["settings"] | {"invert": self.recipe["invert"]}
+        with own_code(f"sparsity={name}", self.option.settings.target), exact_products():
+            try:
+                masks: Masks = score(network.to(device), weights, **arguments)
+            except ScoreError as error:
+                hint = " (sparsity.score_dtype=float64)" if "float64" in str(error) else ""
+                raise UserError(f"sparsity={name}: {error}{hint}") from None
+        self._check_masks(masks)
+        masks = to_host(masks)
         collapsed = cut(masks, self.layers, graph) if graph else []
         seconds = round(time.perf_counter() - started, 3)
         where = {} if device.type == "cpu" else {"machine": machine(gpu=True)}
         density_file.write(self.path, masks, self.recipe, cut=collapsed, seconds=seconds, **where)
+
+    def _check_masks(self, masks: Any) -> None:
+        """Check that a pruner has returned a boolean mask for each layer, which one of the user's may not."""
+        where = f"sparsity={self.option.settings.name}"
+        if not isinstance(masks, Mapping):
+            raise UserError(f"{where}: returns {type(masks).__name__}, must return masks by layer name")
+        for layer in self.layers:
+            mask = masks.get(layer.name)
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != layer.shape:
+                found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+                raise UserError(f"{where}: returns {found} for {layer.name}, must be torch.bool {list(layer.shape)}")
 
     def _run_arguments(self, images: Callable[[], ImageData], device: torch.device) -> dict[str, Any]:
         """Return the arguments of the pruner that the run supplies, beside network and number of weights."""

@@ -227,9 +227,9 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_stopped_rank(process, tmp_path):
 def test_a_failed_rank_is_reported_without_a_hint_to_repeat_the_command(process, tmp_path):
     (tmp_path / "failing.py").write_text(
         "import os\nfrom plain import plain as good\n"
-        "def plain(*a, **k):\n"
+        "def plain(num_classes, channels):\n"
         "    assert 'ERSPARSE_RANK' not in os.environ, 'out of memory, say'\n"
-        "    return good(*a, **k)\n"
+        "    return good(num_classes, channels)\n"
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests/runs"), str(tmp_path)])
     words = ["model._target_=failing.plain", "model.name=plain", "trainer.devices=2", "trainer.max_epochs=1"]
