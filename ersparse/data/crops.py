@@ -7,17 +7,24 @@ and the part is then a view of the image.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import io as torchvision_io
 
 from ersparse.data.image_files import ORIENTATION, Box, crop, quiet, upright
 
-decode_jpeg = getattr(torchvision_io, "decode_jpeg", None)  # announced to be removed
+
+@cache
+def jpeg_decoder() -> Callable[[Tensor], Tensor] | None:
+    """Return torchvision's decoder, which is announced to be removed; imported here, since that takes seconds."""
+    from torchvision import io as torchvision_io
+
+    return getattr(torchvision_io, "decode_jpeg", None)
 
 
 class OpenImage(Protocol):
@@ -64,17 +71,19 @@ class JpegImage:
         content: of the file.
         size: height and width in pixels.
         channels: 1 for gray values, 3 for RGB.
+        decode: function from the bytes of a JPEG file to its pixels [C, height, width].
     """
 
     content: bytearray
     size: tuple[int, int]
     channels: int
+    decode: Callable[[Tensor], Tensor]
 
     def read(self, box: Box) -> Tensor:
         top, left, height, width = box
         try:
             with quiet():
-                planes: Tensor = decode_jpeg(torch.frombuffer(self.content, dtype=torch.uint8))  # type: ignore[misc]
+                planes = self.decode(torch.frombuffer(self.content, dtype=torch.uint8))
             return planes[:, top : top + height, left : left + width].permute(1, 2, 0)
         except RuntimeError:  # damaged, which Pillow reports
             return PillowImage(Image.open(io.BytesIO(self.content)), self.channels).read(box)
@@ -93,6 +102,7 @@ def open_image(content: bytearray, channels: int) -> OpenImage:
     with quiet():
         image = Image.open(io.BytesIO(content))
         turned = image.getexif().get(ORIENTATION, 1) != 1
-        if decode_jpeg and image.format == "JPEG" and not turned and (channels, image.mode) in ((3, "RGB"), (1, "L")):
-            return JpegImage(content, (image.height, image.width), channels)
+        fits = image.format == "JPEG" and not turned and (channels, image.mode) in ((3, "RGB"), (1, "L"))
+        if fits and (decode := jpeg_decoder()):
+            return JpegImage(content, (image.height, image.width), channels, decode)
         return PillowImage(upright(image), channels)
