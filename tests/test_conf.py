@@ -23,6 +23,7 @@ WORDS_OF = {  # beside those of the group
     "wrn28": ["model.widen=2"],
     "resnet50_imagenet": ["dataset=cifar10", "dataset.batch_size=20"],  # needs 32 pixels
     "timm": ["model.width=1"],
+    "narrow": ["model.width=1"],
 }
 FILES_OF = {"image_folder": write_image_folder, "torchvision": write_mnist}
 ELSEWHERE = [  # below, and in theory/test_runs, runs/test_mlflow, methods/test_rewiring, and data/
@@ -117,7 +118,7 @@ def test_a_dashboard_gets_the_figures_and_no_paths(launch, finished, tmp_path):
 
 @pytest.mark.parametrize("sparsity", options_of("sparsity"))
 def test_every_sparsity_draws_at_the_density_it_names(launch, only_run, few_digits, tmp_path, sparsity):
-    words = ["method=draw", "model.width=0.25", "sparsity.sampling=exact"]
+    words = ["method=draw", "model.width=0.25", "sparsity.sampling=exact", *WORDS_OF.get(sparsity, [])]
     if sparsity == "file":
         launch(*words, "sparsity=erk", f"paths.root={tmp_path}/source")
         words.append(f"sparsity.file={next((tmp_path / 'source').rglob('run.json')).parent}")
