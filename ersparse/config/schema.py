@@ -277,6 +277,7 @@ class TrainerSettings(SettingsGroup):
     clip_norm: Annotated[Positive | None, Since(None)] = None
     accumulate: Annotated[Count, Since(1)] = 1
     ema: Annotated[Annotated[float, In("(0, 1)")] | None, Since(None)] = None
+    swa: Annotated[Fraction | None, Since(None)] = None
     early_stopping: Annotated[Count | None, Since(None)] = None
     keep_best: Annotated[bool, NotIdentity] = False
     metrics: Annotated[list[Literal["top5", "ece", "per_class"]], NotIdentity] = Field(default_factory=list)

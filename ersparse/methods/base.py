@@ -66,7 +66,7 @@ class Method(TargetedSettings):
         executions: the values that `trainer.execution` may have.
         sparse_by_default: whether `trainer.execution=auto` may choose sparse execution, because it records everything
             that masked execution does.
-        averages: whether `trainer.ema` may average its weights.
+        averages: whether `trainer.ema` and `trainer.swa` may average its weights.
         trains: False ends the run once the source network is recorded; no data is read, and Lightning is not imported.
     """
 

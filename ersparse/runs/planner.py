@@ -200,6 +200,8 @@ def _check_trainer(settings: Settings, method: Method) -> None:
         )
     if trainer.ema and not method.averages:
         raise UserError(f"trainer.ema={trainer.ema}: must be null with method={method.name}")
+    if trainer.swa is not None and not method.averages:
+        raise UserError(f"trainer.swa={trainer.swa}: must be null with method={method.name}")
     chosen = "early_stopping" if trainer.early_stopping else "keep_best"
     if trainer.early_stopping or trainer.keep_best:
         key = f"trainer.{chosen}={str(getattr(trainer, chosen)).lower()}"

@@ -27,6 +27,7 @@ from ersparse.lightning.callbacks import (
     Checkpoints,
     EpochProgressBar,
     EpochSeed,
+    EqualAverage,
     ERInit,
     FlowRepair,
     MaskStatistics,
@@ -62,7 +63,7 @@ class TrainingCallbacks(NamedTuple):
     repair: FlowRepair
     history: MetricsHistory
     progress: ProgressRecorder
-    average: WeightAverage | None
+    averages: list[WeightAverage]
     best: BestWeights | None
 
 
@@ -159,7 +160,8 @@ def make_callbacks(
         rank: which process this is.
     """
     settings, repair = plan.settings, FlowRepair(plan.source)
-    average = WeightAverage(settings.trainer.ema) if settings.trainer.ema else None
+    averages = [WeightAverage(settings.trainer.ema)] if settings.trainer.ema else []
+    averages += [EqualAverage(settings.trainer.swa)] if settings.trainer.swa is not None else []
     best = _best_weights(plan, record) if settings.trainer.keep_best or settings.trainer.early_stopping else None
     run_logger = logger_of(settings)
     history = MetricsHistory(RunFolder(plan.folder).metrics if record else None)
@@ -174,7 +176,7 @@ def make_callbacks(
             RankConsistency(),
             EpochSeed(settings.seed_of("data"), rank),
             *plan.method.callbacks(plan),
-            *([average] if average else []),
+            *averages,
             *([best] if best else []),
             *([StepTrace(plan.folder / "profile")] if settings.trainer.profile else []),
             *([MaskStatistics()] if run_logger.shows_masks else []),
@@ -186,7 +188,7 @@ def make_callbacks(
         repair,
         history,
         progress,
-        average,
+        averages,
         best,
     )
 
@@ -284,9 +286,11 @@ def finish(
     """Write the network, record metrics and timing with state "done", and remove all but the last checkpoint."""
     record.describe_masks(module.masks())
     record.content["network_sha256"] = record.folder.write_network(module.final_state())
-    if callbacks.average:
-        averaged = module.final_state() | callbacks.average.dense()
-        record.folder.write_network(averaged, record.folder.averaged_network)
+    for average in callbacks.averages:
+        averaged = module.final_state() | average.dense()
+        record.folder.write_network(averaged, record.folder.averaged_network(average.name))
+        if isinstance(average, EqualAverage):
+            record.content["swa"] = {"epochs": average.count}
     if best := callbacks.best:
         record.content["best_validation"] = {"epoch": best.epoch, "val/acc": best.best, "stopped_after": best.stopped}
     epochs, progress = len(callbacks.history.rows), callbacks.progress

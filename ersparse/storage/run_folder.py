@@ -40,7 +40,6 @@ class RunFolder:
         log: path of run.log.
         network: path of network.safetensors.
         best_network: path of network-best.safetensors, of the best validation epoch.
-        averaged_network: path of network-ema.safetensors, the moving average of the weights.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,9 +48,12 @@ class RunFolder:
         self.log = path / "run.log"
         self.network = path / "network.safetensors"
         self.best_network = path / "network-best.safetensors"
-        self.averaged_network = path / "network-ema.safetensors"
         self._lock: HeartbeatLock | None = None
         self._in_main_thread = False
+
+    def averaged_network(self, name: str) -> Path:
+        """Return the path of an average of the weights, which is called "ema" or "swa"."""
+        return self.path / f"network-{name}.safetensors"
 
     @contextmanager
     def acquire(self) -> Iterator[None]:

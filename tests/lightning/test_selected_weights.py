@@ -11,7 +11,8 @@ from fitting import batches, optimizer, trainer
 from safetensors.torch import load_file
 from torch import nn
 
-from ersparse.lightning.callbacks import BestWeights, Checkpoints, WeightAverage
+import ersparse
+from ersparse.lightning.callbacks import BestWeights, Checkpoints, EqualAverage, FixedMask, WeightAverage
 from ersparse.lightning.classifier import Classifier
 
 VALIDATED = [*TINY, "trainer.max_epochs=2", "dataset.validation=0.2"]
@@ -54,12 +55,54 @@ def test_the_average_equals_its_definition_and_is_evaluated():
     assert fitted.callback_metrics["test/acc_ema"].item() == pytest.approx(accuracy)
 
 
+class EpochWeights(pl.Callback):
+    """Copies the network's parameters at the end of every epoch, and its loader."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_validation_start(self, trainer, pl_module):
+        self.seen.append(
+            {name: value.detach().double().clone() for name, value in pl_module.network.named_parameters()}
+        )
+
+
+@pytest.mark.parametrize("start, counted", [(0.0, [0, 1, 2, 3]), (0.5, [2, 3]), (0.9, [3])])
+def test_equal_averages_equal_their_definition_with_statistics_of_their_own(start, counted):
+    """Against `torch.optim.swa_utils.update_bn`; removed weights stay zero, and the network's statistics its own."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 10))
+    ersparse.sparsify(network, "uniform", 0.5, flow="none", seed=0)
+    module = Classifier(network, 10, optimizer("sgd", lr=0.5), 4, ["test"])
+    average, weights = EqualAverage(start), EpochWeights()
+    fitted = trainer([FixedMask(), average, weights], epochs=4)
+    fitted.fit(module, batches(256, 32), [batches(200, 64)])
+    assert average.count == len(counted)
+    own = {name: value.clone() for name, value in network.state_dict().items()}
+    raw = fitted.callback_metrics["test/loss"].item()
+    found = average.dense()
+    for name in weights.seen[0]:
+        wanted = torch.stack([weights.seen[epoch][name] for epoch in counted]).mean(0)
+        torch.testing.assert_close(found[name].double(), wanted, rtol=1e-5, atol=1e-6)
+    assert not found["1.weight"][~own["1.weight_mask"]].any() and not found["4.weight"][~own["4.weight_mask"]].any()
+    network.load_state_dict({name: value for name, value in found.items() if "running" not in name}, strict=False)
+    torch.optim.swa_utils.update_bn(batches(256, 32), network)
+    for name in ("2.running_mean", "2.running_var"):
+        torch.testing.assert_close(found[name], network.state_dict()[name])
+        assert not torch.equal(found[name], own[name])
+    with torch.no_grad():
+        results = [(module.eval()(x), y) for x, y in batches(200, 64)]
+    logits, labels = torch.cat([r for r, _ in results]), torch.cat([y for _, y in results])
+    loss = nn.functional.cross_entropy(logits, labels).item()
+    assert fitted.callback_metrics["test/loss_swa"].item() == pytest.approx(loss, rel=1e-5) != raw
+
+
 @pytest.mark.parametrize("execution", [pytest.param("masked", marks=pytest.mark.slow), "sparse"])
 def test_a_resumed_run_has_the_same_average_and_best_network(launch, only_run, monkeypatch, execution):
     """A full disk interrupts a rewired run after its first epoch."""
-    words = [*VALIDATED, "trainer.ema=0.9", "trainer.keep_best=true", f"trainer.execution={execution}"]
+    words = [*VALIDATED, "trainer.ema=0.9", "trainer.swa=0", "trainer.keep_best=true", f"trainer.execution={execution}"]
     words += ["method=rigl", "method.delta_t=2", "method.drop_fraction=0.3"]
-    files = ["network.safetensors", "network-ema.safetensors", "network-best.safetensors", "metrics.csv"]
+    files = [f"network{name}.safetensors" for name in ("", "-ema", "-swa", "-best")] + ["metrics.csv"]
     assert launch(*words)[0] == 0
     wanted = [(only_run() / name).read_bytes() for name in files]
     save = Checkpoints.on_train_epoch_end
@@ -74,12 +117,16 @@ def test_a_resumed_run_has_the_same_average_and_best_network(launch, only_run, m
     status, printed = launch(*words)
     assert status == 0 and "resuming after epoch 1" in printed, printed
     assert [(only_run() / name).read_bytes() for name in files] == wanted
-    network, averaged = (load_file(only_run() / name) for name in files[:2])
-    assert network.keys() == averaged.keys()
-    for name, mask in network.items():
-        if name.endswith("_mask"):
-            assert torch.equal(mask, averaged[name]) and not averaged[name.removesuffix("_mask")][~mask].any()
+    network, *averages = (load_file(only_run() / name) for name in files[:3])
+    for averaged in averages:
+        assert network.keys() == averaged.keys()
+        for name, mask in network.items():
+            if name.endswith("_mask"):
+                assert torch.equal(mask, averaged[name]) and not averaged[name.removesuffix("_mask")][~mask].any()
     record = read(only_run())
+    assert record["swa"] == {"epochs": 2} and record["metrics"]["test/acc_swa"] == float(
+        rows(only_run())[-1]["test/acc_swa"]
+    )
     best = max(rows(only_run()), key=lambda row: float(row["val/acc"]))
     assert record["best_validation"]["epoch"] == int(best["epoch"])
     assert record["metrics"]["test/acc_ema"] == float(rows(only_run())[-1]["test/acc_ema"])
@@ -143,6 +190,8 @@ def test_what_a_finished_run_lacks_is_said(launch, finished):
     [
         (["trainer.ema=1"], "trainer.ema=1: must lie in (0, 1)"),
         (["trainer.ema=0.9", "method=imp"], "trainer.ema=0.9: must be null with method=imp"),
+        (["trainer.swa=1"], "trainer.swa=1: must lie in [0, 1)"),
+        (["trainer.swa=0.5", "method=imp"], "trainer.swa=0.5: must be null with method=imp"),
         (["trainer.ema=0.9", "method=edge_popup"], "trainer.ema=0.9: must be null with method=edge_popup"),
         (
             ["trainer.early_stopping=3"],

@@ -107,6 +107,7 @@ OTHER = [
     "trainer.clip_norm=1",
     "trainer.accumulate=2",
     "trainer.ema=0.9",
+    "trainer.swa=0",
     "dataset.validation=0.1 trainer.keep_best=true",
     "dataset.validation=0.1 trainer.early_stopping=3",
     "dataset.transforms=randaugment",

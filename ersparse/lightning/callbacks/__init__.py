@@ -3,6 +3,7 @@
 from ersparse.lightning.callbacks.best_weights import BestWeights
 from ersparse.lightning.callbacks.checkpoints import Checkpoints
 from ersparse.lightning.callbacks.epoch_seed import EpochSeed
+from ersparse.lightning.callbacks.equal_average import EqualAverage
 from ersparse.lightning.callbacks.mask_statistics import MaskStatistics
 from ersparse.lightning.callbacks.masks import ERInit, FixedMask, FlowRepair, SparseInit
 from ersparse.lightning.callbacks.metrics import MetricsHistory, ProgressRecorder
@@ -12,7 +13,7 @@ from ersparse.lightning.callbacks.step_trace import StepTrace
 from ersparse.lightning.callbacks.weight_average import WeightAverage
 
 __all__ = [
-    "BestWeights", "Checkpoints", "ERInit", "EpochProgressBar", "EpochSeed", "FixedMask", "FlowRepair",
+    "BestWeights", "Checkpoints", "ERInit", "EpochProgressBar", "EpochSeed", "EqualAverage", "FixedMask", "FlowRepair",
     "MaskStatistics", "MetricsHistory", "ProgressRecorder", "RankConsistency", "SparseInit", "StepTrace",
     "WeightAverage",
 ]  # fmt: skip

@@ -29,7 +29,12 @@ class WeightAverage(pl.Callback):
 
     Args:
         decay: d, in (0, 1).
+
+    Attributes:
+        name: what its metrics and file are called.
     """
+
+    name = "ema"
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
@@ -39,13 +44,18 @@ class WeightAverage(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Have the module evaluate the average, in a copy of the network without weights or hooks."""
         assert isinstance(pl_module, Classifier)
-        stand_in, network = copy.deepcopy(pl_module.network).to("meta").eval(), pl_module.network
+        stand_in, network = self.make_stand_in(pl_module.network), pl_module.network
+        self.stand_in = stand_in
 
         def evaluate(x: Tensor) -> Tensor:
             logits: Tensor = functional_call(stand_in, dict(network.named_buffers()) | self.dense(), (x,))
             return logits
 
-        pl_module.evaluate_beside("ema", evaluate)
+        pl_module.evaluate_beside(self.name, evaluate)
+
+    def make_stand_in(self, network: nn.Module) -> nn.Module:
+        """Return a copy of the network without weights or hooks, in evaluation mode."""
+        return copy.deepcopy(network).to("meta").eval()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.network = network_of(pl_module)
@@ -85,9 +95,11 @@ class WeightAverage(pl.Callback):
 
     def _rewired(self, step: int, network: nn.Module, changes: Mapping[str, Any]) -> None:
         """Remove from the average what an update of the masks has removed, and keep what it has not."""
-        if not self.average:
-            return
         masks = masks_of(network)
+        if not self.average:
+            if self.masks:
+                self._use_masks(masks)
+            return
         if not self.masks:
             for name, mask in masks.items():
                 self.average[name].masked_fill_(~mask, 0.0)
