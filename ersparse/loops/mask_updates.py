@@ -155,7 +155,7 @@ class MaskUpdates:
         masks = masks_of(network)
         given = self._given(step, network, states)
         units = {name: self._units(name, mask) for name, mask in masks.items()}
-        active = counts(units) if isinstance(self.pattern, Blocks) else active
+        active = {name: count * units[name].numel() // masks[name].numel() for name, count in active.items()}
         drop = {name: self._scores(self.drop, name, given) for name in masks}
         dropped = self._drop_counts(step, units, drop, active)
         left = {name: active[name] - count for name, count in dropped.items()}

@@ -41,7 +41,8 @@ def ch3_l3(edges: Tensor) -> Tensor:
     inputs = (a.sum(0)[:, None] - common_inputs).clamp_min(1).rsqrt()  # [i, u]: d(i) for the seed u
     scores = torch.zeros_like(a)
     for u in range(a.shape[1]):
-        near = edges[:, u].nonzero()[:, 0]  # outputs o that u feeds
+        # outputs o that u feeds; on a GPU all of them, since the host would wait for their numbers
+        near = edges[:, u].nonzero()[:, 0] if a.device.type == "cpu" else slice(None)
         paths = (a[near] * inputs[:, u]) @ a.T  # [o, v]: sum over i
-        scores[:, u] = (paths * outputs[near]).sum(0)
-    return scores.masked_fill(edges, 0.0)
+        scores[:, u] = (paths * outputs[near] * a[near, u, None]).sum(0)
+    return scores.masked_fill(edges, 0.0).round(decimals=9)  # equal scores stay equal in any order of summation

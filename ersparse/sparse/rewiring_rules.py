@@ -23,6 +23,7 @@ from ersparse.locate import locate
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.link_prediction import channel_scores
 from ersparse.sparse.rewiring import magnitude
+from ersparse.sparse.transfer import to_device
 
 Rule = Callable[..., Tensor]
 GIVEN = ("weight", "mask", "kept", "gradient", "momentum", "layer", "random", "mest_lambda")
@@ -61,7 +62,7 @@ def ch3(kept: Tensor, layer: Layer, random: np.random.Generator) -> Tensor:
     """
     pairs = channel_scores(layer, kept)
     kernels = pairs.reshape(*pairs.shape, *[1] * (len(layer.rows_shape) - 2)).expand(layer.rows_shape)
-    order = torch.from_numpy(random.random(layer.rows_shape)).to(pairs.device)
+    order = to_device(torch.from_numpy(random.random(layer.rows_shape)), pairs.device)
     ranks = torch.empty(layer.size, dtype=torch.float64, device=pairs.device)
     by_score = order.reshape(-1).argsort()
     by_score = by_score[kernels.reshape(-1)[by_score].argsort(stable=True)]

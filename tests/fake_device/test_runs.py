@@ -56,6 +56,8 @@ RUNS = {
     "rigl_keeps_flow": [*RIGL, "method.keep_flow=true"],
     "rigl_residual": [*RIGL, *RESIDUAL],
     "set": ["method=set", *REWIRING],
+    "srigl": ["method=srigl", *REWIRING, "sparsity.sampling=fan_in", "method.grow=ch3", "method.drop=mest"],
+    "sparse_momentum": ["method=sparse_momentum", *REWIRING, "sparsity.pattern=2x2", "sparsity.exclude=[0.*]"],
     "rigl_pilot": [*RIGL, "method.reparametrization=pilot", "method.factors.penalty=0.01"],
     "granet": ["method=granet", *REWIRING, "method.final_sparsity=0.8"],
     "granet_from_dense": ["method=granet", *REWIRING, "sparsity=dense", "method.final_sparsity=0.8"],
