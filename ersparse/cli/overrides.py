@@ -27,6 +27,7 @@ SAME_AS = {
     "experiment=null": "~experiment",  # an option of a group cannot be null
     "hydra/sweeper=basic": "hydra/sweeper=grids",  # which expands the same grids, and checks all jobs first
 }
+ONE_OPTION = ("model", "dataset", "sparsity", "method", "optimizer", "schedule")  # not a list of them
 NOT_NULL = ("hydra", "hydra.sweeper", "hydra.launcher", "hydra/sweeper", "hydra/launcher")
 WRITTEN_BY_HYDRA = {  # Hydra's own keys that make it write files before a command has been checked: values allowed
     "hydra.run.dir": (".",),
@@ -128,7 +129,7 @@ def _refuse_flag(message: str) -> NoReturn:
 
 
 def check_override(argument: str) -> None:
-    """Check that an override neither empties a group nor changes what Hydra itself writes.
+    """Check that an override leaves one option of a group, and does not change what Hydra itself writes.
 
     Raises:
         UserError: it does.
@@ -138,6 +139,8 @@ def check_override(argument: str) -> None:
         raise UserError(f"{argument}: must be group=option or key=value")
     if equals and value == "null" and (key in groups() or key in NOT_NULL):
         raise UserError(f"{argument}: must be one of {', '.join(options_of(key.replace('.', '/')))}")
+    if equals and key in ONE_OPTION and (value.startswith("[") or ",[" in value):
+        raise UserError(f"{argument}: must be one option, since Hydra would mix several; {key}=a,b with -m sweeps")
     if equals and key in WRITTEN_BY_HYDRA and value not in WRITTEN_BY_HYDRA[key]:
         allowed = " or ".join(WRITTEN_BY_HYDRA[key])
         raise UserError(f"{argument}: must be {allowed}; run folders lie in paths.root, and have the log of the run")
