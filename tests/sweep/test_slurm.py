@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from hydra import initialize_config_dir
@@ -16,12 +17,13 @@ from ersparse.distributed import rendezvous
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.errors import UserError
 from ersparse.storage import run_json
+from ersparse.storage.checkpoint_request import is_requested
 from ersparse.sweep.build_jobs import build_jobs
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
 from ersparse.sweep.slurm.limits import partition_time_limit
 from ersparse.sweep.slurm.monitor import FAILED_AFTER, QueueMonitor
-from ersparse.sweep.slurm.node import stop_reason
+from ersparse.sweep.slurm.node import stop_after_epoch, stop_reason
 from ersparse.sweep.slurm.options import SlurmOptions
 from ersparse.sweep.slurm.preflight import time_limit_warnings
 from ersparse.sweep.slurm.queue import latest_log, list_queue, remove_finished_submissions, slurm_folder
@@ -145,6 +147,12 @@ def test_the_time_limit_of_a_partition(fake_command):
     hour = 3600
     assert [partition_time_limit(name) for name in (None, "a", "b", "c,b")] == [hour, hour, 48 * hour, 48 * hour]
     assert partition_time_limit("c") == float("inf")
+
+
+def test_a_stop_asks_for_a_checkpoint_that_the_run_may_otherwise_not_write(tmp_path):
+    process = SimpleNamespace(poll=lambda: None, send_signal=lambda number: None, wait=lambda seconds: 0)
+    stop_after_epoch(process, tmp_path, 0.0)
+    assert is_requested(tmp_path / "checkpoints")
 
 
 def test_the_reason_for_a_stop_and_the_time_left(fake_command, monkeypatch):
