@@ -17,8 +17,9 @@ from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from ersparse.sparse.channel_call import Call, Labelled, Unsupported, Weight
 from ersparse.sparse.channel_labels import ZERO, GraphBuilder, condensed
-from ersparse.sparse.channel_rules import Call, Labelled, Unsupported, Weight, rule_of
+from ersparse.sparse.channel_rules import rule_of
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.wrappers import named_modules
 
