@@ -1,6 +1,6 @@
 """Benchmarks of ersparse against its alternatives and against the limits of the hardware, as ratios.
 
-    python -m benchmarks [step pipeline masks rewiring checkpoint startup report seeds compiled data]
+    python -m benchmarks [step pipeline masks rewiring checkpoint startup report seeds compiled data recipe]
                          [--models resnet18 ...] [--rounds N] [--processor] [--json FILE]
     python -m benchmarks gpu-report SUMMARY     the table of benchmarks/gpu.sh
 
@@ -22,7 +22,19 @@ from benchmarks import gpu_report
 from benchmarks.hardware_limits import machine_name
 from benchmarks.interleaved import PROCESSOR_TIME, TABLE_HEADER
 
-NAMES = ["step", "pipeline", "masks", "rewiring", "checkpoint", "startup", "report", "seeds", "compiled", "data"]
+NAMES = [
+    "step",
+    "pipeline",
+    "masks",
+    "rewiring",
+    "checkpoint",
+    "startup",
+    "report",
+    "seeds",
+    "compiled",
+    "data",
+    "recipe",
+]
 
 
 def _arguments() -> argparse.Namespace:

@@ -55,7 +55,7 @@ def train_ersparse(turn: TurnCallback, overrides: list[str], threads: int) -> No
     def iterate_in_turns(loader: InMemoryDataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         batches = iterate(loader)
         for number in range(len(loader)):
-            if loader.seed is not None and number % STEPS == 0:  # only the training data are shuffled by a seed
+            if loader.plan.seed is not None and number % STEPS == 0:  # only the training data are shuffled by a seed
                 turn()
             yield next(batches)
 
