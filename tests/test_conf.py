@@ -27,7 +27,7 @@ WORDS_OF = {  # beside those of the group
 }
 FILES_OF = {"image_folder": write_image_folder, "torchvision": write_mnist}
 ELSEWHERE = [  # below, and in theory/test_runs, runs/test_mlflow, methods/test_rewiring, and data/
-    *(("method", name) for name in ("srigl", "mest", "cht", "dsr", "sparse_momentum", "cyclic")),
+    *(("method", name) for name in ("srigl", "mest", "cht", "dsr", "sparse_momentum", "east")),
     ("trainer", "ddp"), ("logger", "mlflow"), ("dataset", "imagenet"), ("dataset", "huggingface"),
     *(each for each in OPTIONS if "theory_" in each[1]),
 ]  # fmt: skip

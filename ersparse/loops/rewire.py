@@ -23,7 +23,7 @@ from ersparse.sparse.mask import attach, density_of, enforce_on_load, masks_of
 from ersparse.sparse.patterns import Pattern, pattern_named
 from ersparse.sparse.wrappers import unwrapped
 
-METHODS = ("rigl", "set", "granet", "srigl", "mest", "cht", "dsr", "sparse_momentum", "cyclic")
+METHODS = ("rigl", "set", "granet", "srigl", "mest", "cht", "dsr", "sparse_momentum", "east")
 
 
 def rewiring_rules(method: str, options: dict[str, Any]) -> RewiringRules:
@@ -86,8 +86,7 @@ def rewire(
     Args:
         network: a network with masks, such as `sparsify` returns; for "granet" a dense one as well.
         optimizer: the optimizer of its parameters.
-        method: "rigl", "set", "granet", "srigl", "mest", "cht", "dsr", "sparse_momentum" or
-            "cyclic".
+        method: "rigl", "set", "granet", "srigl", "mest", "cht", "dsr", "sparse_momentum" or "east".
         steps: number of optimizer steps of the whole training.
         seed: seed of random growth and of flow repair.
         pattern: the pattern that the masks have and keep, as for `sparsify`; None rewires single weights.

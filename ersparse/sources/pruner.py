@@ -149,6 +149,8 @@ class PrunerSource(UnresolvedSource):
         if not isinstance(masks, Mapping):
             raise UserError(f"{where}: returns {type(masks).__name__}, must return masks by layer name")
         for layer in self.layers:
+            if layer.name in self.own:  # not scored
+                continue
             mask = masks.get(layer.name)
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != layer.shape:
                 found = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__

@@ -105,11 +105,11 @@ def test_edge_popup_never_sorts_and_makes_few_passes():
     module.set_density(0.1)
     module.train()
     x, y = next(iter(batches(64)))
-    module._step("train", (x, y)).backward()  # which leaves the source's weights behind
+    module.training_step((x, y), 0).backward()  # which leaves the source's weights behind
     module.zero_grad()
     counting = Counting({layer.shape for layer in layers})
     with counting:
-        module._step("train", (x, y)).backward()
+        module.training_step((x, y), 0).backward()
     assert not (WAITS | SORTS) & set(counting.all)
     passes = {"abs": 1, "add_": 1, "mul": 1, "sign": 1, "mul_": 2}  # two to rank, one forward, three for gradients
     arithmetic = ("convolution", "_to_copy", "mm", "detach", "t")  # of a dense step too: autocast's copies, gradients

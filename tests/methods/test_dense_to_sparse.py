@@ -100,7 +100,7 @@ def test_zeros_are_the_mask_and_the_sparsity_is_recorded(run, words):
         (["method=acdc", "sparsity=erk", "sparsity.level=0.95"], "method.final_sparsity=0.9: must be at least the"),
         (["method=str", "optimizer.weight_decay=0"], "optimizer.weight_decay=0.0: must be above 0 with method=str"),
         (["method=spred", "optimizer.ham.beta=1"], "optimizer.ham.beta=1.0: must be 0 with method=spred"),
-        (["method=spred", "trainer.execution=sparse"], "trainer.execution=sparse: must be auto, masked or compiled"),
+        (["method=spred", "trainer.execution=sparse"], "trainer.execution=sparse: must be auto, masked, compiled or"),
     ],
 )
 def test_invalid_settings_are_refused(refusal, words, message):

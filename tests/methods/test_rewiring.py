@@ -118,7 +118,7 @@ def test_rewiring_keeps_patterns(launch, only_run, pattern, sparsity):
 
 def test_a_cyclic_density_is_exact_at_every_update(launch, only_run):
     """Eighteen steps, two cycles until step 12: the total follows the cosine."""
-    words = ["method=cyclic", "sparsity=erk", "sparsity.level=0.5", "method.final_sparsity=0.9", "method.cycles=2"]
+    words = ["method=east", "sparsity=erk", "sparsity.level=0.5", "method.final_sparsity=0.9", "method.cycles=2"]
     status, printed = launch(*TINY, "trainer.max_epochs=3", *words, "method.delta_t=2", "method.prune_until=0.667")
     assert status == 0, printed
     at, size = updates(only_run()), sum(layer["size"] for layer in read(only_run())["layers"])
@@ -365,7 +365,7 @@ def test_delta_t_longer_than_the_run_logs_a_warning(launch, only_run):
         (["method=rigl", "method.drop=math.pow"], "method.drop=math.pow: its parameter x must be one of weight"),
         (["method=rigl", "method.grow=momentum"], "method.grow=momentum: needs method.grown_state=keep"),
         (["method=rigl", "method.ablate=0.3"], "method.ablate=0.3: needs method.fan_in=true"),
-        (["method=cyclic", "method.t_end=0.5"], "method.t_end=0.5: must be at least method.prune_until=0.75"),
+        (["method=east", "method.t_end=0.5"], "method.t_end=0.5: must be at least method.prune_until=0.75"),
         (["method=rigl", "method.schedule=cyclic"], "method.schedule=cyclic: needs method.final_sparsity"),
         (["method=srigl"], "sparsity.sampling=bernoulli: must be fan_in with method.fan_in=true"),
         (["method=srigl", "method.regrow=false"], "method.regrow=false: must be true with method.fan_in=true"),
