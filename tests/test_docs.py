@@ -125,7 +125,16 @@ def issue(launch, tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("page", pages_with("bash"), ids=lambda page: page.name)
+MANY_COMMANDS = ("methods.md", "sweeps.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in MANY_COMMANDS else [])
+        for page in pages_with("bash")
+    ],
+)
 def test_documented_commands_run(issue, finished, monkeypatch, page):
     monkeypatch.setenv("RUN", str(finished))
     with time_limit(SECONDS):

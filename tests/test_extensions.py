@@ -149,6 +149,7 @@ def test_a_model_and_a_data_set_with_keys_of_their_own(launch, only_run, mine):
     assert len(load_images(only_run(), trust=["mine"]).y_train) == int(1437 * 0.25)
 
 
+@pytest.mark.slow
 def test_a_sweep_composes_from_the_same_folder(mine, tmp_path):
     words = ["-m", "sparsity=powerlaw,erk", "method=draw", f"paths.root={tmp_path}/out", "hydra.launcher.slots=1"]
     command = [sys.executable, str(ROOT / "launch.py"), "--config-dir", str(mine), *words]

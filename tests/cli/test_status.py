@@ -171,6 +171,7 @@ def test_retry_skips_runs_without_a_command_of_their_own(ersparse, tmp_path):
     assert status == 0 and printed.out == "" and printed.err.count("cannot be run again by itself") == 2
 
 
+@pytest.mark.slow
 def test_retry_runs_unfinished_runs(ersparse, launch, tmp_path):
     launch("method=draw", "seed=0")
     launch("method=draw", "seed=1")

@@ -289,6 +289,7 @@ def test_invalid_values_are_one_line(key, value):
         ["dataset.transforms=none", "dataset.mixup=0.2", "trainer.execution=sparse", "method=rigl"],
     ],
 )
+@pytest.mark.slow
 def test_options_train_and_are_recorded(launch, only_run, words):
     status, printed = launch(*TINY, "sparsity.level=0.5", "scale=smoke", *words)
     assert status == 0, printed

@@ -527,6 +527,7 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 100, 2000])
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, size, in_memory):
@@ -673,6 +674,7 @@ def digit_folder(root):
     return root
 
 
+@pytest.mark.slow
 def test_digits_as_files_are_the_digits(tmp_path, launch, only_run):
     """The pixels, the masks, and the accuracy within noise are those of dataset=digits."""
     root = digit_folder(tmp_path / "images")

@@ -230,6 +230,7 @@ def test_an_image_that_is_damaged_or_removed_is_named(tmp_path, workers):
     pool.close()
 
 
+@pytest.mark.slow
 def test_damaged_images_are_left_out_of_both(tmp_path, caplog):
     root = photographs(tmp_path)
     for name in ("train/dog/3.jpg", "test/cat/0.jpg"):

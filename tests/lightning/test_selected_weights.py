@@ -97,6 +97,7 @@ def test_equal_averages_equal_their_definition_with_statistics_of_their_own(star
     assert fitted.callback_metrics["test/loss_swa"].item() == pytest.approx(loss, rel=1e-5) != raw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", [pytest.param("masked", marks=pytest.mark.slow), "sparse"])
 def test_a_resumed_run_has_the_same_average_and_best_network(launch, only_run, monkeypatch, execution):
     """A full disk interrupts a rewired run after its first epoch."""

@@ -139,6 +139,7 @@ def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
         ("sparse", "sparse", ["method=granet", "method.delta_t=2", "method.t_end=1", "method.final_sparsity=0.95"]),
     ],
 )
+@pytest.mark.slow
 def test_checkpoints_resume_under_either_execution(launch, only_run, monkeypatch, first, second, words):
     """A full disk interrupts the run after the first checkpoint; the same execution gives identical results."""
     through = finished(launch, only_run, f"trainer.execution={second}", *words)
@@ -158,6 +159,7 @@ def test_checkpoints_resume_under_either_execution(launch, only_run, monkeypatch
     assert first != second or outcome(only_run()) == wanted
 
 
+@pytest.mark.slow
 def test_bfloat16_results_are_close(launch, only_run):
     exact, near = (
         [float(epoch["train/loss"]) for epoch in rows(finished(launch, only_run, SPARSE, f"trainer.precision={name}"))]

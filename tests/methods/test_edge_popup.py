@@ -212,6 +212,7 @@ def test_a_reloaded_ticket_has_the_reported_accuracy(launch, only_run, searched)
     assert all(network.get_parameter(name)[~mask].eq(0).all() for name, mask in masks_of(network).items())
 
 
+@pytest.mark.slow
 def test_multiplying_by_scores_prunes_nothing(launch, tmp_path):
     """As in the released code, the result does not depend on the final sparsity, and its masks are the source's."""
     exact = ["model.width=0.25", "trainer.precision=32-true"]

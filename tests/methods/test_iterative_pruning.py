@@ -64,6 +64,7 @@ def pruned(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["imp", "synflow"])
 def test_levels_keep_the_largest_scores_of_trained_weights(pruned, method):
     folder, rewound = pruned(method)
@@ -115,6 +116,7 @@ def test_rewinding_restores_initial_weights_exactly(pruned):
     assert not torch.equal(first["conv1.weight"], weights["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_initial_weights_are_those_of_other_methods(launch, rewound, only_run, tmp_path):
     """A level is rewound to the weights of an untrained network of the same seed."""
     launch("method=imp", *LEVELS, "method.levels=1", "seed=3")
@@ -135,6 +137,7 @@ def test_rewinding_to_an_epoch_restores_its_weights(launch, rewound, monkeypatch
         assert name.endswith("_mask") or not first[0][name].equal(weight) or weight.numel() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["reset", "keep"])
 def test_learning_rate_rewinding_keeps_the_weights(launch, rewound, statistics):
     launch("method=imp", *LEVELS, "method.rewind=lr", f"method.statistics={statistics}")
@@ -167,6 +170,7 @@ def test_learning_rate_restarts_at_every_level(each, expected):
     assert [module.level_of(epoch) for epoch in (0, 3, 4, 8, 11)] == [(1, 0), (1, 3), (2, 0), (3, 0), (3, 3)]
 
 
+@pytest.mark.slow
 def test_pruning_starts_from_a_sparse_source(launch, only_run):
     """Levels start at the realised density of the source, and stay within its masks."""
     launch("method=imp", *LEVELS, "sparsity=erk", "sparsity.level=0.5", "sparsity.flow=none")
@@ -222,6 +226,7 @@ def test_a_run_killed_within_a_level_resumes_bit_for_bit(process, tmp_path, rewi
     assert levels[0] == levels[1]
 
 
+@pytest.mark.slow
 def test_layer_collapse_fails_the_run(launch, only_run):
     words = ["method=imp", *LEVELS, "method.levels=1", "method.final_sparsity=0.9999"]
     status, printed = launch(*words)

@@ -59,6 +59,7 @@ def constant_counts(folder):
     [[], ["method=set"], ["method.scope=global", "method.regrow=false"], ["optimizer.name=adam", "optimizer.lr=0.001"],
      ["method.keep_flow=true", "method.skip_step=true"], ["method.grown_value=random", "method.grown_state=keep"]],
 )  # fmt: skip
+@pytest.mark.slow
 def test_every_layer_preserves_its_number_of_weights(launch, only_run, words):
     status, printed = launch(*TINY, "trainer.max_epochs=3", *RIGL, *words)
     assert status == 0, printed
@@ -334,6 +335,7 @@ def test_a_run_killed_between_updates_resumes_bit_for_bit(process, tmp_path, wor
     assert (killed / "rewiring.csv").read_text() == (undisturbed / "rewiring.csv").read_text()
 
 
+@pytest.mark.slow
 def test_delta_t_follows_the_scale(launch, tmp_path):
     """A tenth of the epochs gives a tenth of the steps between updates."""
     status, printed = launch(*TINY, "method=rigl", "trainer.max_epochs=20", "scale=short", "method.delta_t=50",
@@ -412,6 +414,7 @@ def test_rewiring_metrics_match_hand_computed_values(launch, only_run):
     assert json.loads((only_run() / "run.json").read_text())["metrics"]["rewire/silent"] >= 0
 
 
+@pytest.mark.slow
 def test_rewiring_figure_is_drawn(launch, only_run, monkeypatch, capsys):
     launch(*TINY, "trainer.max_epochs=2", *RIGL)
     monkeypatch.setattr("sys.argv", ["ersparse", "rewiring", str(only_run())])

@@ -18,6 +18,8 @@ from ersparse.storage import locks
 from ersparse.storage import run_folder as folders
 from ersparse.storage.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow  # each worker that runs one of these tests trains two networks first
+
 EPOCHS = [*KILLED, "trainer.max_epochs=6"]
 
 

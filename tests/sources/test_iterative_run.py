@@ -82,6 +82,7 @@ def test_the_prerequisite_depends_on_its_recipe():
     assert len(set(hashes)) == len(hashes)
 
 
+@pytest.mark.slow
 def test_tables_use_the_densities_of_figure_5(launch, tmp_path):
     """Tables 2 and 7 need no iterative run that is not part of Figure 5."""
     figure = launch("experiment=figure5", "seed=0", "dry_run=true")[1]

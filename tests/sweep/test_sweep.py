@@ -160,6 +160,7 @@ def test_a_key_outside_the_identity_may_be_zipped(launch):
     assert status == 0 and len(listed(printed)) == 2
 
 
+@pytest.mark.slow
 def test_400_jobs_are_checked_in_ten_seconds(launch):
     """CPU time of this process, so that other processes do not matter."""
     words = ["model=resnet20,vgg16", "sparsity=er,erk,balanced,uniform", "sparsity.level=0.5,0.8,0.9,0.95,0.99"]

@@ -104,6 +104,7 @@ def test_a_killed_process_resumes(process, launch, only_run, tmp_path):
     assert json.loads(again.read_text()) == after
 
 
+@pytest.mark.slow
 def test_the_options_that_apply_determine_the_folder(launch, tmp_path):
     for words in ([], ["seed=1"], ["method.delta=0.1"], ["method.p=[0.4]"], ["method.epsilon=0.2"], ["seeds.mask=4"]):
         launch(*tiny("lower"), *words)
