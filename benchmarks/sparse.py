@@ -2,6 +2,7 @@
 
     python -m benchmarks.sparse steps [--model vgg16] [--cells uniform:0.99 ...] [--prototype FOLDER]
     python -m benchmarks.sparse convolutions [--density 0.1 0.01 0.001] [--no-others]
+    python -m benchmarks.sparse linear [--density 0.1 0.05 0.01] [--no-others]
     python -m benchmarks.sparse inference [--model vgg16] [--cells uniform:0.99 ...]
 
 All alternatives are interleaved in one process. The output is the median of --rounds, and the speed-up over the faster
@@ -11,7 +12,8 @@ model by which `trainer.execution=auto` decides. A call with two cells takes abo
 
 `--prototype` is a folder with another implementation of vgg16: a kernels.cpp, and a prototype.py that defines
 Net(masks, images), SGD(parameters) and masks(density, fraction). `convolutions` times the forward pass and both
-gradients, also of torch.sparse, and of both modes of SparseProp if it is installed.
+gradients, also of torch.sparse, and of both modes of SparseProp if it is installed; `linear` does so for linear layers,
+and for SparseLab if it is installed (`pip install --no-deps sparselab==0.2.2`).
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ from ersparse.sparse.positions import positions
 
 CELLS = ["uniform:0.99", "uniform:0.999"]  # density distribution and sparsity
 LAYERS = [(3, 64, 32), (64, 64, 32), (256, 256, 8), (512, 512, 4), (512, 512, 2)]  # channels in and out, image side
+LINEAR = [  # features in and out, rows
+    (384, 1536, 2048), (640, 2560, 1024), (2560, 640, 1024), (3072, 1024, 128), (1024, 1024, 128),
+]  # fmt: skip
 STORAGE_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 Step = Callable[[], Any]
 
@@ -185,6 +190,24 @@ def compare_convolutions(arguments: argparse.Namespace) -> None:
             print_comparison(f"{n_in} to {n_out} at {side}x{side}, density {density:g}", steps, arguments.rounds)
 
 
+def compare_linear(arguments: argparse.Namespace) -> None:
+    """Compare single linear layers of all shapes and densities, on rows of features as PyTorch stores them."""
+    for n_in, n_out, rows in LINEAR:
+        x = torch.randn(rows, n_in)
+        for density in arguments.density:
+            dense, layer = nn.Linear(n_in, n_out, bias=False), nn.Sequential(nn.Linear(n_in, n_out, bias=False))
+            sparsify(layer, "uniform", 1 - density, flow="none")
+            steps = {f"dense {p}": layer_step(dense, x, p == "bf16") for p in STORAGE_DTYPES}
+            for name, dtype in STORAGE_DTYPES.items():
+                sparse = SparseNetwork(copy.deepcopy(layer), Precision(torch.float32, dtype))
+                steps[f"ours {name}"] = layer_step(sparse, x[:, :, None, None])
+            if arguments.others and importlib.util.find_spec("sparselab"):
+                from sparselab import SparseLinear
+
+                steps["SparseLab"] = layer_step(SparseLinear(n_in, n_out, bias=False, sparsity=1 - density), x)
+            print_comparison(f"{n_in} to {n_out}, {rows} rows, density {density:g}", steps, arguments.rounds)
+
+
 def sparseprop_layers(weight: Tensor) -> dict[str, nn.Module]:
     """Return the layer in both modes of SparseProp, by the dimension over which it vectorises."""
     from sparseprop.modules import SparseConv2d
@@ -214,7 +237,10 @@ def compare_inference(arguments: argparse.Namespace) -> None:
         Console(soft_wrap=True).print(f"{arguments.model} {cell}", table)
 
 
-COMPARISONS = {"steps": compare_steps, "convolutions": compare_convolutions, "inference": compare_inference}
+COMPARISONS = {
+    "steps": compare_steps, "convolutions": compare_convolutions, "linear": compare_linear,
+    "inference": compare_inference,
+}  # fmt: skip
 
 
 def main() -> None:
