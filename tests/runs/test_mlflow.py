@@ -86,11 +86,16 @@ def test_a_server_holds_what_runs_logged_and_how_they_ended(launch, tmp_path, mo
 
 
 @pytest.mark.by_hand
-def test_jobs_of_a_sweep_share_a_file(process, tmp_path):
-    """Two jobs start at once, and one of them creates the database."""
-    sweep = process("-m", *TINY, "logger=mlflow", "logger.experiment_name=mine", "seed=0,1")
+@pytest.mark.parametrize("store", ["file", "server"])
+def test_a_sweep_is_held_by_one_store(request, process, tmp_path, store):
+    """Two jobs start at once, and one of them creates the database, if it is a file."""
+    words = [] if store == "file" else [f"logger.tracking_uri={request.getfixturevalue('server')}"]
+    sweep = process("-m", *TINY, "logger=mlflow", "logger.experiment_name=mine", "seed=0,1", *words)
     printed, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, printed
-    _, found = runs_of(f"sqlite:///{tmp_path}/outputs/mlflow.db")
-    assert {run.data.params["seed"] for run in found} == {"0", "1"}
-    assert {run.info.status for run in found} == {"FINISHED"}
+    client, found = runs_of(words[0].partition("=")[2] if words else f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    assert {(run.data.params["seed"], run.info.status) for run in found} == {("0", "FINISHED"), ("1", "FINISHED")}
+    for run in found:
+        (folder,) = (path.parent for path in tmp_path.rglob(f"s{run.data.params['seed']}/run.json"))
+        curve = [point.value for point in client.get_metric_history(run.info.run_id, "test/acc")]
+        assert curve == pytest.approx([float(row["test/acc"]) for row in rows(folder)])
