@@ -18,6 +18,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from ersparse import cli
+from ersparse.config.options import use_config_folders
 
 # The networks of tests are too small for more; and threads of several processes would wait for one another's cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -57,6 +58,7 @@ def in_this_process(folder: Path, *words: str) -> tuple[int, str]:
             status = int(exit_.code or 0)
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a command that was interrupted ignores it
+            use_config_folders([])  # of this command line alone
     return status, out.getvalue() + err.getvalue()
 
 
