@@ -38,8 +38,8 @@ class Program:
         self.parameters, self.parameter_gradients = [p for p, _ in pairs], [gradient for _, gradient in pairs]
         operations = OperationBuilder(workspace)
         self.runs = 0
-        self._forward = _packed(operations.forward())
-        self._backward = _packed(operations.backward() if workspace.training else [])
+        self._forward = OperationList(operations.forward())
+        self._backward = OperationList(operations.backward() if workspace.training else [])
         self._alive = operations.alive
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,17 +69,21 @@ class Program:
     def _batch(self, x: Tensor) -> Tensor:
         return x.detach().to(self.workspace.precision.compute_dtype).contiguous()
 
-    def _run(self, ops: ctypes.Array[Op], entering: Tensor, leaving: Tensor | None) -> None:
-        """Run operations on a batch that enters in the first ENTER, and leaves in the LEAVE if there is one."""
-        for op in ops:
-            if op.kind == abi.ENTER:
-                op.batch = pointer(entering)
-            elif op.kind == abi.LEAVE:
-                op.batch = pointer(leaving)
-        workspace = self.workspace
-        self.kernels.run(ctypes.byref(ops), len(ops), len(entering), workspace.abreast, workspace.threads)
+    def _run(self, operations: OperationList, entering: Tensor, leaving: Tensor | None) -> None:
+        """Run operations on a batch that enters, and write what leaves into `leaving`, if anything does."""
+        operations.connect(entering, leaving)
+        packed, workspace = operations.packed, self.workspace
+        self.kernels.run(ctypes.byref(packed), len(packed), len(entering), workspace.abreast, workspace.threads)
 
 
-def _packed(ops: list[Op]) -> ctypes.Array[Op]:
-    """Copy operations into one array, as the kernels read them."""
-    return (Op * len(ops))(*ops)
+class OperationList:
+    """Operations in one array, as the kernels read them."""
+
+    def __init__(self, ops: list[Op]) -> None:
+        self.packed = (Op * len(ops))(*ops)
+        self._transfers = [op for op in self.packed if op.kind in (abi.ENTER, abi.LEAVE)]
+
+    def connect(self, entering: Tensor, leaving: Tensor | None) -> None:
+        """Set the addresses of the batches that enter and leave; the caller keeps them alive."""
+        for op in self._transfers:
+            op.batch = pointer(entering if op.kind == abi.ENTER else leaving)
