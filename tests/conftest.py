@@ -58,8 +58,14 @@ def in_this_process(folder: Path, *words: str) -> tuple[int, str]:
             status = int(exit_.code or 0)
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a command that was interrupted ignores it
-            use_config_folders([])  # of this command line alone
     return status, out.getvalue() + err.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def no_folders_of_options():
+    """Forget those of command lines that a test has run in this process."""
+    yield
+    use_config_folders([])
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from conftest import ROOT, TINY, paths_in, read
 
 import ersparse
 from ersparse import cli
-from ersparse.config.options import CONF, options_of, use_config_folders
+from ersparse.config.options import CONF, options_of
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
@@ -179,7 +179,6 @@ def documented_extensions(tmp_path):
             (folder / group).mkdir(exist_ok=True)
             (folder / group / f"{name}.yaml").write_text(text)
     yield folder
-    use_config_folders([])
     sys.modules.pop("mine", None)
     sys.path[:] = [path for path in sys.path if path != str(folder)]
 

@@ -9,7 +9,6 @@ import torch
 from conftest import ROOT, TINY, read
 
 from ersparse import cli
-from ersparse.config.options import use_config_folders
 
 CODE = """
 import csv
@@ -179,7 +178,6 @@ def test_densities_of_an_option_of_the_users_own(mine, tmp_path, capsys, monkeyp
     words = ["ersparse", "density", "--config-dir", str(mine), "sparsity=powerlaw,erk", f"out={tmp_path}/d.png"]
     monkeypatch.setattr(sys, "argv", words)
     assert cli.main() == 0
-    use_config_folders([])
     assert "powerlaw" in capsys.readouterr().out
 
 

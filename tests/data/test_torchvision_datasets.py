@@ -18,7 +18,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from ersparse.config.groups import build
-from ersparse.config.options import use_config_folders, with_defaults
+from ersparse.config.options import with_defaults
 from ersparse.config.schema import DatasetSettings
 from ersparse.data import image_cache, placement, torchvision_datasets
 from ersparse.data.load import load_arrays
@@ -223,13 +223,7 @@ def test_a_run_records_what_was_read(launch, only_run, tmp_path):
     assert len(list(tmp_path.glob("outputs/runs/*/s0/run.json"))) == 2  # the name enters the hash
 
 
-@pytest.fixture
-def no_folder_of_options_afterwards():
-    yield
-    use_config_folders([])
-
-
-def test_further_arguments_stand_in_an_option_of_ones_own(tmp_path, launch, only_run, no_folder_of_options_afterwards):
+def test_further_arguments_stand_in_an_option_of_ones_own(tmp_path, launch, only_run):
     """As docs/data.md shows for EMNIST, whose labels of letters begin at 1."""
     write_mnist(tmp_path / "data", name="EMNIST")
     for path in (tmp_path / "data/EMNIST/raw").iterdir():

@@ -13,7 +13,6 @@ from conftest import ROOT, TINY, rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
-from ersparse.config.options import use_config_folders
 from ersparse.errors import RunFailed
 from ersparse.lightning.classifier import Classifier
 from ersparse.methods.fixed import Fixed
@@ -268,8 +267,7 @@ def own_loggers(tmp_path):
     for name, text in OWN.items():
         (tmp_path / f"mine/{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"mine/{name}.yaml").write_text(f"# A logger.\n{text}\n")
-    yield str(tmp_path / "mine")
-    use_config_folders([])
+    return str(tmp_path / "mine")
 
 
 def test_a_logger_of_lightning_by_yaml_alone(launch, only_run, own_loggers):
