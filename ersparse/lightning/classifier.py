@@ -10,17 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from ersparse.config import schema
 from ersparse.config.schema import HamSettings
 from ersparse.distributed.collectives import mean_over_ranks, world_size
 from ersparse.lightning.auto_settings import memory_format
-from ersparse.lightning.extra_metrics import extra_metrics, per_class_accuracy, probabilities
+from ersparse.lightning.classification_metrics import ClassificationMetrics
+from ersparse.lightning.extra_metrics import per_class_accuracy
 from ersparse.lightning.optimizers import add_hyperbolic_steps, make_optimizer
 from ersparse.lightning.parameter_groups import ParameterGroup, norm_parameters, parameter_groups
 from ersparse.lightning.reparametrization import Reparametrization
@@ -59,21 +57,17 @@ class Classifier(pl.LightningModule):
         self.optimizer_settings = optimizer
         self.schedule_settings = schedule or schema.ScheduleSettings.model_validate(schema.MULTISTEP)
         self.epochs, self.eval_names = epochs, eval_names
-        self.num_classes, self.label_smoothing = num_classes, 0.0
+        self.label_smoothing = 0.0
         self.per_class: dict[str, list[float | None]] = {}
         self.beside: dict[str, Callable[[Tensor], Tensor]] = {}
-        self.extra: dict[str, dict[str, Metric]] = {}  # of `trainer.metrics`, by part of the images
         self.reparametrization: Reparametrization | None = None
         self.stored_parts: dict[str, list[Tensor]] = {}  # of its weights, from a checkpoint
-        self.metrics = nn.ModuleDict()
-        for name in ["train", *eval_names]:
-            self._add_accuracy_and_loss(name)
+        self.metrics = ClassificationMetrics(num_classes, ["train", *eval_names])
 
     def add_metrics(self, names: Iterable[str]) -> None:
         """Add the metrics `names` of `ersparse.lightning.extra_metrics` to every evaluation."""
         for part in self.eval_names:
-            self.extra[part] = extra_metrics(names, self.num_classes)
-            self.metrics.update({f"{part}/{name}": metric for name, metric in self.extra[part].items()})
+            self.metrics.add_further(part, names)
 
     def evaluate_beside(self, name: str, logits: Callable[[Tensor], Tensor]) -> None:
         """Evaluate other weights as well, as metrics `test/acc_name` and `test/loss_name`.
@@ -84,13 +78,7 @@ class Classifier(pl.LightningModule):
         """
         self.beside[name] = logits
         for part in self.eval_names:
-            self._add_accuracy_and_loss(part, f"_{name}")
-
-    def _add_accuracy_and_loss(self, part: str, suffix: str = "") -> None:
-        # checks of each batch would synchronise with the GPU; without them, MeanMetric must not have weights
-        accuracy = MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)
-        self.metrics[f"{part}/acc{suffix}"] = accuracy
-        self.metrics[f"{part}/loss{suffix}"] = MeanMetric(nan_strategy="disable")
+            self.metrics.add_accuracy_and_loss(part, f"_{name}")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits(self.to_memory_format(x))
@@ -178,7 +166,7 @@ class Classifier(pl.LightningModule):
         """Return the loss, scaled so that DDP averages over the images of all ranks."""
         x, y = batch
         logits, loss = self.graphs.forward(x, y) if self.graphs else self._logits_and_loss(x, y)
-        self._update_metrics("train", logits, loss, y)
+        self.metrics.update_accuracy_and_loss("train", logits, loss, y)
         return self.mean_over_ranks(loss, len(y), batch_index)
 
     def _logits_and_loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,47 +195,23 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         """Update the metrics of one evaluation dataloader."""
         part, (x, y) = self.eval_names[dataloader_idx], batch
-        self._evaluate(part, x, y)
-        for name, logits_of in self.beside.items():
-            logits = logits_of(self.to_memory_format(x))
-            self._metric(f"{part}/loss_{name}").update(F.cross_entropy(logits, y).expand(len(y)))
-            self._metric(f"{part}/acc_{name}").update(logits, y)
-
-    def _evaluate(self, name: str, x: Tensor, y: Tensor) -> None:
-        """Update the metrics of a batch by its cross-entropy, without label smoothing."""
         logits = self(x)
-        self._update_metrics(name, logits, F.cross_entropy(logits, y), y)
+        self._update_evaluation(part, logits, y)
+        self.metrics.update_further(part, logits, y)
+        for name, logits_of in self.beside.items():
+            self._update_evaluation(part, logits_of(self.to_memory_format(x)), y, f"_{name}")
 
-    def _update_metrics(self, name: str, logits: Tensor, loss: Tensor, y: Tensor) -> None:
-        """Update the metrics `name`/acc, `name`/loss and the further ones.
-
-        Args:
-            name: "train", "test" or "val".
-            logits: [B, num_classes].
-            loss: mean loss of the batch.
-            y: labels, int64 [B], or class probabilities, float [B, num_classes], of mixed images.
-        """
-        self._metric(f"{name}/loss").update(loss.detach().expand(len(y)))
-        labels = y.argmax(1) if y.is_floating_point() else y  # of mixed images: the label of the larger share
-        self._metric(f"{name}/acc").update(logits.detach(), labels)
-        for metric in self.extra.get(name, {}).values():
-            metric.update(probabilities(logits.detach()), labels)
+    def _update_evaluation(self, part: str, logits: Tensor, y: Tensor, suffix: str = "") -> None:
+        """Update accuracy and loss by the cross-entropy of a batch, without label smoothing."""
+        self.metrics.update_accuracy_and_loss(part, logits, F.cross_entropy(logits, y), y, suffix)
 
     def on_validation_epoch_end(self) -> None:
         """Log and reset all metrics of the epoch; Lightning evaluates at the end of each training epoch."""
-        for name in self.metrics:
-            metric = self._metric(name)
-            value = metric.compute()
+        for name, value in self.metrics.take():
             if value.dim():
                 self.per_class[name.partition("/")[0]] = per_class_accuracy(value)
             else:
                 self.log(name, value)
-            metric.reset()
-
-    def _metric(self, name: str) -> Metric:
-        metric = self.metrics[name]
-        assert isinstance(metric, Metric)
-        return metric
 
     def configure_optimizers(self) -> Any:
         parameters = dict(zip(self.trainable_names(), self.trainable_parameters(), strict=True))
@@ -335,39 +299,3 @@ class Classifier(pl.LightningModule):
 def _call_network(network: nn.Module, x: Tensor, weights: dict[str, Tensor] | None) -> Tensor:
     logits: Tensor = network(x) if weights is None else functional_call(network, weights, (x,))
     return logits
-
-
-class Untrained(Classifier):
-    """Runs one epoch without an optimizer step, to evaluate a network that is not trained.
-
-    Args:
-        *arguments: arguments of `Classifier`.
-        recalibrate: estimate BatchNorm's running statistics anew, as cumulative averages over all training batches.
-    """
-
-    def __init__(self, *arguments: Any, recalibrate: bool) -> None:
-        super().__init__(*arguments)
-        self.recalibrate = recalibrate
-        self.normalisations = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
-        for module in self.normalisations if recalibrate else ():
-            module.reset_running_stats()
-
-    def setup(self, stage: str) -> None:
-        """Optimize manually, that is, never, on several ranks, where Lightning requires a loss otherwise."""
-        self.automatic_optimization = self.trainer.world_size == 1
-
-    def on_train_epoch_start(self) -> None:
-        """Set BatchNorm to training mode only if its statistics are estimated."""
-        self.network.train(self.recalibrate)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:  # type: ignore[override]
-        """Update the metrics, and BatchNorm's statistics, and return no loss.
-
-        The cumulative average of n batches is a moving average of momentum 1 / n. With `momentum=None`, BatchNorm would
-        read n from the device in every layer.
-        """
-        for module in self.normalisations if self.recalibrate else ():
-            module.momentum = 1 / (batch_index + 1)
-        x, y = batch
-        with torch.no_grad():
-            self._update_metrics("train", *self._logits_and_loss(x, y), y)

@@ -7,10 +7,11 @@ they do between ordinary steps, so that every method, optimizer and schedule wor
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from ersparse.errors import RunFailed
 from ersparse.sparse.keep import records_dense_gradients
 
+log = logging.getLogger(__name__)
+
+RECORDED = "forward and backward pass"
 WARM_UP = 3  # ordinary steps of a shape before it is recorded: libraries choose algorithms and allocate memory in them
 
 Outputs = tuple[Tensor, Tensor]  # logits and loss
@@ -104,6 +108,7 @@ class StepGraphs:
 
     Attributes:
         steps: the recorded steps, by shape and type of images and labels.
+        executed: numbers of "replayed" and "ordinary" steps.
     """
 
     def __init__(
@@ -113,8 +118,12 @@ class StepGraphs:
         self.recorder: Recorder = recorder or CudaRecorder()
         self.steps: dict[Hashable, RecordedStep] = {}
         self.ordinary: Counter[Hashable] = Counter()
+        self.executed = {"replayed": 0, "ordinary": 0}
         self.replayed: RecordedStep | None = None
         self.addresses: list[int] = []
+        log.info(
+            "trainer.execution=graphed: records the %s only; optimizer, masks and metrics run as without it", RECORDED
+        )
 
     def forward(self, x: Tensor, y: Tensor) -> Outputs:
         """Return logits and loss of a batch; a replayed step computes its gradients at the same time."""
@@ -122,6 +131,7 @@ class StepGraphs:
         self.replayed = None
         if self.ordinary[key] < WARM_UP or records_dense_gradients(self.module.parameters()):
             self.ordinary[key] += 1
+            self.executed["ordinary"] += 1
             with self.recorder.beside():
                 return self.compute(x, y)
         if key not in self.steps:
@@ -130,6 +140,7 @@ class StepGraphs:
         step.x.copy_(x, non_blocking=True)
         step.y.copy_(y, non_blocking=True)
         step.replay()
+        self.executed["replayed"] += 1
         return step.outputs
 
     def backward(self, loss: Tensor) -> None:
@@ -159,6 +170,12 @@ class StepGraphs:
         self.steps.clear()
         self.ordinary.clear()
         self.replayed = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was recorded and the numbers of steps of either kind; warn if no step was replayed."""
+        if not self.executed["replayed"]:
+            log.warning("trainer.execution=graphed: no step was replayed, because each was an ordinary one")
+        return {"recorded": RECORDED, **self.executed}
 
     def _record(self, x: Tensor, y: Tensor) -> RecordedStep:
         """Record the step of a batch of this shape.

@@ -30,7 +30,7 @@ class Evaluate(Method):
         return 1
 
     def module(self, run: RunContext, network: nn.Module, eval_names: list[str]) -> Classifier:
-        from ersparse.lightning.classifier import Untrained
+        from ersparse.lightning.untrained import Untrained
 
         s = run.settings
         return Untrained(network, s.dataset.num_classes, s.optimizer, 1, eval_names, recalibrate=self.recalibrate)

@@ -42,7 +42,7 @@ class Printed:
         table: key of the table, such as "table9".
         value: test accuracy in per cent, or a count if the table's measure is "pairs".
         pm: the number after the ±, in the same unit; None if none is printed.
-        seeds: number of runs that the paper states.
+        seeds: number of runs that the paper states, unless `assumption` says otherwise.
     """
 
     table: str
@@ -71,6 +71,12 @@ def recipe_of(table: str) -> Mapping[str, Any]:
     """Return the settings that a table's paper states."""
     recipes = {**paper()["recipes"], **_read("baselines.yaml")["recipes"]}
     return recipes[tables()[table]["recipe"]]  # type: ignore[no-any-return]
+
+
+def assumption(table: str) -> str | None:
+    """Return in one sentence what is assumed for the numbers of a table; None if its paper states everything."""
+    content = tables()[table]
+    return f"Numbers of {content['title']}: {content['assumed']}." if "assumed" in content else None
 
 
 @cache

@@ -43,7 +43,7 @@ class Section:
 
     def latex(self) -> str:
         """Return the grids as LaTeX tables."""
-        return "\n".join(grid.table().latex() for grid in self.grids)
+        return "\n".join(grid.latex() for grid in self.grids)
 
 
 def section(name: str, groups: Sequence[SeedGroup]) -> Section:

@@ -41,6 +41,7 @@ from ersparse.lightning.callbacks import (
 from ersparse.lightning.callbacks.checkpoints import VerifiedCheckpointIO
 from ersparse.lightning.callbacks.epoch_seed import random_state_kept
 from ersparse.lightning.callbacks.masks import network_of
+from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.lightning.classifier import Classifier
 from ersparse.runs.console import layer_table, quiet_lightning
 from ersparse.runs.loggers.select import logger_of
@@ -295,6 +296,10 @@ def finish(
         record.content["best_validation"] = {"epoch": best.epoch, "val/acc": best.best, "stopped_after": best.stopped}
     epochs, progress = len(callbacks.history.rows), callbacks.progress
     timing = {"fit_s": progress.fit_s, "epochs": epochs, "images_per_s": progress.images_per_s()}
+    if module.graphs:
+        record.content["graphed"] = module.graphs.describe()
+    if left_out := [step for callback in callbacks.all if isinstance(callback, Rewiring) for step in callback.left_out]:
+        record.content["updates_left_out"] = left_out
     if module.per_class:
         record.content["per_class"] = module.per_class
     record.save(state="done", metrics=callbacks.history.summary(), timing=timing)

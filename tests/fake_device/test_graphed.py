@@ -37,7 +37,11 @@ def test_recorded_steps_train_as_masked_ones(name, tmp_path, recorder):
     steps = Steps()
     found = run(tmp_path / "device", [*RUNS[name], GRAPHED], "fake", steps)
     assert read(found)["config"]["trainer"]["execution"] == "graphed" and outcome(found) == outcome(expected)
-    assert sum(recording.replays for recording in recorder.recorded) >= 2
+    replays = sum(recording.replays for recording in recorder.recorded)
+    record, ran = read(found)["graphed"], len(steps.watches)
+    assert replays >= 2 and "graphed" not in read(expected)
+    assert record == {"recorded": "forward and backward pass", "replayed": replays, "ordinary": ran - replays}
+    assert "records the forward and backward pass only" in (found / "run.log").read_text()
     updates = 2 if (found / "rewiring.csv").exists() else 0
     assert all(watch.waits.total() <= (updates if step % 2 == 0 else 0) for step, watch in steps.watches.items())
 

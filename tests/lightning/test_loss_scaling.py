@@ -13,7 +13,7 @@ from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.lightning.classifier import Classifier
 from ersparse.sparse.density import uniform
 from ersparse.sparse.layers import prunable_layers
-from ersparse.sparse.mask import digest, masks_of
+from ersparse.sparse.mask import density_of, digest, masks_of
 from ersparse.sparse.source import ERSource
 
 
@@ -41,6 +41,7 @@ def trained(overflow, fused=True, **rules):
         module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), 0.1)
     steps = Steps(overflow)
     rewiring = Rewiring(RULES.model_copy(update={"delta_t": 2, "t_end": 1.0, **rules}), layers, 0)
+    steps.rewiring, steps.network = rewiring, network
     callbacks = [ERInit(ERSource(layers, uniform(layers, 0.5), 0.5, seed=0)), FixedMask(), rewiring, steps]
     precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
     trainer(callbacks, plugins=[precision]).fit(module, batches(320), [batches(64)])
@@ -52,7 +53,7 @@ def trained(overflow, fused=True, **rules):
 def test_updates_take_place_at_their_steps(skip_step, fused):
     steps = trained(None, fused, skip_step=skip_step)
     assert [a != b for a, b in zip(steps.masks, steps.masks[1:], strict=False)] == [True, False, True, False]
-    assert all(weights.isfinite().all() for weights in steps.weights)
+    assert all(weights.isfinite().all() for weights in steps.weights) and not steps.rewiring.left_out
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -61,4 +62,17 @@ def test_a_step_whose_gradients_overflow_leaves_masks_and_weights_as_they_are(sk
     steps = trained(2, fused, skip_step=skip_step)
     assert steps.masks[0] == steps.masks[1] and torch.equal(steps.weights[0], steps.weights[1])
     assert steps.masks[2] != steps.masks[3], "the next update takes place"
+    assert steps.rewiring.left_out == [2] == steps.rewiring.state_dict()["left_out"]
     assert all(weights.isfinite().all() for weights in steps.weights)
+
+
+@pytest.mark.parametrize("overflow, lines", [(None, 0), (2, 1)])
+def test_pruning_that_misses_the_final_density_is_told(overflow, lines, caplog):
+    """The last pruning is that of step 2 of 5, half-way."""
+    steps = trained(overflow, skip_step=False, t_end=0.0, grow="random", final_sparsity=0.75, prune_until=0.5)
+    assert steps.rewiring.last_pruning_step == 2
+    kept = density_of(masks_of(steps.network))
+    told = [record.getMessage() for record in caplog.records if "is left out" in record.getMessage()]
+    assert len(told) == lines and (kept == pytest.approx(0.5 if overflow else 0.25, abs=0.02))
+    if told:
+        assert told[0].endswith(f"sparsity ends at {1 - kept:.6g}, not at method.final_sparsity=0.75")

@@ -13,6 +13,8 @@ from ersparse.report.analysis.groups import group_by_experiment
 from ersparse.report.analysis.runs import read_runs
 from ersparse.report.analysis.stats import summary
 from ersparse.report.paper import paper, printed, tables
+from ersparse.report.section import section
+from ersparse.report.tables.accuracy import results
 
 OTHERS = [name for name in tables() if name not in paper()["tables"]]
 
@@ -25,7 +27,7 @@ def test_every_table_is_complete():
     values = {(c.level, c.variant): n.value for c, n in printed("sign_in_cifar10").items()}
     assert values[0.9, "sign_in"] - values[0.9, ""] == pytest.approx(1.58)
     for name in OTHERS:
-        assert {"source", "title"} <= tables()[name].keys()
+        assert {"source", "title", "assumed"} <= tables()[name].keys()
         assert all(number.pm is None or number.pm < 0.3 for number in printed(name).values())
 
 
@@ -42,6 +44,9 @@ def test_variants_have_numbers_of_their_own(tmp_path):
     groups = [group for found in group_by_experiment(read_runs(tmp_path)[0]).values() for group in found]
     found = {group.variant: paper_number(group) for group in groups}
     assert (found[""].value, found["sign_in"].value, found["ham"]) == (86.25, 87.83, None)
+    notes = results(groups, "title").notes
+    assert len(notes) == 1 and "3 seeds and erk densities are assumptions" in notes[0] and "no verdict" in notes[0]
+    assert notes[0] in section("mine", groups[:1]).latex()
     verdict = judge(groups[0], summary([90.0, 91.0]), found[""])
     assert verdict.word == OTHER and "instead of unknown" in verdict.why
 

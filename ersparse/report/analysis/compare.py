@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ersparse.report.analysis.groups import SeedGroup
 from ersparse.report.analysis.stats import Summary, welch
-from ersparse.report.paper import Printed, PrintedCell, everything, recipe_of
+from ersparse.report.paper import Printed, PrintedCell, assumption, everything, recipe_of
+from ersparse.storage.tables import Row
 
 ROUNDING = 0.05  # percentage points: the largest rounding error of a number with one decimal
 AGREES, DIFFERS, UNKNOWN, OTHER = "agrees", "differs", "cannot say", "other recipe"
@@ -30,6 +32,12 @@ def paper_number(group: SeedGroup) -> Printed | None:
     level, final = round(group.level, 6), round(group.final, 6)
     place = (group.model, group.dataset, group.method, group.sparsity, level, final)
     return everything().get(PrintedCell(*place, group.variant))
+
+
+def assumptions(rows: Sequence[Row]) -> list[str]:
+    """Return what is assumed for the papers' numbers in these rows, one sentence for each paper's table."""
+    shown = dict.fromkeys(row["table"] for row in rows if row.get("table"))
+    return [sentence for table in shown if (sentence := assumption(table))]
 
 
 def recipe_differences(group: SeedGroup, number: Printed) -> list[str]:

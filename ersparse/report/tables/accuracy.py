@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ersparse.report.analysis.accuracy import accuracy_rows, difference_rows
+from ersparse.report.analysis.compare import assumptions
 from ersparse.report.analysis.groups import SeedGroup
 from ersparse.report.analysis.labels import setting_keys
 from ersparse.storage.tables import Column, Table, decimals
@@ -75,7 +76,7 @@ def results(groups: Sequence[SeedGroup], title: str) -> Table:
     rows = accuracy_rows(groups)
     unused = set() if any(row["realised_of_all"] is not None for row in rows) else {"realised_of_all"}
     columns = [*identity_columns(groups), *(column for column in RESULTS if column.key not in unused)]
-    return Table(title, columns, rows)
+    return Table(title, columns, rows, assumptions(rows))
 
 
 def differences(groups: Sequence[SeedGroup], title: str) -> Table:

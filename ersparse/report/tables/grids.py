@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ersparse.report.analysis.compare import AGREES, DIFFERS, OTHER
+from ersparse.report.analysis.compare import AGREES, DIFFERS, OTHER, assumptions
 from ersparse.report.analysis.labels import sparsity_range
 from ersparse.storage.tables import MISSING, Column, Row, Table, decimals
 
@@ -61,7 +61,15 @@ class TableGrid:
                 line = {k: text for k, c in cells.items() if (text := getattr(c, name))}
                 rows += [{"label": f"{label}, {name}"} | line] if line else []
         columns = [Column("label", "", number=False), *(Column(name, name) for name in self.columns)]
-        return Table(self.title, columns, rows, [LEGEND, CHANCE] if self.has_chance else [LEGEND])
+        return Table(self.title, columns, rows, [LEGEND, *([CHANCE] if self.has_chance else []), *self._assumptions()])
+
+    def latex(self) -> str:
+        """Return the table as LaTeX, which has no notes: what is assumed for the paper's numbers is in the caption."""
+        table = self.table()
+        return replace(table, title=". ".join([table.title, *self._assumptions()])).latex()
+
+    def _assumptions(self) -> list[str]:
+        return assumptions([cell.row for cells in self.cells.values() for cell in cells.values()])
 
     @property
     def has_chance(self) -> bool:
