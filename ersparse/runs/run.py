@@ -16,12 +16,8 @@ from ersparse.config.command_line import command
 from ersparse.config.groups import build
 from ersparse.config.schema import Settings, TrainerSettings
 from ersparse.config.types import plain
-from ersparse.config.warmup import length
-from ersparse.data.batches import EVALUATION_BATCH_SIZE
-from ersparse.data.epoch_plan import batches_in, smallest_batch
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed import ImageData
-from ersparse.distributed.other_launchers import copies_of_this_process
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.distributed.signals import interruptible
 from ersparse.errors import UserError
@@ -29,6 +25,7 @@ from ersparse.lightning.auto_settings import first_device, resolve
 from ersparse.methods.base import Standalone, method_of
 from ersparse.runs import console as screen
 from ersparse.runs.changed_data import check_unchanged_data
+from ersparse.runs.checks import check_batches, check_budget, check_devices, check_ranks, check_warmup
 from ersparse.runs.data_record import check_same_images
 from ersparse.runs.device_errors import device_errors
 from ersparse.runs.dry_run import dry_run
@@ -40,8 +37,6 @@ from ersparse.runs.planner import make_plan
 from ersparse.runs.record import NetworkRecord, RunRecord
 from ersparse.sources.iterative_run import IterativeRunSource
 from ersparse.sources.pruner import PrunerSource
-from ersparse.sources.unresolved import UnresolvedSource
-from ersparse.sparse.budget import budget_excess
 from ersparse.storage.locks import exclusive
 from ersparse.storage.objective import check_objective, value_of
 from ersparse.storage.run_folder import RunFolder
@@ -99,9 +94,9 @@ def _objective(folder: Path, key: str) -> float:
 def run_plan(plan: Plan) -> Path:
     """Run what was planned, as `run` does."""
     settings = plan.settings
-    _check_devices(plan)
-    _check_ranks(settings.trainer, Rendezvous.here())
-    _check_budget(plan.resolved())
+    check_devices(plan)
+    check_ranks(settings.trainer, Rendezvous.here())
+    check_budget(plan.resolved())
     if settings.dry_run:
         return dry_run(plan)
     folder = RunFolder(plan.folder)
@@ -117,13 +112,13 @@ def run_plan(plan: Plan) -> Path:
     arrays = load_arrays(settings.dataset) if plan.method.trains else None
     if arrays:
         check_same_images(arrays, done, settings)
-        _check_batches(settings, trainer, arrays)
-        _check_warmup(plan, arrays)
+        check_batches(settings, trainer, arrays)
+        check_warmup(plan, arrays)
     with disk_errors(folder):
         device = first_device(trainer) if plan.method.trains else torch.device("cpu")
         with device_errors(settings):
             plan = resolve_source(plan, lambda: arrays or load_arrays(settings.dataset), device)
-        _check_budget(plan)
+        check_budget(plan)
         _execute(plan, trainer, arrays, folder)
     return plan.folder
 
@@ -211,19 +206,6 @@ def _resolved_trainer(plan: Plan, before: Mapping[str, Any] | None = None) -> Tr
     return trainer.model_copy(update=resolve(trainer, plan.execution, 1 - plan.source.nominal))
 
 
-def _check_devices(plan: Plan) -> None:
-    """Check what the run trains on, without the number formats of a GPU: to ask for them would occupy its memory.
-
-    Raises:
-        UserError: this machine does not have the devices.
-    """
-    if plan.method.trains:
-        trainer = plan.settings.trainer
-        precision = "32-true" if trainer.precision == "auto" else trainer.precision
-        execution = "masked" if trainer.execution == "sparse" else trainer.execution  # checked later, with its warning
-        resolve(trainer.model_copy(update={"precision": precision, "execution": execution}))
-
-
 def _draw(record: NetworkRecord, console: Any) -> None:
     """Draw and repair the source network, and record it."""
     source = record.plan.source
@@ -245,73 +227,3 @@ def _not_done(trainer: TrainerSettings, done: Mapping[str, Any]) -> str:
     keys = [key for key in ("keep_best", "profile") if getattr(trainer, key) and not had.get(key)]
     keys += ["metrics"] if set(trainer.metrics) - set(had.get("metrics", [])) else []
     return ", ".join(f"trainer.{key}" for key in keys)
-
-
-def _check_budget(plan: Plan) -> None:
-    """Check with `sparsity.strict=true`, by drawing the masks, that flow repair meets the budget.
-
-    Densities that have not been computed yet are checked once they are.
-
-    Raises:
-        UserError: the masks keep more weights than the budget.
-    """
-    source = plan.source
-    if not plan.settings.sparsity.strict or isinstance(source, UnresolvedSource):
-        return
-    masks, _ = source.repair(source.draw())
-    if excess := budget_excess(source, masks):
-        raise UserError(f"sparsity.strict=true: {excess}")
-
-
-def _check_ranks(trainer: TrainerSettings, rendezvous: Rendezvous | None) -> None:
-    """Check that the ranks that a cluster started, if any, are those asked for.
-
-    Raises:
-        UserError: there are more or fewer, or another launcher has started this command several times.
-    """
-    if copies := copies_of_this_process():
-        raise UserError(
-            f"{_devices(trainer)}: {copies} has started this command several times; must be started once, since a run "
-            "starts its own ranks, trainer.devices says how many"
-        )
-    if rendezvous and rendezvous.size != trainer.ranks:
-        raise UserError(f"{_devices(trainer)}: the cluster started {rendezvous.size} tasks; must be as many")
-    if trainer.num_nodes > 1 and rendezvous is None:
-        raise UserError(f"trainer.num_nodes={trainer.num_nodes}: must be 1 without hydra/launcher=slurm")
-
-
-def _check_batches(settings: Settings, trainer: TrainerSettings, arrays: ImageData) -> None:
-    """Check that each rank gets two images of every training batch, for normalisation, and one of every other batch.
-
-    Raises:
-        UserError: there are more ranks than that.
-    """
-    held_out = round(settings.dataset.validation * len(arrays.y_train))
-    least = smallest_batch(len(arrays.y_train) - held_out, settings.dataset.batch_size) // 2
-    for count in (len(arrays.y_test), held_out):
-        least = min(least, smallest_batch(count, EVALUATION_BATCH_SIZE)) if count else least
-    if trainer.ranks > max(1, least):
-        raise UserError(
-            f"{_devices(trainer)}: must be at most {max(1, least)} with dataset.batch_size="
-            f"{settings.dataset.batch_size} and so many images, or a rank would get none of the smallest batch"
-        )
-
-
-def _check_warmup(plan: Plan, arrays: ImageData) -> None:
-    """Check that a warm-up in optimizer steps is shorter than the run.
-
-    Raises:
-        UserError: it is not.
-    """
-    settings = plan.settings
-    warmup = length(settings.schedule_at_scale().warmup)
-    trained_on = len(arrays.y_train) - round(settings.dataset.validation * len(arrays.y_train))
-    batches = batches_in(trained_on, settings.dataset.batch_size)
-    steps = plan.method.schedule_epochs(settings) * -(-batches // settings.trainer.accumulate)
-    if warmup.unit == "step" and warmup.value >= steps:
-        raise UserError(f"schedule.warmup={settings.schedule.warmup}: must be less than the run's {steps} steps")
-
-
-def _devices(trainer: TrainerSettings) -> str:
-    nodes = f" times trainer.num_nodes={trainer.num_nodes}" if trainer.num_nodes > 1 else ""
-    return f"trainer.devices={trainer.devices}{nodes}"

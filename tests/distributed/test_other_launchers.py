@@ -82,7 +82,7 @@ def test_only_a_second_copy_of_the_same_command_is_one_of_several(copy, launcher
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 def test_several_copies_are_refused_in_one_line(launch, monkeypatch):
-    monkeypatch.setattr("ersparse.runs.run.copies_of_this_process", lambda: "torchrun (WORLD_SIZE=2)")
+    monkeypatch.setattr("ersparse.runs.checks.copies_of_this_process", lambda: "torchrun (WORLD_SIZE=2)")
     status, printed = launch("method=draw")
     assert status == 2 and printed.count("\n") == 1
     assert printed.startswith("trainer.devices=1: torchrun (WORLD_SIZE=2) has started this command several times;")
