@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from ersparse.config.rewiring_rules import RewiringRules
 from ersparse.distributed.collectives import average
 from ersparse.errors import UserError
+from ersparse.loops.pattern_units import PatternUnits
 from ersparse.sparse import redistribution, rewiring, row_rewiring, schedules
 from ersparse.sparse import rewiring_rules as R
 from ersparse.sparse.keep import record_dense_gradients, take_dense_gradients
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.mask import Masks, masks_of
-from ersparse.sparse.patterns import Blocks, NOfM, Pattern
+from ersparse.sparse.patterns import NOfM, Pattern
 from ersparse.sparse.rng import generator
 from ersparse.sparse.transfer import counts, to_device
 
@@ -60,7 +61,7 @@ class MaskUpdates:
 
     def __init__(self, rules: RewiringRules, layers: list[Layer], seed: int, pattern: Pattern | None = None) -> None:
         self.rules, self.layers, self.seed = rules, {layer.name: layer for layer in layers}, seed
-        self.pattern = pattern
+        self.pattern, self.units = pattern, PatternUnits(self.layers, pattern)
         self.start_density: float | None = None
         self.listeners: list[Listener] = []
         self.recording = False
@@ -154,7 +155,7 @@ class MaskUpdates:
         """Drop and grow as many weights, in each layer or, if layers share what they grow, in all."""
         masks = masks_of(network)
         given = self._given(step, network, states)
-        units = {name: self._units(name, mask) for name, mask in masks.items()}
+        units = {name: self.units.of(name, mask) for name, mask in masks.items()}
         active = {name: count * units[name].numel() // masks[name].numel() for name, count in active.items()}
         drop = {name: self._scores(self.drop, name, given) for name in masks}
         dropped = self._drop_counts(step, units, drop, active)
@@ -170,32 +171,12 @@ class MaskUpdates:
                 changes[name] = self._change(name, units[name], drop[name], grow, number, active[name], order)
         if self.rules.keep_flow:
             random = partial(self._flow_generator, step)
-            changes = rewiring.repair_changes(changes, units, self._unit_layers(), random)
+            changes = rewiring.repair_changes(changes, units, self.units.layers, random)
         for name, change in changes.items():
-            self._apply(self._in_weights(name, change), name, masks[name], network, states, step)
-
-    def _units(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a mask or scores of what is dropped and grown as one: blocks, if the pattern has them, or weights."""
-        layer = self.layers[name]
-        whole = not isinstance(self.pattern, Blocks) or self.pattern.misfit(layer)
-        return tensor if whole else self.pattern.reduce(layer, tensor)  # type: ignore[union-attr]
-
-    def _from_units(self, name: str, mask: Tensor) -> Tensor:
-        layer = self.layers[name]
-        whole = not isinstance(self.pattern, Blocks) or self.pattern.misfit(layer)
-        return mask if whole else self.pattern.expand(layer, mask)  # type: ignore[union-attr]
-
-    def _in_weights(self, name: str, change: rewiring.Change) -> rewiring.Change:
-        return rewiring.Change(self._from_units(name, change.removed), self._from_units(name, change.grown))
-
-    def _unit_layers(self) -> dict[str, Layer]:
-        pattern = self.pattern
-        if not isinstance(pattern, Blocks):
-            return self.layers
-        return {n: layer if pattern.misfit(layer) else pattern.reduced(layer) for n, layer in self.layers.items()}
+            self._apply(self.units.change(name, change), name, masks[name], network, states, step)
 
     def _kept(self, name: str, units: Tensor, drop: Tensor, left: int) -> Tensor:
-        return self._from_units(name, rewiring.kept(units, drop, left))
+        return self.units.weights(name, rewiring.kept(units, drop, left))
 
     def _given(self, step: int, network: nn.Module, states: States) -> Given:
         """Return what rules may take, by layer and name, as functions that compute it."""
@@ -223,7 +204,7 @@ class MaskUpdates:
                 f"{getattr(rule, '__name__', rule)}: returned scores of shape {list(scores.shape)} for {name}, must be "
                 f"{list(mask.shape)}"
             )
-        return self._units(name, to_device(scores.nan_to_num(nan=0.0), mask.device))
+        return self.units.of(name, to_device(scores.nan_to_num(nan=0.0), mask.device))
 
     def _change(
         self,
@@ -245,7 +226,7 @@ class MaskUpdates:
             return rewiring.difference(mask, self.pattern.join(layer, after))
         if not self.rules.fan_in:
             return rewiring.update(mask, drop, grow, dropped, self.rules.regrow, active, grown, order)
-        layer = self._unit_layers()[name]
+        layer = self.units.layers[name]
         mask_, drop_, grow_ = (layer.to_rows(tensor).flatten(1) for tensor in (mask, drop, grow))
         ablate = 0.0 if name == list(self.layers)[-1] else self.rules.ablate  # classes keep their inputs
         salient = row_rewiring.salient_weights(mask_, drop_, grow_, dropped, active)
