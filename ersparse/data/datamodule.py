@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from ersparse.data.streamed import ImageData
 from ersparse.data.streamed_batches import StreamedDataLoader
 from ersparse.data.transforms import transform_of
 from ersparse.data.worker_pool import BATCHES_AHEAD, ImageReader, WorkerPool, worker_count
+
+log = logging.getLogger("ersparse")
 
 Loader = InMemoryDataLoader | StreamedDataLoader
 TRAIN, TEST = 0, 1  # numbers of the splits in the worker pool
@@ -49,6 +53,8 @@ class ImageDataModule(pl.LightningDataModule):
         """Copy images in memory to the device or make the worker pool, and split off the validation images."""
         s, images, transform = self.settings, self.images, transform_of(self.settings)
         self.train_index, self.val_index = train_validation_split(len(images.y_train), s.validation, self.seed)
+        if taken := only_in(images.y_train[self.val_index], images.y_train[self.train_index]):
+            log.warning(f"dataset.validation={s.validation}: takes all training images of classes {taken}")
         if isinstance(images, Arrays):
             parts = ((images.x_train, images.y_train), (images.x_test, images.y_test))
             self.tables = [ImageTable.from_images(x, y, s.mean, s.std, self._device()) for x, y in parts]
@@ -105,3 +111,8 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _local_ranks(self) -> int:
         return self._trainer().num_devices
+
+
+def only_in(labels: Tensor, others: Tensor) -> list[int]:
+    """Return the classes of `labels` [N] that `others` [M] does not have, in ascending order."""
+    return sorted(set(labels.tolist()) - set(others.tolist()))

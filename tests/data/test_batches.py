@@ -1,13 +1,18 @@
 """Data loading against slow references: numpy's padding and slicing, torchvision's normalisation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from conftest import planned
 from torchvision.transforms import functional as TF
 
+from ersparse.data.arrays import Arrays
 from ersparse.data.augmentation import Augmentation
 from ersparse.data.batches import ImageTable, InMemoryDataLoader
-from ersparse.data.epoch_plan import EpochPlan, batches_in, smallest_batch
+from ersparse.data.datamodule import ImageDataModule
+from ersparse.data.epoch_plan import EpochPlan, batches_in, smallest_batch, train_validation_split
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 
@@ -104,3 +109,16 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks():
     ]
     for one, even, odd in zip(whole, *halves, strict=True):
         assert one[0::2].equal(even) and one[1::2].equal(odd)
+
+
+@pytest.mark.parametrize("second, taken", [([1], "takes all training images of classes [1]"), ([1] * 20, None)])
+def test_a_class_that_validation_takes_whole_is_named(caplog, second, taken):
+    labels = torch.tensor([0] * 20 + second)
+    pixels = torch.zeros(len(labels), 8, 8, 1, dtype=torch.uint8)
+    settings = planned("dataset=digits", "dataset.validation=0.5").settings.dataset
+    seed = next(s for s in range(99) if len(labels) - 1 in train_validation_split(len(labels), 0.5, s)[1])
+    module = ImageDataModule(Arrays(pixels, labels, pixels, labels), settings, seed)
+    module.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), world_size=1)
+    with caplog.at_level("WARNING"):
+        module.setup("fit")
+    assert (taken in caplog.text) if taken else not caplog.text
