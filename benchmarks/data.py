@@ -25,9 +25,9 @@ from torchvision.io import decode_jpeg, read_file
 from benchmarks.hardware_limits import DEVICE
 from benchmarks.interleaved import PROCESSOR_TIME, Measurement, interleave, ratio
 from benchmarks.made_up_imagenet import write_imagenet
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
-from ersparse.config.schema import DatasetSettings
 from ersparse.data.augmentation import augmentation_of
 from ersparse.data.epoch_plan import EpochPlan
 from ersparse.data.load import load_arrays

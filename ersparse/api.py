@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.drawing import check_drawing, is_pattern
 from ersparse.config.groups import build
+from ersparse.config.model_settings import ModelSettings
 from ersparse.config.options import options_of, with_defaults
-from ersparse.config.schema import DatasetSettings, ModelSettings
 from ersparse.config.types import plain
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed import ImageData

@@ -3,7 +3,7 @@
 import pytorch_lightning as pl
 import torch
 
-from ersparse.config.schema import OptimizerSettings
+from ersparse.config.optimizer_settings import OptimizerSettings
 from ersparse.data import digits
 from ersparse.data.batches import ImageTable, InMemoryDataLoader
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ersparse.config.groups import identity_fields
-from ersparse.config.schema import SparsitySettings
+from ersparse.config.sparsity_settings import SparsitySettings
 from ersparse.errors import UserError
 
 DRAWING_KEYS = ("sampling", "flow", "pattern")  # apply to every option whose masks are drawn at random

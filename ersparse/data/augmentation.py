@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ersparse.config.schema import DatasetSettings
+from ersparse.config.dataset_settings import DatasetSettings
 
 
 @dataclass(frozen=True)

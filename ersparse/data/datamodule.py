@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ersparse.config.schema import DatasetSettings
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.data.arrays import Arrays
 from ersparse.data.augmentation import Augmentation, augmentation_of
 from ersparse.data.batches import EVALUATION_BATCH_SIZE, ImageTable, InMemoryDataLoader

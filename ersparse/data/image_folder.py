@@ -22,7 +22,7 @@ from ersparse.data.recent import Recent
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
-    from ersparse.config.schema import DatasetSettings
+    from ersparse.config.dataset_settings import DatasetSettings
     from ersparse.data.arrays import Arrays
     from ersparse.data.streamed import StreamedImages
 

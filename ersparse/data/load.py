@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from ersparse.config.schema import DatasetSettings
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.data.arrays import Arrays
 from ersparse.data.image_files import PixelFormat
 from ersparse.data.placement import is_streamed

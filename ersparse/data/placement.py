@@ -13,7 +13,7 @@ from ersparse.data.image_cache import memory
 from ersparse.errors import UserError
 
 if TYPE_CHECKING:
-    from ersparse.config.schema import DatasetSettings
+    from ersparse.config.dataset_settings import DatasetSettings
 
 MEMORY_SHARE = 0.5  # of this machine's memory, up to which decoded images are kept in it
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ersparse.config.schema import DatasetSettings
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.data.augmentation import Augmentation
 from ersparse.data.batches import ImageTable
 from ersparse.data.epoch_plan import train_validation_split

@@ -27,7 +27,7 @@ from ersparse.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ersparse.config.schema import DatasetSettings
+    from ersparse.config.dataset_settings import DatasetSettings
     from ersparse.data.arrays import Arrays
     from ersparse.data.streamed import StreamedImages
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ersparse.config.schema import DatasetSettings
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.data.image_files import Box
 
 POLICIES = {"randaugment": "RandAugment", "trivialaugment": "TrivialAugmentWide"}  # classes of torchvision

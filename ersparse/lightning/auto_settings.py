@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ersparse.config.schema import TrainerSettings
+from ersparse.config.trainer_settings import TrainerSettings
 from ersparse.distributed.rendezvous import Rendezvous
 from ersparse.errors import UserError
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ersparse.config import schema
-from ersparse.config.schema import HamSettings
+from ersparse.config.optimizer_settings import HamSettings, OptimizerSettings
+from ersparse.config.schedule_settings import MULTISTEP, ScheduleSettings
 from ersparse.distributed.collectives import mean_over_ranks, world_size
 from ersparse.lightning.auto_settings import memory_format
 from ersparse.lightning.classification_metrics import ClassificationMetrics
@@ -44,10 +44,10 @@ class Classifier(pl.LightningModule):
         self,
         network: nn.Module,
         num_classes: int,
-        optimizer: schema.OptimizerSettings,
+        optimizer: OptimizerSettings,
         epochs: int,
         eval_names: list[str],
-        schedule: schema.ScheduleSettings | None = None,
+        schedule: ScheduleSettings | None = None,
     ) -> None:
         super().__init__()
         self.memory_format = memory_format(network)
@@ -55,7 +55,7 @@ class Classifier(pl.LightningModule):
         self.compiled: Callable[..., Tensor] | None = None
         self.graphs: StepGraphs | None = None
         self.optimizer_settings = optimizer
-        self.schedule_settings = schedule or schema.ScheduleSettings.model_validate(schema.MULTISTEP)
+        self.schedule_settings = schedule or ScheduleSettings.model_validate(MULTISTEP)
         self.epochs, self.eval_names = epochs, eval_names
         self.label_smoothing = 0.0
         self.per_class: dict[str, list[float | None]] = {}

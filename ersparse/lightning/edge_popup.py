@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from ersparse.config import schema
 from ersparse.config.edge_popup_search import EdgePopupSearch
+from ersparse.config.optimizer_settings import OptimizerSettings
+from ersparse.config.schedule_settings import ScheduleSettings
 from ersparse.lightning.classifier import Classifier
 from ersparse.lightning.parameter_groups import norm_parameters
 from ersparse.lightning.schedules import restarting
@@ -45,12 +46,12 @@ class EdgePopupClassifier(Classifier):
         self,
         network: nn.Module,
         num_classes: int,
-        optimizer: schema.OptimizerSettings,
+        optimizer: OptimizerSettings,
         epochs: int,
         eval_names: list[str],
         search: EdgePopupSearch,
         seed: int,
-        schedule: schema.ScheduleSettings | None = None,
+        schedule: ScheduleSettings | None = None,
         layers: Sequence[Layer] | None = None,
     ) -> None:
         super().__init__(network, num_classes, optimizer, epochs, eval_names, schedule)

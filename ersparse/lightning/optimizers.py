@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ersparse.config.schema import HamSettings, OptimizerSettings
+from ersparse.config.optimizer_settings import HamSettings, OptimizerSettings
 from ersparse.errors import UserError
 from ersparse.lightning.lion import Lion
 from ersparse.lightning.loss_scaling import overflowed_in_step

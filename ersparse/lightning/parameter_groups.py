@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ersparse.config.schema import OptimizerSettings
+from ersparse.config.optimizer_settings import OptimizerSettings
 from ersparse.errors import UserError
 
 NORM, BIAS = "norm", "bias"

@@ -15,7 +15,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR
 
-from ersparse.config.schema import OptimizerSettings, ScheduleSettings
+from ersparse.config.optimizer_settings import OptimizerSettings
+from ersparse.config.schedule_settings import ScheduleSettings
 from ersparse.errors import UserError
 from ersparse.lightning.timeline import Timeline, scheduler
 from ersparse.locate import own_code

@@ -9,7 +9,7 @@ from functools import cached_property
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ersparse.config.schema import ScheduleSettings
+from ersparse.config.schedule_settings import ScheduleSettings
 from ersparse.config.warmup import length
 
 Rate = Callable[[float, int], float]  # (learning rate of a group, unit) -> its rate during that unit

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ersparse.config.schema import Settings, TrainerSettings
+from ersparse.config.schema import Settings
+from ersparse.config.trainer_settings import TrainerSettings
 from ersparse.config.warmup import length
 from ersparse.data.batches import EVALUATION_BATCH_SIZE
 from ersparse.data.epoch_plan import batches_in, smallest_batch

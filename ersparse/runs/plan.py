@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ersparse.config.schema import TrainerSettings
+from ersparse.config.trainer_settings import TrainerSettings
 from ersparse.methods.base import Method, RunContext
 from ersparse.sources.unresolved import UnresolvedSource
 from ersparse.sparse.density import expected_density

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from ersparse.config.command_line import command
 from ersparse.config.groups import build
-from ersparse.config.schema import Settings, TrainerSettings
+from ersparse.config.schema import Settings
+from ersparse.config.trainer_settings import TrainerSettings
 from ersparse.config.types import plain
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed import ImageData

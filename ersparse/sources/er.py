@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from ersparse.config.schema import Settings, SparsitySettings
+from ersparse.config.schema import Settings
 from ersparse.config.sparsity_option import SparsityOption
+from ersparse.config.sparsity_settings import SparsitySettings
 from ersparse.errors import UserError
 from ersparse.locate import locate, own_code
 from ersparse.sparse.density import DensityError, expected_density, from_file

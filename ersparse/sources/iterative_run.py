@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ersparse.config.schema import MULTISTEP, LossSettings, ScheduleSettings, Settings
+from ersparse.config.schedule_settings import MULTISTEP, ScheduleSettings
+from ersparse.config.schema import Settings
+from ersparse.config.trainer_settings import LossSettings
 from ersparse.sources.er import source_from_densities
 from ersparse.sources.unresolved import UnresolvedSource
 from ersparse.sparse.source import Source

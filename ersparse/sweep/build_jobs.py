@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from ersparse.config.command_line import overrides as overrides_of
 from ersparse.config.groups import build
-from ersparse.config.schema import Settings, TrainerSettings
+from ersparse.config.schema import Settings
+from ersparse.config.trainer_settings import TrainerSettings
 from ersparse.errors import UserError
 from ersparse.lightning.auto_settings import resolve
 from ersparse.runs.path_errors import path_errors

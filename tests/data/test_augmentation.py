@@ -14,9 +14,9 @@ from scipy import stats
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
-from ersparse.config.schema import DatasetSettings
 from ersparse.data.augmentation import Augmentation, augmentation_of
 from ersparse.data.batches import ImageTable, InMemoryDataLoader
 from ersparse.data.epoch_plan import EpochPlan

@@ -11,9 +11,9 @@ from image_data import write_image_folder
 from PIL import Image
 
 from ersparse import load_images
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.groups import build, identity_fields
 from ersparse.config.options import with_defaults
-from ersparse.config.schema import DatasetSettings
 from ersparse.data import huggingface, image_cache, image_folder
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed import StreamedImages

@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from ersparse import load_images
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
-from ersparse.config.schema import DatasetSettings
 from ersparse.data import digits, folder_decoder, image_cache, image_files, image_folder
 from ersparse.data.folder_decoder import FolderDecoder
 from ersparse.data.image_files import PixelFormat, decode

@@ -9,9 +9,9 @@ from conftest import TINY, kill_at, outcome, read, resumed_and_undisturbed
 from scipy.io import savemat
 
 from benchmarks.made_up_imagenet import write_imagenet
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
-from ersparse.config.schema import DatasetSettings
 from ersparse.data import image_cache, imagenet
 from ersparse.data.imagenet import list_imagenet
 from ersparse.data.load import load_arrays

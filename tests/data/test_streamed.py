@@ -14,9 +14,9 @@ from conftest import TINY, kill_at, outcome, read, resumed_and_undisturbed, rows
 from PIL import Image
 
 from ersparse import load_images
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
-from ersparse.config.schema import DatasetSettings
 from ersparse.data import crops, image_cache, image_folder, placement, worker_pool
 from ersparse.data.arrays import Arrays
 from ersparse.data.augmentation import augmentation_of

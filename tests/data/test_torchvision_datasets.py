@@ -17,9 +17,9 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
+from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
-from ersparse.config.schema import DatasetSettings
 from ersparse.data import image_cache, placement, torchvision_datasets
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed import StreamedImages

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 
 from ersparse import models
-from ersparse.config.schema import TrainerSettings
+from ersparse.config.trainer_settings import TrainerSettings
 from ersparse.distributed.rendezvous import VARIABLE
 from ersparse.errors import UserError
 from ersparse.lightning import auto_settings
@@ -23,7 +23,7 @@ NARROW = """
 import torch
 from ersparse import models
 from ersparse.lightning.classifier import Classifier
-from ersparse.config.schema import OptimizerSettings
+from ersparse.config.optimizer_settings import OptimizerSettings
 settings = OptimizerSettings(
     name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0, nesterov=False, milestones=[0.5], gamma=0.1
 )

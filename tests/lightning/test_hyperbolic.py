@@ -7,7 +7,7 @@ import torch
 from fitting import SGD, batches, trainer
 from runs.plain import plain
 
-from ersparse.config.schema import HamSettings
+from ersparse.config.optimizer_settings import HamSettings
 from ersparse.lightning.callbacks import ERInit, FixedMask
 from ersparse.lightning.classifier import Classifier
 from ersparse.sparse.density import uniform

@@ -9,7 +9,8 @@ from torch import nn
 
 from ersparse.config.command_line import overrides
 from ersparse.config.groups import build
-from ersparse.config.schema import OptimizerSettings, Settings
+from ersparse.config.optimizer_settings import OptimizerSettings
+from ersparse.config.schema import Settings
 from ersparse.lightning.classifier import Classifier
 from ersparse.lightning.lion import Lion
 from ersparse.lightning.optimizers import is_elementwise, make_optimizer

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ersparse.config.groups import build
-from ersparse.config.schema import ScaleSettings, ScheduleSettings
+from ersparse.config.schedule_settings import ScaleSettings, ScheduleSettings
 from ersparse.errors import UserError
 from ersparse.lightning.classifier import Classifier
 from ersparse.lightning.iterative_pruning import IterativePruningClassifier

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ersparse import models, sparsify
+from ersparse.config.optimizer_settings import OptimizerSettings
 from ersparse.config.rewiring_rules import RewiringRules
-from ersparse.config.schema import OptimizerSettings
 from ersparse.kernels.compile import KernelsUnavailable, library
 from ersparse.lightning.callbacks import Checkpoints, FixedMask, WeightAverage
 from ersparse.lightning.callbacks.rewiring import Rewiring

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ersparse
-from ersparse.config.schema import OptimizerSettings
+from ersparse.config.optimizer_settings import OptimizerSettings
 from ersparse.lightning.callbacks import annealing
 from ersparse.lightning.edge_popup import EdgePopupClassifier
 from ersparse.methods.edge_popup import EdgePopup

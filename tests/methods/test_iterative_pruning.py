@@ -11,7 +11,7 @@ from conftest import KILLED, in_this_process, killed_and_undisturbed, outcome, r
 from safetensors.torch import load_file
 from torch import nn
 
-from ersparse.config.schema import OptimizerSettings
+from ersparse.config.optimizer_settings import OptimizerSettings
 from ersparse.lightning.callbacks.iterative_pruning import Rewinding
 from ersparse.lightning.iterative_pruning import IterativePruningClassifier
 from ersparse.models import resnet20

@@ -12,7 +12,7 @@ import ersparse
 from ersparse.cli import report
 from ersparse.lightning.callbacks import EpochSeed
 from ersparse.lightning.callbacks.epoch_seed import random_state_kept
-from ersparse.runs import train
+from ersparse.runs import training_callbacks
 from ersparse.sparse.mask import masks_of
 
 NETWORKS = {
@@ -55,15 +55,15 @@ def few_images(cifar_root, tmp_path):
 @pytest.fixture
 def interrupted_once(monkeypatch):
     """Runs are interrupted at the end of their second epoch, before its checkpoint, until the function is called."""
-    record_progress = train._record_progress
+    record_progress = training_callbacks._record_progress
 
     def interrupt(record, epochs, epoch):
         if epoch == 2:
             raise KeyboardInterrupt
         record_progress(record, epochs, epoch)
 
-    monkeypatch.setattr(train, "_record_progress", interrupt)
-    return lambda: monkeypatch.setattr(train, "_record_progress", record_progress)
+    monkeypatch.setattr(training_callbacks, "_record_progress", interrupt)
+    return lambda: monkeypatch.setattr(training_callbacks, "_record_progress", record_progress)
 
 
 def interrupted_and_undisturbed(launch, tmp_path, undisturbed, words):
