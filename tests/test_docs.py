@@ -108,7 +108,7 @@ def issue(launch, tmp_path, monkeypatch, capsys):
                 place = rest.index("-m") + 1 if "-m" in rest else 0
                 status, printed = launch(*rest[:place], *cheaply(rest), *rest[place:])
                 assert status == 0, f"{command}\n{printed}"
-            case ["python", "-m", "ersparse", name, *rest]:
+            case ["python", "-m", "ersparse", name, *rest] | ["ersparse", name, *rest]:
                 rest = [word for word in rest if word != "--watch"]
                 extra = paths_in(tmp_path) if name in ("run", "theory") else []
                 monkeypatch.setattr(sys, "argv", ["ersparse", name, *rest, *extra])

@@ -12,6 +12,8 @@ from ersparse.config.hydra_errors import explain, is_from_hydra
 from ersparse.errors import UserError
 
 COMMANDS = """\
+ersparse new <folder>
+    write a small project of your own: a density, a network, a data set, a preset and their tests
 ersparse run [group=option ...] [key=value ...]
     draw, train and record a sparse network; the same as python launch.py (--help for more)
 ersparse density [group=option ...] [key=value ...] [sparsity=erk,balanced,...] [out=densities.png]
@@ -71,5 +73,8 @@ def _subcommand(name: str) -> Callable[[], int]:
 
 SUBCOMMANDS: dict[str, Callable[[], int]] = {
     "run": launch,
-    **{name: _subcommand(name) for name in ("density", "status", "retry", "report", "rewiring", "export", "theory")},
+    **{
+        name: _subcommand(name)
+        for name in ("new", "density", "status", "retry", "report", "rewiring", "export", "theory")
+    },
 }

@@ -8,7 +8,7 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from ersparse.config.options import CONF, groups, option_file, options_of
+from ersparse.config.options import CONF, PROGRAM, groups, option_file, options_of
 
 HIDDEN = ("_target_", "name", "defaults")
 
@@ -39,7 +39,7 @@ docs/configuration.md; --hydra-help lists Hydra's own flags."""
 
 def help_text() -> str:
     """Return the groups with their options, each with the first line of its file, and the keys of the default run."""
-    lines = [HELP_HEAD]
+    lines = [HELP_HEAD.replace("python launch.py", " ".join(PROGRAM))]
     for group in groups():
         options = options_of(group)
         width = max(map(len, options)) + 2

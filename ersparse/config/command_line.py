@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ersparse.config.options import CONF, folders, options_of, with_defaults
+from ersparse.config.options import CONF, PROGRAM, folders, options_of, with_defaults
 from ersparse.config.schema import Settings
 
 GROUPS = ("model", "dataset", "sparsity", "method")
@@ -17,9 +17,9 @@ GROUPS_WITH_DEFAULT = {"optimizer": "sgd", "schedule": "multistep"}
 
 
 def command(settings: Settings) -> str:
-    """Return `python launch.py ...`, which composes settings that decide the same run in the same folder."""
+    """Return the command that composes settings that decide the same run in the same folder."""
     own = [word for folder in folders()[1:] for word in ("--config-dir", str(folder))]
-    return shlex.join(["python", "launch.py", *own, *overrides(settings)])
+    return shlex.join([*PROGRAM, *own, *overrides(settings)])
 
 
 def overrides(settings: Settings) -> list[str]:

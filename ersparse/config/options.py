@@ -22,6 +22,7 @@ from ersparse.errors import UserError
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"  # installed, or in a checkout
 LAUNCH = PACKAGE.parent / "launch.py"  # in a checkout
+PROGRAM = ("python", "launch.py") if LAUNCH.is_file() else ("ersparse", "run")  # as documented commands begin
 CONFIG_DIR = ("--config-dir", "-cd")
 # keys whose values are mappings with keys of any name
 FREE_MAPPINGS = ("model.args", "dataset.args", "optimizer.args", "optimizer.layers", "sparsity.layers")
