@@ -70,7 +70,7 @@ def _names(tree):
 
 def test_what_benchmarks_import_from_the_project_is_there():
     """Also inside functions, which no import of the module runs."""
-    sources = {path: ast.parse(path.read_text()) for path in (ROOT / "benchmarks").glob("*.py")}
+    sources = {path: ast.parse(path.read_text()) for path in (ROOT / "benchmarks").rglob("*.py")}
     imports = [
         (path.name, node.module, alias.name)
         for path, tree in sources.items()

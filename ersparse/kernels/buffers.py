@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
 from ersparse.kernels.csr import MaskCoordinates
 from ersparse.kernels.fused_graph import Convolution, NotCovered
+from ersparse.kernels.shared_memory import Scratch
 
 VECTOR_SIZE = 16  # elements per SIMD vector: HALF in kernels.cpp
 
@@ -64,6 +66,9 @@ class ActivationBuffer:
         per_thread: scratch memory with one block for each thread.
         abreast: for an activation without pixels (height and width 1), the number of vectors of images that stand in a
             row in place of pixels, so that a kept weight multiplies more than one vector.
+        memory: memory to use for a buffer without borders, [blocks, as many elements as a block has, or more]; None to
+            allocate zeros.
+        scratch: scratch memory to share with other buffers of the same layout, which are in use at other times.
     """
 
     def __init__(
@@ -76,14 +81,22 @@ class ActivationBuffer:
         dilation: int = 1,
         per_thread: bool = False,
         abreast: int = 1,
+        memory: Tensor | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         self.shape, self.abreast = shape, abreast
         self.rows, self.columns = padded_size or (shape.height + 2 * border[0], shape.width + 2 * border[1])
         self.columns *= abreast
         size = (blocks, shape.channels, self.rows, self.columns, precision.images_per_block)
-        self.data = torch.zeros(size, dtype=precision.storage_dtype)
+        dtype = precision.storage_dtype
+        if memory is not None:
+            self.data = memory[:, : math.prod(size[1:])].view(size)
+        elif scratch is not None:
+            self.data = scratch.get((shape, border, dilation), size, dtype)
+        else:
+            self.data = torch.zeros(size, dtype=dtype)
         self.struct = TensorStruct(
-            pointer(self.data), self.data[0].numel(), int(per_thread), shape.height,
+            pointer(self.data), self.data.stride(0), int(per_thread), shape.height,
             shape.width * abreast, self.rows, self.columns, border[0] * self.columns + border[1], dilation,
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ class SparseNetwork(nn.Module):
 
     The parameters of this module are the kept weights, one vector per layer in the order of `weight[mask]`. Biases and
     batch normalisations are shared with `network`; its weights are frozen. `gather` copies masks and kept weights from
-    `network`, `scatter` copies the kept weights back.
+    `network`, `scatter` copies the kept weights back. Between the two `release` frees the memory of the dense weights.
 
     Args:
         network: on the CPU, with masks attached; a layer without a mask is dense.
@@ -36,6 +36,7 @@ class SparseNetwork(nn.Module):
         self._dense = [network]  # in a list, so that its weights are not registered as parameters of this module
         self.layers = prunable_weights(network)
         self.values = nn.ParameterList()
+        self._strides: dict[str, tuple[int, ...]] = {}  # of the dense weights, while they are released
         for held in self.layers.values():
             held.weight.requires_grad_(False)
         self._programs: dict[Any, tuple[Any, Program]] = {}
@@ -56,6 +57,7 @@ class SparseNetwork(nn.Module):
         If the number of a layer's kept weights has changed, the caller updates the optimizer's state.
         """
         masks = self.masks()
+        assert not self._strides, "the dense weights have been released; call scatter first"
         self._programs.clear()
         for position, (name, held) in enumerate(self.layers.items()):
             values = to_kept(held.weight, masks[name]).to(self.precision.compute_dtype)
@@ -71,7 +73,18 @@ class SparseNetwork(nn.Module):
         """Copy the kept weights into the dense network, and set its other weights to zero."""
         masks = self.masks()
         for (name, held), values in zip(self.layers.items(), self.values, strict=True):
+            if name in self._strides:
+                held.weight.data = held.weight.new_empty_strided(held.weight.shape, self._strides[name])
             held.weight.copy_(to_dense(values, masks[name]))
+        self._strides.clear()
+
+    @torch.no_grad()
+    def release(self) -> None:
+        """Free the memory of the dense network's weights until `scatter`; all elements of each share one zero."""
+        if not self._strides:
+            self._strides = {name: held.weight.stride() for name, held in self.layers.items()}
+            for held in self.layers.values():
+                held.weight.data = held.weight.new_zeros(()).expand(held.weight.shape)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Return the parameters for the optimizer, in the order of the dense network's `parameters()`."""

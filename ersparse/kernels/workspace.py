@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ersparse.kernels.buffers import ActivationBuffer, BatchNormBuffers, ImageShape, Precision, SparseWeights
 from ersparse.kernels.csr import CSRPattern
 from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Input, Node
+from ersparse.kernels.shared_memory import Scratch, share_gradients
 
 MAX_VECTORS = 8  # of images in a row, if there are no pixels: sums of a kept weight that fill the registers
 
@@ -69,6 +72,7 @@ class Workspace:
         self.weights: dict[Convolution, SparseWeights] = {}
         self.transposed: dict[Convolution, tuple[CSRPattern, Tensor]] = {}
         self.norms: dict[FusedStep, BatchNormBuffers] = {}
+        self._step_scratch, self._gradient_scratch = Scratch(), Scratch()  # a layer reads one of each
         for node in graph.nodes:
             if isinstance(node, Convolution):
                 self._allocate_convolution(node, masks[node.name], values[node.name])
@@ -76,6 +80,8 @@ class Workspace:
                 self._allocate_step(node)
             else:
                 self._allocate_result(node, shape)
+        if training:
+            self._allocate_gradients()
 
     @property
     def input(self) -> Input:
@@ -114,9 +120,11 @@ class Workspace:
         self.activations[node] = self._buffer(w.output_shape, per_thread=not self.is_stored(node))
         if self.training:
             per_thread = node is not self.graph.output
-            gradient = self._buffer(w.output_shape, per_thread=per_thread, **w.gradient_layout())
+            scratch = self._gradient_scratch if per_thread else None
+            gradient = self._buffer(w.output_shape, per_thread=per_thread, scratch=scratch, **w.gradient_layout())
             self.gradients[node] = gradient
             self.transposed[node] = w.coordinates.transposed_pattern(gradient.rows, gradient.columns, images)
+        del w.coordinates  # they take more memory than the weights
 
     def _allocate_step(self, node: FusedStep) -> None:
         source = self.shapes[node.source]
@@ -132,9 +140,17 @@ class Workspace:
         paddings = [user.padding for user in node.users if isinstance(user, Convolution)]
         border = (max([0, *(p[0] for p in paddings)]), max([0, *(p[1] for p in paddings)]))
         self.shapes[node] = shape
-        self.activations[node] = self._buffer(shape, border=border, per_thread=not self.is_stored(node))
-        if self.training:
-            self.gradients[node] = self._buffer(shape)
+        stored = self.is_stored(node)
+        scratch = self._step_scratch if self.training and not stored else None
+        self.activations[node] = self._buffer(shape, border=border, per_thread=not stored, scratch=scratch)
+
+    def _allocate_gradients(self) -> None:
+        """Allocate the gradients of steps and of the input, in as few pieces as their uses allow."""
+        images, dtype = self.abreast * self.precision.images_per_block, self.precision.storage_dtype
+        places, pieces = share_gradients(self.graph, {node: math.prod(s) * images for node, s in self.shapes.items()})
+        memory = [torch.zeros(self.blocks, size, dtype=dtype) for size in pieces]
+        for node, place in places.items():
+            self.gradients[node] = self._buffer(self.shapes[node], memory=memory[place])
 
     def _buffer(self, shape: ImageShape, per_thread: bool = False, **layout: Any) -> ActivationBuffer:
         blocks = min(self.blocks, self.threads) if per_thread else self.blocks

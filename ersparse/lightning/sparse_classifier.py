@@ -22,7 +22,8 @@ class SparseClassifier(Classifier):
     """Trains a network with sparse kernels (`ersparse.kernels`).
 
     Checkpoints are those of masked execution, so that either can resume the other's: dense weights, masks, and dense
-    optimizer state with zeros for removed weights.
+    optimizer state with zeros for removed weights. Dense weights exist from a checkpoint, evaluation of a copy or
+    rewiring, which need them, to the next training step.
 
     Attributes:
         sparse: the sparse network, once the masks have been drawn.
@@ -49,10 +50,16 @@ class SparseClassifier(Classifier):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Return the loss, after storing dense gradients if rewiring needs them."""
+        """Return the loss, after storing dense gradients if rewiring needs them; dense weights are freed."""
         if self.needs_dense_gradients:
             self._store_dense_gradients(*batch, batch_index)
+        self.sparse.release()
         return super().training_step(batch, batch_index)
+
+    def on_train_end(self) -> None:
+        """Restore the dense weights, which callbacks and the caller may read from now on."""
+        super().on_train_end()
+        self.sparse.scatter()
 
     def _store_dense_gradients(self, x: Tensor, y: Tensor, batch_index: int) -> None:
         """Add the gradients of all weights to those that the dense network stores; running statistics stay as they are.
@@ -86,6 +93,7 @@ class SparseClassifier(Classifier):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load the state of a dense network, and gather its kept weights."""
+        self.sparse.scatter()
         own = {PREFIX + name: value for name, value in self.sparse.state_dict().items()}
         loaded = super().load_state_dict({**state_dict, **own}, strict, assign)
         self.sparse.gather()

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from ersparse import keep_masks, models, sparsify
 from ersparse.kernels import compile as compiling
 from ersparse.kernels.buffers import Precision
-from ersparse.kernels.fused_graph import FusedGraph, NotCovered
+from ersparse.kernels.fused_graph import Convolution, FusedGraph, NotCovered
 from ersparse.kernels.network import SparseNetwork, to_dense
+from ersparse.kernels.shared_memory import share_gradients
 from ersparse.sparse.mask import attach, enforce, masks_of
 
 COVERED = ("resnet18", "resnet20", "resnet50", "resnet110", "vgg16", "vgg19", "wrn28")
@@ -187,6 +188,37 @@ def test_ten_training_steps_match_pytorch(name):
     sparse.scatter()
     for (name, found), wanted in zip(network.state_dict().items(), reference.state_dict().values(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_dense_weights_are_freed_until_they_are_scattered(memory_format):
+    network = masked(nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3 * 4 * 4, 5)), 0.5)
+    network = network.to(memory_format=memory_format)
+    before, sparse = copy.deepcopy(network.state_dict()), SparseNetwork(network, DOUBLE)
+    sparse.release()
+    assert all(held.weight.untyped_storage().nbytes() == 8 for held in sparse.layers.values())  # one number
+    with pytest.raises(AssertionError, match="call scatter first"):
+        sparse.gather()
+    sparse(torch.ones(1, 2, 6, 6, dtype=torch.float64)).sum().backward()
+    sparse.scatter()
+    for (name, found), wanted in zip(network.state_dict().items(), before.values(), strict=True):
+        assert torch.equal(found, wanted) and found.stride() == wanted.stride(), name
+
+
+def test_gradients_of_a_chain_share_one_piece_of_memory():
+    """A convolution writes the gradient of its input after the gradient of the step that follows it has been read."""
+    layers = [m for n in (1, 2, 2) for m in (nn.Conv2d(n, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))]
+    graph = FusedGraph(nn.Sequential(*layers))
+    sizes = {node: size for size, node in enumerate((n for n in graph.nodes if not isinstance(n, Convolution)), 1)}
+    places, pieces = share_gradients(graph, sizes)
+    assert set(places) == set(sizes) and pieces == [4]
+
+
+def test_gradients_that_are_added_up_have_memory_of_their_own():
+    """The gradients of a residual sum and of its operand exist together: those of resnet20 take two pieces."""
+    graph = FusedGraph(models.resnet20(10))
+    _, pieces = share_gradients(graph, dict.fromkeys(graph.nodes, 1))
+    assert pieces == [1, 1]
 
 
 def convolutions(precision):
