@@ -30,10 +30,11 @@ from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
 from ersparse.data.augmentation import augmentation_of
 from ersparse.data.epoch_plan import EpochPlan
+from ersparse.data.image_reader import ImageReader
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed_batches import StreamedDataLoader
 from ersparse.data.transforms import transform_of
-from ersparse.data.worker_pool import ImageReader, WorkerPool
+from ersparse.data.worker_pool import WorkerPool
 from ersparse.lightning.allocator import keep_freed
 
 CLASSES, IMAGES, BATCH = 10, 32, 64  # IMAGES of each class

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -109,21 +110,24 @@ def mirrored(images: Tensor, which: Tensor) -> Tensor:
     return images.flip(2) if which.all() else torch.where(which[:, None, None, None], images.flip(2), images)
 
 
-def normalised_parts(parts: Sequence[Tensor], which: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalised_parts(
+    parts: Iterable[Tensor], shape: tuple[int, int, int], which: Tensor, mean: Tensor, std: Tensor
+) -> Tensor:
     """Return `normalised(mirrored(torch.cat(parts), which), mean, std)` on a CPU, a few images at a time.
 
     These stay in the processor's cache, which halves the time of a batch that does not fit into it.
 
     Args:
-        parts: images, uint8 [n, height, width, C] each.
+        parts: images, uint8 [n, height, width, C] each, which are used one after the other.
+        shape: height, width and channels of an image.
         which: images that are mirrored, bool [N].
         mean: [C], in units of a uint8 pixel.
         std: [C], likewise.
     """
-    height, width, channels = parts[0].shape[1:]
+    height, width, channels = shape
     rows = torch.empty(len(which), height, width * channels)
     means, stds, end = mean.repeat(width), std.repeat(width), 0
-    step = max(1, CACHED_PIXELS // parts[0][0].numel())
+    step = max(1, CACHED_PIXELS // math.prod(shape))
     for images in (few for part in parts for few in torch.split(part, step)):
         start, end = end, end + len(images)
         chunk = rows[start:end].copy_(mirrored(images, which[start:end]).reshape(-1, height, width * channels))

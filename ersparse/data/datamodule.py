@@ -13,11 +13,12 @@ from ersparse.data.arrays import Arrays
 from ersparse.data.augmentation import Augmentation, augmentation_of
 from ersparse.data.batches import EVALUATION_BATCH_SIZE, ImageTable, InMemoryDataLoader
 from ersparse.data.epoch_plan import EpochPlan, train_validation_split
+from ersparse.data.image_reader import ImageReader
 from ersparse.data.mixing import mixing_of
 from ersparse.data.streamed import ImageData
 from ersparse.data.streamed_batches import StreamedDataLoader
 from ersparse.data.transforms import transform_of
-from ersparse.data.worker_pool import BATCHES_AHEAD, ImageReader, WorkerPool, worker_count
+from ersparse.data.worker_pool import BATCHES_AHEAD, WorkerPool, worker_count
 
 log = logging.getLogger("ersparse")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from ersparse.data.batches import ImageTable, normalised_parts
 from ersparse.data.epoch_plan import EpochPlan, PlannedBatch
-from ersparse.data.worker_pool import CHUNK, Request, WorkerPool
+from ersparse.data.image_reader import CHUNK, Request
+from ersparse.data.worker_pool import WorkerPool
 
 
 class StreamedDataLoader:
@@ -46,15 +48,15 @@ class StreamedDataLoader:
         epoch = self.epoch() if self.epoch else None
         chunks = self.pool.read(self.requests(epoch))
         for batch in self.plan.batches(epoch or 0):
-            parts = [next(chunks) for _ in range(-(-len(batch.index) // CHUNK))]
+            parts = itertools.islice(chunks, -(-len(batch.index) // CHUNK))
             yield self.plan.mixed(batch, *self._cropped(batch, parts))
 
-    def _cropped(self, batch: PlannedBatch, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _cropped(self, batch: PlannedBatch, parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
         """Return images and labels on the device, cropped, flipped and normalised."""
         labels, flipped = self.labels[batch.index], batch.columns[:, 0] > 0
         if self.device.type == "cpu" and not self.plan.augmentation.padding:
             mean, std = torch.tensor([self.mean, self.std]) * 255
-            return normalised_parts(parts, flipped, mean, std), labels
+            return normalised_parts(parts, self.pool.reader.shape, flipped, mean, std), labels
         pixels = self._gather(parts, len(labels))
         table = ImageTable.from_images(pixels, labels, self.mean, self.std, self.device)
         if self.plan.augmentation.padding:
@@ -70,9 +72,12 @@ class StreamedDataLoader:
         for images in torch.split(batch.index, CHUNK):
             yield Request(self.part, images.tolist(), epoch)
 
-    def _gather(self, parts: list[Tensor], count: int) -> Tensor:
+    def _gather(self, parts: Iterator[Tensor], count: int) -> Tensor:
         """Return `count` images in one tensor, in pinned memory if they go to a GPU."""
-        if self.device.type != "cuda":
-            return torch.cat(parts) if len(parts) > 1 else parts[0]
-        pinned = torch.empty(count, *parts[0].shape[1:], dtype=torch.uint8, pin_memory=True)
-        return torch.cat(parts, out=pinned)
+        shape = self.pool.reader.shape
+        images = torch.empty(count, *shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        end = 0
+        for part in parts:  # each is overwritten when the next is asked for
+            start, end = end, end + len(part)
+            images[start:end] = part
+        return images

@@ -92,7 +92,8 @@ class ImageTransform:
         return box
 
     def _resized(self, crop: Tensor) -> Tensor:
-        planes = crop.permute(2, 0, 1)[None]
+        # with the strides of a contiguous batch in channels-last layout, in which the result then is as well
+        planes = crop.contiguous()[None].permute(0, 3, 1, 2)
         return F.interpolate(planes, size=self.size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
 
 

@@ -1,6 +1,6 @@
 """Worker processes that decode and transform images, shared by training and evaluation.
 
-They are those of PyTorch's DataLoader, which hands over images through shared memory and notices a worker that dies.
+They are those of PyTorch's DataLoader, which notices a worker that dies, and write images into memory that is shared.
 They are started by a fork server: forking a process with threads, or one that uses a GPU, may hang, and workers would
 share the pages of its Python objects until they touch them.
 """
@@ -18,83 +18,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from ersparse.data.streamed import StreamedPart
-from ersparse.data.transforms import ImageTransform, image_seed
+from ersparse.data.image_reader import CHUNK, SHARED_MEMORY, ImageReader, Request, SharedImages
 from ersparse.errors import RunFailed
 
-CHUNK = 32  # images that a worker returns at a time
 MOST_WORKERS = 16
 BATCHES_AHEAD = 2
 DEATH_WAIT = 5.0  # seconds until the end of a worker is known, after it has been noticed
-SHARED_MEMORY = "/dev/shm"
-
-
-class Request(NamedTuple):
-    """Images to read.
-
-    Attributes:
-        part: number of the split.
-        images: their numbers.
-        epoch: in which they are seen; None for evaluation, which does not transform them.
-    """
-
-    part: int
-    images: list[int]
-    epoch: int | None
-
-
-@dataclass(frozen=True)
-class ImageReader(Dataset[Any]):
-    """Reads images and transforms those of training.
-
-    Attributes:
-        parts: the images of each split: uint8 [N, height, width, C], or streamed.
-        transform: of a training image; None leaves it.
-        seed: data seed.
-    """
-
-    parts: Sequence[Tensor | StreamedPart]
-    transform: ImageTransform | None
-    seed: int
-
-    def __getitem__(self, request: Request) -> Tensor | str:
-        """Return images, uint8 [n, height, width, C], or the message of an error, which has to reach the main process.
-
-        An exception would arrive with the traceback of the worker in its text.
-        """
-        try:
-            return torch.stack(self._read(request))
-        except RunFailed as error:
-            return str(error)
-
-    def _read(self, request: Request) -> list[Tensor]:
-        part, transform = self.parts[request.part], self.transform
-        if transform is None or request.epoch is None:
-            return [part[image] if isinstance(part, Tensor) else part.read(image) for image in request.images]
-        seeds = [image_seed(self.seed, request.epoch, image) for image in request.images]
-        if isinstance(part, StreamedPart) and transform.scale:
-            return _crops(part, transform, request.images, seeds)
-        whole = (part[image] if isinstance(part, Tensor) else part.read(image) for image in request.images)
-        return [transform(image, seed) for image, seed in zip(whole, seeds, strict=True)]
-
-
-def _crops(part: StreamedPart, transform: ImageTransform, images: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
-    """Return resized crops. All are chosen before the first image is decoded.
-
-    Decoding replaces what is in the processor's cache, and choosing between two images would take three times as long.
-    """
-    opened = [part.open(image) for image in images]
-    choices = [transform.choose(*one.size, seed) for one, seed in zip(opened, seeds, strict=True)]
-    return [
-        transform.finish(part.read_box(image, one, choice.box), choice)
-        for image, one, choice in zip(images, opened, choices, strict=True)
-    ]
 
 
 @dataclass
@@ -113,15 +48,18 @@ class WorkerPool:
     images_ahead: int
     processes: list[BaseProcess] = field(default_factory=list)
     _requests: list[Iterable[Request]] = field(default_factory=list)
+    _shared: SharedImages | None = None
     _loader: DataLoader[Any] | None = None
 
     def read(self, requests: Iterable[Request]) -> Iterator[Tensor]:
-        """Yield the images of each request; an earlier iteration that has not ended is given up.
+        """Yield the images of each request, in memory that is overwritten once the next ones are asked for.
+
+        An earlier iteration that has not ended is given up.
 
         Raises:
             RunFailed: an image is damaged, or a worker process has died.
         """
-        results = map(self.reader.__getitem__, requests) if self.workers == 0 else self._from_workers(requests)
+        results = map(self.reader.read, requests) if self.workers == 0 else self._from_workers(requests)
         for result in results:
             if isinstance(result, str):
                 raise RunFailed(result)
@@ -129,34 +67,44 @@ class WorkerPool:
 
     def _from_workers(self, requests: Iterable[Request]) -> Iterator[Tensor | str]:
         self._requests[:] = [requests]
+        if self._shared is None:
+            slots = self._requests_ahead() * self.workers + 1  # one is being used
+            self._shared = SharedImages.of(self.reader, slots)
         try:
-            if self._loader is None:
-                self._loader = self._make_loader()
-                before = set(multiprocessing.active_children())
-                with _hidden_main():
-                    results = iter(self._loader)
-                self.processes = [child for child in multiprocessing.active_children() if child not in before]
-            else:
-                results = iter(self._loader)
-            yield from results
+            for number, found in enumerate(self._results(self._shared)):
+                yield found if isinstance(found, str) else self._shared.of_request(number, found)
         except (RuntimeError, OSError, EOFError) as error:
-            # images that a worker sent before it died cannot be received either: their memory is fetched from it
+            # what a DataLoader raises does not say how the worker ended, which may not be known yet
             connection.wait([process.sentinel for process in self.processes], DEATH_WAIT)
             dead = [process for process in self.processes if process.exitcode not in (0, None)]
             if not dead and "exited unexpectedly" not in str(error):
                 raise
             raise RunFailed(self._death(dead)) from None
 
-    def _make_loader(self) -> DataLoader[Any]:
+    def _results(self, shared: SharedImages) -> Iterator[int | str]:
+        """Return what the workers return for each request, and start them if there are none."""
+        if self._loader is not None:
+            return iter(self._loader)
+        self._loader = self._make_loader(shared)
+        before = set(multiprocessing.active_children())
+        with _hidden_main():
+            results = iter(self._loader)
+        self.processes = [child for child in multiprocessing.active_children() if child not in before]
+        return results
+
+    def _requests_ahead(self) -> int:
+        """Return how many requests each worker has at a time."""
+        return max(2, -(-self.images_ahead // CHUNK // self.workers))
+
+    def _make_loader(self, shared: SharedImages) -> DataLoader[Any]:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        ahead = -(-self.images_ahead // CHUNK)
         return DataLoader(
-            self.reader,
+            shared,
             batch_size=None,
             sampler=_Sampler(self._requests),
             num_workers=self.workers,
-            prefetch_factor=max(2, -(-ahead // self.workers)),
+            prefetch_factor=self._requests_ahead(),
             persistent_workers=True,
             multiprocessing_context=context,
             worker_init_fn=_prepare_worker,
@@ -174,12 +122,12 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the worker processes."""
-        self._loader = None  # its iterator ends them
+        self._loader = self._shared = None  # its iterator ends them
         self.processes = []
 
 
 class _Sampler:
-    """Yields the requests of the present iteration; a DataLoader is bound to one sampler.
+    """Yields the requests of the present iteration, numbered; a DataLoader is bound to one sampler.
 
     Args:
         requests: a list of one, which the pool replaces.
@@ -188,8 +136,8 @@ class _Sampler:
     def __init__(self, requests: list[Iterable[Request]]) -> None:
         self.requests = requests
 
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self.requests[0])
+    def __iter__(self) -> Iterator[tuple[int, Request]]:
+        return enumerate(self.requests[0])
 
 
 def worker_count(asked: int | str, ranks: int, on_gpu: bool) -> int:

@@ -20,10 +20,11 @@ from ersparse.config.options import with_defaults
 from ersparse.data.augmentation import Augmentation, augmentation_of
 from ersparse.data.batches import ImageTable, InMemoryDataLoader
 from ersparse.data.epoch_plan import EpochPlan
+from ersparse.data.image_reader import ImageReader
 from ersparse.data.mixing import Mixing, mixing_of
 from ersparse.data.streamed_batches import StreamedDataLoader
 from ersparse.data.transforms import ImageTransform, image_seed, seeded, transform_of
-from ersparse.data.worker_pool import ImageReader, WorkerPool
+from ersparse.data.worker_pool import WorkerPool
 from ersparse.errors import UserError
 
 ODDS = 1e-6

@@ -17,18 +17,19 @@ from ersparse import load_images
 from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.groups import build
 from ersparse.config.options import with_defaults
-from ersparse.data import crops, image_cache, image_folder, placement, worker_pool
+from ersparse.data import crops, image_cache, image_folder, image_reader, placement, worker_pool
 from ersparse.data.arrays import Arrays
 from ersparse.data.augmentation import augmentation_of
 from ersparse.data.batches import ImageTable, normalised_parts
 from ersparse.data.epoch_plan import EpochPlan
 from ersparse.data.file_table import FileTable, ImageFile, by_name
 from ersparse.data.image_files import PixelFormat, decode
+from ersparse.data.image_reader import ImageReader, Request
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed import StreamedImages
 from ersparse.data.streamed_batches import StreamedDataLoader
-from ersparse.data.transforms import transform_of
-from ersparse.data.worker_pool import ImageReader, WorkerPool, worker_count
+from ersparse.data.transforms import Choice, ImageTransform, transform_of
+from ersparse.data.worker_pool import WorkerPool, worker_count
 from ersparse.errors import RunFailed, UserError
 from ersparse.runs.data_record import check_same_images
 
@@ -180,7 +181,7 @@ def test_a_few_images_at_a_time_are_normalised_as_the_whole_batch(sizes, shape):
     for which in (torch.zeros(sum(sizes)), torch.ones(sum(sizes)), torch.rand(sum(sizes), generator=random) - 0.5):
         images = torch.stack([x.flip(1) if w > 0 else x for x, w in zip(torch.cat(parts), which, strict=True)])
         expected = ((images.float() - mean) / std).permute(0, 3, 1, 2)
-        found = normalised_parts(parts, which > 0, mean, std)
+        found = normalised_parts(iter(parts), shape, which > 0, mean, std)
         assert found.equal(expected) and found.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -215,6 +216,42 @@ def test_a_worker_that_dies_is_named(tmp_path):
     with pytest.raises(RunFailed, match=r"dataset.workers=2: .* died: process \d+ ended by signal 9 \(SIGKILL\)"):
         list(made)
     assert time.monotonic() - start < 30
+
+
+def test_shared_memory_without_room_is_one_line(tmp_path, monkeypatch):
+    def full(size):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    made, _ = loader(photographs(tmp_path), 2)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
+    needed = (2 * 2 + 1) * image_reader.CHUNK * 16 * 16 * 3  # two requests of each worker, and one that is used
+    with pytest.raises(
+        RunFailed, match=f"need {needed:,} bytes of /dev/shm, which is full; dataset.workers=0"
+    ) as error:
+        next(iter(made))
+    assert "\n" not in str(error.value)
+
+
+def test_images_in_shared_memory_stay_while_they_are_used():
+    """A worker is always ahead of the one who uses them, and its memory is used again and again."""
+    images = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 2, 2, 3).contiguous()
+    pool = WorkerPool(ImageReader([images], None, 0), 1, 0)
+    for _ in range(2):
+        for number, found in enumerate(pool.read(Request(0, [number], None) for number in range(40))):
+            time.sleep(0.002)
+            assert found.equal(images[number : number + 1])
+    pool.close()
+
+
+def test_a_crop_is_resized_alike_in_any_layout():
+    """Contiguous or not, it is the result of the same crop plane by plane."""
+    image = torch.randint(0, 256, (90, 120, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for size, box in (((32, 32), (5, 9, 70, 81)), ((40, 24), (0, 0, 90, 120)), ((64, 64), (30, 1, 20, 25))):
+        crop = image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+        planes = crop.permute(2, 0, 1).contiguous()[None]
+        expected = torch.nn.functional.interpolate(planes, size=size, mode="bilinear", antialias=True)[0]
+        found = ImageTransform(size, (0.1, 1)).finish(crop, Choice(box, None))
+        assert found.equal(expected.permute(1, 2, 0)) and found.is_contiguous()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
