@@ -67,7 +67,7 @@ class SparsitySettings(FunctionSettings):
     score_dtype: Literal["float32", "float64"]
     make: Annotated[bool, NotIdentity]
     allow_collapse: Annotated[bool, NotIdentity]
-    control: Literal["none", "shuffle", "reinit", "invert", "signs", "magnitudes"]
+    control: Literal["none", "shuffle", "reinit", "invert", "signs", "magnitudes", "permute"]
     run: SourceRunSettings | None = None
 
     @property

@@ -50,12 +50,15 @@ def build_network(settings: Settings, init_from: dict[str, Tensor] | None) -> nn
     """Return the network that is trained, on the CPU, with its first weights.
 
     With `sparsity.control=reinit` they are drawn independently of the weights that were scored; with `signs` and
-    `magnitudes` those of prunable weights are the loaded ones, and all else is drawn.
+    `magnitudes` those of prunable weights are the loaded ones, and all else is drawn. With `permute` the loaded ones
+    are only what masks are matched to.
     """
     control = settings.sparsity.control
     if control in ("signs", "magnitudes"):
         assert init_from is not None
         return transplant(_with_random_weights(settings, "weights"), init_from, control)
+    if control == "permute":
+        return _with_random_weights(settings, "weights")
     if control != "reinit":
         return initial_network(settings, init_from)
     return (

@@ -31,6 +31,7 @@ from ersparse.runs.network import (
     spec_of,
     unsupported_operation,
 )
+from ersparse.runs.permuted import permuted_source, ticket_network
 from ersparse.runs.plan import Plan
 from ersparse.runs.same_code import check_same_code
 from ersparse.sources.er import selection_of
@@ -39,7 +40,7 @@ from ersparse.sources.select import select_source
 from ersparse.sparse.channel_graph import GraphError
 from ersparse.sparse.layers import Layer, prunable_layers, unpruned_matrices
 from ersparse.sparse.mask import digest, masks_of
-from ersparse.sparse.source import DenseSource, Source
+from ersparse.sparse.source import DenseSource, Source, TicketSource
 from ersparse.sparse.weight_use import unusable_weight
 from ersparse.storage import density_file
 from ersparse.storage.density_file import DensityFile
@@ -147,6 +148,8 @@ def _select(
         file=files.densities and files.densities.without({layer.name for layer in built.layers} - names),
         prerequisite=plan_prerequisite,
     )
+    if settings.sparsity.control == "permute" and isinstance(source, TicketSource):
+        source = permuted_source(settings, source, built, files.network)
     prerequisite = planned[0] if planned else None
     if isinstance(source, IterativeRunSource) and prerequisite:
         _check_prerequisite(settings, source, prerequisite)
@@ -164,7 +167,7 @@ def _check_prerequisite(settings: Settings, source: IterativeRunSource, prerequi
 def _check_across_groups(settings: Settings) -> None:
     """Check what no group can check alone."""
     model = settings.model
-    if model.init_from and model.init != "default" and settings.sparsity.control != "reinit":
+    if model.init_from and model.init != "default" and settings.sparsity.control not in ("reinit", "permute"):
         raise UserError(f"model.init={model.init}: must be default with model.init_from, or it replaces those weights")
 
 
@@ -257,7 +260,11 @@ def _read_files(settings: Settings) -> InputFiles:
         network = network_tensors(network) if settings.model.init_mask == "own" else network
     if sparsity.name == "file":
         file = density_file.read(Path(str(sparsity.file)))
-        file_hash = digest(file.masks()) if sparsity.keep_mask else file.hash
+        if sparsity.keep_mask:
+            permutes = sparsity.control == "permute"  # the weights of the file count as well
+            file_hash = ticket_network(settings)[1] if permutes else digest(file.masks())
+        else:
+            file_hash = file.hash
     is_ticket = bool(network and network_masks(network))
     return InputFiles(network, file, FileHashes(network_hash, is_ticket, file_hash))
 

@@ -111,6 +111,11 @@ def _check_control(option: SparsityOption, has_ticket: bool, has_weights: bool) 
         "signs": (has_weights, "a network that has them: model.init_from"),
         "magnitudes": (has_weights, "a network that has them: model.init_from"),
         "invert": (pruner, "scores: sparsity=snip, grasp, synflow or imp"),
+        "permute": (
+            not has_ticket and settings.name == "file" and settings.keep_mask,
+            "a mask with its weights, sparsity=file with a run folder and sparsity.keep_mask=true, and none in "
+            "model.init_from (or model.init_mask=own)",
+        ),
     }
     met, requirement = requirements[settings.control]
     if not met:

@@ -3,13 +3,19 @@
 import pytest
 import torch
 from conftest import TINY, planned, read
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ersparse.runs.network import build_network
+from ersparse.errors import UserError
+from ersparse.runs.network import architecture, build_network, spec_of
+from ersparse.runs.permuted import permuted_source
 from ersparse.runs.planner import make_plan
+from ersparse.sparse.channel_axes import channel_axes
+from ersparse.sparse.channel_graph import GraphError
 from ersparse.sparse.initialization import transplant
 from ersparse.sparse.layers import prunable_layers
+from ersparse.sparse.mask import digest
+from ersparse.sparse.weight_matching import permuted
 
 
 def test_a_transplant_by_hand():
@@ -88,3 +94,46 @@ def test_a_narrow_network_counts_a_budget_and_starts_from_any_width(refusal):
     assert sum(layer.size for layer in plan.layers) == pytest.approx(27_000, rel=0.05)
     assert plan.settings.model.narrowed_from == 2 and plan.settings.model.width < 1
     assert "nothing to rewire" in refusal("sparsity=narrow", "method=rigl")
+
+
+def test_a_mask_is_matched_to_a_permuted_copy_of_its_network(finished, tmp_path, refusal, launch):
+    """The other network is a permuted copy, so the permuted mask is recovered exactly; training starts as drawn."""
+    state = load_file(finished / "network.safetensors")
+    ticket = ["sparsity=file", f"sparsity.file={finished}", "sparsity.keep_mask=true", "model.width=0.25"]
+    plain = planned(*ticket)
+    sizes = {layer.name: layer.size for layer in plain.layers}
+    axes = channel_axes(plain.graph, sizes)
+    order = {axis: torch.randperm(size) for axis, size in axes.sizes.items()}
+    save_file(permuted(state, axes, order), tmp_path / "other.safetensors")
+    words = [*ticket, "sparsity.control=permute", f"model.init_from={tmp_path}/other.safetensors"]
+    assert refusal(*words).startswith("sparsity.control=permute: must be none, unless there is a mask with its weights")
+    words.append("model.init_mask=own")
+    plan = planned(*words)
+    wanted = permuted({name: state[f"{name}_mask"] for name in sizes}, axes, order)
+    found = plan.source.draw()
+    assert all(found[name].equal(wanted[name]) for name in sizes) and not found.keys() ^ wanted.keys()
+    assert any(not found[name].equal(state[f"{name}_mask"]) for name in sizes)
+    drawn, first = (build_network(p.settings, p.init_from).state_dict() for p in (planned("model.width=0.25"), plan))
+    assert all(drawn[name].equal(first[name]) for name in drawn)
+    assert len({plan.hash, plain.hash, planned(*ticket, "sparsity.control=permute").hash}) == 3
+    status, printed = launch(*words, "method=draw", f"paths.root={tmp_path}/second")
+    assert status == 0, printed
+    (record,) = (tmp_path / "second").rglob("run.json")
+    assert read(record.parent)["mask_sha256"] == digest(wanted)
+
+
+def test_networks_without_such_permutations_are_refused(refusal, monkeypatch, finished):
+    built = architecture(spec_of(planned().settings))
+    ticket = ["sparsity=file", f"sparsity.file={finished}", "sparsity.keep_mask=true", "sparsity.control=permute"]
+    assert refusal(*ticket[:2], ticket[3]).startswith("sparsity.control=permute: must be none, unless there is a mask")
+    for graph, module, message in (
+        (built.graph, nn.Sequential(nn.GroupNorm(2, 4)), "0 normalises 2 groups of channels, which cannot be permuted"),
+        (GraphError("conv: aten.fft is not supported"), built.module, "conv: aten.fft is not supported"),
+    ):
+        with pytest.raises(UserError, match=f"sparsity.control=permute: {message}"):
+            permuted_source(
+                planned(*ticket[:3], "model.width=0.25").settings,
+                None,
+                built._replace(graph=graph, module=module),
+                None,
+            )
