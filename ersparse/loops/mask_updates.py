@@ -162,6 +162,7 @@ class MaskUpdates:
         left = {name: active[name] - count for name, count in dropped.items()}
         for name in masks:
             given[name]["kept"] = partial(self._kept, name, units[name], drop[name], left[name])
+            given[name]["left"] = partial(int, left[name] * masks[name].numel() // units[name].numel())
         grown = self._grow_counts(units, dropped, left, given, self._surplus(step, units, active))
         changes = {}
         for name in masks:

@@ -4,8 +4,8 @@ A rule is a function that returns scores in the shape of the weight: the active 
 are dropped, the free ones with the largest grow scores are grown. It is given those of the following that its
 parameters name: `weight`, `mask` (active weights), `gradient` (the dense gradient of the update's step, averaged over
 ranks), `momentum` (the optimizer's), `layer`, `random` (a NumPy generator that follows from seed, layer and step), and
-`mest_lambda`; when weights are grown also `kept`, the active weights that are not dropped. A share takes the same and
-returns one number; layers grow in proportion to it.
+`mest_lambda`; when weights are grown also `kept`, the active weights that are not dropped, and `left`, their number. A
+share takes the same and returns one number; layers grow in proportion to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ersparse.sparse.rewiring import magnitude
 from ersparse.sparse.transfer import to_device
 
 Rule = Callable[..., Tensor]
-GIVEN = ("weight", "mask", "kept", "gradient", "momentum", "layer", "random", "mest_lambda")
+GIVEN = ("weight", "mask", "kept", "left", "gradient", "momentum", "layer", "random", "mest_lambda")
 
 
 def smallest_weights(weight: Tensor) -> Tensor:
@@ -80,9 +80,12 @@ def mean_gradient(mask: Tensor, gradient: Tensor) -> Tensor:
     return _mean(magnitude(gradient), mask)
 
 
-def remaining(kept: Tensor) -> Tensor:
-    """Return the number of weights that the layer has left (DSR, Mostafa & Wang 2019, algorithm 1)."""
-    return kept.sum()
+def remaining(left: int) -> Tensor:
+    """Return the number of weights that the layer has left (DSR, Mostafa & Wang 2019, algorithm 1).
+
+    The host knows it, and does not wait for a GPU to count them.
+    """
+    return torch.tensor(left)
 
 
 DROP: Mapping[str, Rule] = {"magnitude": smallest_weights, "mest": mest}

@@ -136,6 +136,25 @@ def test_synchronised_batchnorm_trains_as_on_one_rank(process, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_compiled_ranks_synchronise_batchnorm_as_masked_ones_do(process, tmp_path):
+    """PyTorch traces and differentiates, and runs what it finds as it is: generating code takes minutes."""
+    site = tmp_path / "site"
+    site.mkdir()
+    compiling = "import functools, torch\ntorch.compile = functools.partial(torch.compile, backend='aot_eager')\n"
+    (site / "sitecustomize.py").write_text(compiling)
+    environment = {"env": {"PYTHONPATH": os.pathsep.join([str(site), HERE["env"]["PYTHONPATH"]])}}
+    words = ["model._target_=plain.residual", "model.name=plain", "model.sync_batchnorm=true", *EXACT]
+    found = [
+        trained(process, tmp_path / execution, *words, "trainer.devices=2", f"trainer.execution={execution}",
+                environment=environment)
+        for execution in ("masked", "compiled")
+    ]  # fmt: skip
+    losses = [[float(row["train/loss"]) for row in rows(folder)] for folder in found]
+    assert read(found[1])["config"]["trainer"]["execution"] == "compiled"
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_two_ranks_evaluate_a_network_as_one_rank(process, tmp_path):
     words = ["method=evaluate", "model.width=0.25", "trainer.precision=32-true"]
     one = trained(process, tmp_path / "one", *words, "method.recalibrate=false")

@@ -15,6 +15,7 @@ from pytorch_lightning import Callback
 from safetensors.torch import load_file
 from torch.backends import cudnn
 
+from ersparse.config.options import CONF
 from ersparse.errors import RunFailed
 from ersparse.lightning import classifier
 from ersparse.lightning.callbacks.checkpoints import Checkpoints, snapshot
@@ -56,6 +57,10 @@ RUNS = {
     "rigl_keeps_flow": [*RIGL, "method.keep_flow=true"],
     "rigl_residual": [*RIGL, *RESIDUAL],
     "set": ["method=set", *REWIRING],
+    "mest": ["method=mest", *REWIRING, "method.scope=layer"],
+    "cht": ["method=cht", *REWIRING],
+    "dsr": ["method=dsr", *REWIRING],
+    "east": ["method=east", *REWIRING, "trainer.max_epochs=3", "method.final_sparsity=0.8", "method.cycles=1"],
     "srigl": ["method=srigl", *REWIRING, "sparsity.sampling=fan_in", "method.grow=ch3", "method.drop=mest"],
     "sparse_momentum": ["method=sparse_momentum", *REWIRING, "sparsity.pattern=2x2", "sparsity.exclude=[0.*]"],
     "rigl_pilot": [*RIGL, "method.reparametrization=pilot", "method.factors.penalty=0.01"],
@@ -77,11 +82,20 @@ RUNS = {
     "edge_popup_affine": [*SEARCH, *RESIDUAL, "method.affine=true"],
     "imp": ["method=imp", "sparsity=dense", *RESIDUAL, *PRUNING],
     "imp_rewinds_to_epoch": ["method=imp", *PRUNING, "method.epochs_per_level=2", "method.rewind=epoch"],
+    "lrr": ["method=lrr", *RESIDUAL, *PRUNING],
+    "cyclic": ["method=cyclic", *LEVELS, "method.final_epochs=1"],
+    "sculpt": ["method=sculpt", "sparsity.level=0.5", *PRUNING],
     "synflow": ["method=synflow", "sparsity=dense", *PRUNING],
     "evaluate": ["method=evaluate", *RESIDUAL],
 }
 WAITS_OF_AN_UPDATE = 2  # whatever the number of layers
 FURTHER_MULTIPLICATIONS = {"ham": 3}  # beside the one that masks
+
+
+def test_every_method_that_trains_is_among_the_runs():
+    options = {path.stem for path in (CONF / "method").glob("[!_]*.yaml")} - {"draw", "theory"}
+    named = {word.removeprefix("method=") for words in RUNS.values() for word in words if word.startswith("method=")}
+    assert options == named | {"fixed"}
 
 
 @pytest.mark.parametrize("name", RUNS)
