@@ -19,6 +19,7 @@ from ersparse.distributed.collectives import mean_over_ranks, world_size
 from ersparse.lightning.auto_settings import memory_format
 from ersparse.lightning.classification_metrics import ClassificationMetrics
 from ersparse.lightning.extra_metrics import per_class_accuracy
+from ersparse.lightning.older_checkpoints import rename_callbacks
 from ersparse.lightning.optimizers import add_hyperbolic_steps, make_optimizer
 from ersparse.lightning.parameter_groups import ParameterGroup, norm_parameters, parameter_groups
 from ersparse.lightning.reparametrization import Reparametrization
@@ -106,6 +107,7 @@ class Classifier(pl.LightningModule):
 
         Fused optimizers read both in the order of memory, and would combine a weight with the momentum of another.
         """
+        rename_callbacks(checkpoint)
         self.stored_parts = checkpoint.get("parts", {})
         for optimizer in checkpoint.get("optimizer_states", []):
             for state in optimizer["state"].values():

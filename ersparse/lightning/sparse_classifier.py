@@ -13,6 +13,7 @@ from torch.func import functional_call
 from ersparse.kernels.buffers import Precision
 from ersparse.kernels.network import SparseNetwork, to_dense, to_kept
 from ersparse.lightning.classifier import Classifier
+from ersparse.lightning.older_checkpoints import rename_callbacks
 from ersparse.sparse.mask import attach, masks_of
 
 PREFIX = "sparse."
@@ -107,6 +108,7 @@ class SparseClassifier(Classifier):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Attach the checkpoint's masks, and convert its optimizer state and parts to those of the kept weights."""
+        rename_callbacks(checkpoint)
         masks = {name: checkpoint["state_dict"][f"network.{name}_mask"] for name in masks_of(self.network)}
         attach(self.network, masks)
         self._convert_parts(checkpoint, to_kept)

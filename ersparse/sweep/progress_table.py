@@ -29,7 +29,8 @@ class ProgressTable:
         self.started_at, self.drawn_at = time.monotonic(), 0.0
         self.printed: dict[int, str] = {}  # by job, the state that was printed last
         self.first_seen: dict[int, tuple[int, float]] = {}  # by job, the epoch when it was first seen, and the time
-        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        live = self.console.is_terminal and self.console.file.isatty()  # notebooks claim one that cannot redraw
+        self.live = Live(console=self.console, auto_refresh=False) if live else None
 
     def __enter__(self) -> ProgressTable:
         if self.live:

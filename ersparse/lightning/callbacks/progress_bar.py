@@ -27,7 +27,7 @@ class EpochProgressBar(pl.Callback):
         self.progress: Progress | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not (trainer.is_global_zero and self.console.is_terminal):
+        if not (trainer.is_global_zero and self.console.is_terminal and self.console.file.isatty()):
             return
         self.progress = Progress(
             TextColumn("epoch"),

@@ -131,6 +131,17 @@ def test_a_failed_job_does_not_stop_the_others(job, capsys):
     assert jobs[1].log.read_text() == "out of luck\n" and not jobs[0].log.exists()
 
 
+def test_a_notebook_that_claims_a_terminal_gets_plain_lines(job, monkeypatch, capsys):
+    """Jupyter sets FORCE_COLOR for its commands, whose output is a pipe: each redrawing would be a table of its own."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    pool = Pool([job("a")], cpu(1), None)
+    with ProgressTable(pool) as table:
+        pool.states[0].state = "done"
+        table.update()
+    assert table.console.is_terminal and table.live is None
+    assert capsys.readouterr().out.count("runs/a/s0") == 1
+
+
 def test_the_live_table_fits_the_screen_and_prints_reasons_without_markup(job, monkeypatch):
     """Of many jobs, the running ones and the summary stay visible."""
     pool = Pool([job(f"job{n}", "fail" if n < 9 else "work") for n in range(40)], cpu(2), None)
