@@ -32,10 +32,11 @@ using stored = STORED;
 constexpr bool PAIRS = std::is_same<stored, bfloat16>::value;
 constexpr int HALF = 16, LANES = PAIRS ? 2 * HALF : HALF;
 #ifdef __AVX512F__  // 32 registers that hold 16 floats each
-constexpr int TILE = 16 * HALF / LANES, GROUP = 12, SHARE = 2;
+constexpr int TILE = 16 * HALF / LANES, GROUP = HALF, SHARE = 2;
 #else
 constexpr int TILE = 4 * HALF / LANES, GROUP = 4, SHARE = 1;
 #endif
+constexpr int64_t CACHED = 768 << 10;  // bytes that stay in the second-level cache
 
 // ---- vectors: a half has 16 images
 
@@ -60,6 +61,32 @@ inline double sum_of_first(Half v, int images) {
     double total = 0;
     for (int i = 0; i < std::min(images, HALF); i++) total += v[i];
     return total;
+}
+
+#ifdef __has_builtin
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#endif
+#endif
+#ifndef SHUFFLE  // g++ before 12
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, HalfLanes{__VA_ARGS__})
+#endif
+
+// Exchanges the numbers whose row and column differ in the bit WIDTH between two rows that are WIDTH apart.
+template <int WIDTH, int... J> inline void exchange(Half& a, Half& b, std::integer_sequence<int, J...>) {
+    const Half upper = SHUFFLE(a, b, (J & WIDTH ? HALF + J - WIDTH : J)...);
+    const Half lower = SHUFFLE(a, b, (J & WIDTH ? HALF + J : J + WIDTH)...);
+    a = upper, b = lower;
+}
+
+// The sums of HALF vectors: half of the numbers of each are exchanged with another's, and added, until one is left.
+template <int WIDTH> inline Half sums(Half (&m)[HALF]) {
+    for (int i = 0; i < WIDTH; i++) {
+        exchange<WIDTH>(m[i], m[i + WIDTH], std::make_integer_sequence<int, HALF>{});
+        m[i] += m[i + WIDTH];
+    }
+    if constexpr (WIDTH > 1) return sums<WIDTH / 2>(m);
+    else return m[0];
 }
 
 // Of bfloat16 a pixel is sixteen words: image i in the low half of word i, image 16 + i in its high half.
@@ -240,30 +267,41 @@ template <int STRIDE> void convolve(const Op& op, const Part& p) {
 
 // ---- gradient of kept weights: the sums of COUNT weights stay in registers, and share each load of the gradient
 
+struct Rows {  // of the image, a part that fits the cache together with the same rows of all other channels
+    int64_t begin, end;
+};
+
 template <int COUNT, int COLUMNS, int STRIDE>
-inline void dot_row(const Taps<STRIDE>& t, const int32_t* offsets, const stored* gradient, int64_t y, int64_t x,
-                    int64_t width, Half* total) {
-    for (; x + COLUMNS <= width; x += COLUMNS) {
-        Vector g[COLUMNS];
-        for (int i = 0; i < COLUMNS; i++) g[i] = load(gradient + x * t.column + t.across(i));
-        for (int k = 0; k < COUNT; k++) {
-            const stored* in = t.in + offsets[k] + y * t.row + x * t.column;
-            for (int i = 0; i < COLUMNS; i++) add_product(total[k], g[i], load(in + t.across(i)));
+inline __attribute__((always_inline)) void add_rows(const Taps<STRIDE>& t, const Op& op, const int32_t* offsets,
+                                                    const stored* gradient, Rows rows, Half (&total)[COUNT]) {
+    const int64_t row = op.gradient.columns * op.gradient.step * LANES;
+    for (int64_t y = rows.begin; y < rows.end; y++)
+        for (int64_t x = 0; x < op.gradient.width; x += COLUMNS) {
+            Vector g[COLUMNS];
+#pragma GCC unroll 16
+            for (int i = 0; i < COLUMNS; i++) g[i] = load(gradient + y * row + x * t.column + t.across(i));
+#pragma GCC unroll 16  // or the sums would be in memory
+            for (int k = 0; k < COUNT; k++) {
+                const stored* in = t.in + offsets[k] + y * t.row + x * t.column;
+#pragma GCC unroll 16
+                for (int i = 0; i < COLUMNS; i++) add_product(total[k], g[i], load(in + t.across(i)));
+            }
         }
-    }
-    if constexpr (COLUMNS > 1) dot_row<COUNT, COLUMNS / 2, STRIDE>(t, offsets, gradient, y, x, width, total);
 }
 
 template <int COUNT, int STRIDE>
-inline void dots(const Taps<STRIDE>& t, const Op& op, const stored* gradient, int32_t k, int32_t end, real* result) {
-    const int64_t row = op.gradient.columns * op.gradient.step * LANES;
+inline void dots(const Taps<STRIDE>& t, const Op& op, const stored* gradient, Rows rows, int32_t k, int32_t end,
+                 real* result) {
     for (; k + COUNT <= end; k += COUNT) {
         Half total[COUNT] = {};
-        for (int64_t y = 0; y < op.gradient.height; y++)
-            dot_row<COUNT, 4, STRIDE>(t, op.offsets + k, gradient + y * row, y, 0, op.gradient.width, total);
-        for (int i = 0; i < COUNT; i++) result[k + i] = sum(total[i]);
+        if (op.gradient.width % 2) add_rows<COUNT, 1, STRIDE>(t, op, op.offsets + k, gradient, rows, total);
+        else if (op.gradient.width % 4) add_rows<COUNT, 2, STRIDE>(t, op, op.offsets + k, gradient, rows, total);
+        else add_rows<COUNT, 4, STRIDE>(t, op, op.offsets + k, gradient, rows, total);
+        if constexpr (COUNT == HALF) store(result + k, (rows.begin ? load(result + k) : Half{}) + sums<HALF / 2>(total));
+        else
+            for (int i = 0; i < COUNT; i++) result[k + i] = (rows.begin ? result[k + i] : 0) + sum(total[i]);
     }
-    if constexpr (COUNT > 1) dots<(COUNT > 4 ? 4 : COUNT / 2), STRIDE>(t, op, gradient, k, end, result);
+    if constexpr (COUNT > 1) dots<COUNT / 2, STRIDE>(t, op, gradient, rows, k, end, result);
 }
 
 // A layer that keeps all its weights: its channels read the same, and CHANNELS of them share each load of the input.
@@ -293,11 +331,17 @@ inline void dots_of_full(const Taps<STRIDE>& t, const Op& op, const Part& p, int
 template <int STRIDE> void weight_gradient(const Op& op, const Part& p) {
     const Taps<STRIDE> t(op, p);
     real* result = op.result + p.block * op.count;
-    int64_t c = p.begin;
-    if (op.full)
-        for (; c + SHARE <= p.end; c += SHARE) dots_of_full<SHARE, 8, STRIDE>(t, op, p, c, 0, result);
-    for (; c < p.end; c++)
-        dots<GROUP, STRIDE>(t, op, plane(op.gradient, p, c), op.rows[c], op.rows[c + 1], result);
+    int64_t begin = p.begin;
+    if (PAIRS && op.full)  // of floats, loads are cheaper than those of pairs, which are taken apart
+        for (; begin + SHARE <= p.end; begin += SHARE) dots_of_full<SHARE, 8, STRIDE>(t, op, p, begin, 0, result);
+    const int64_t row = op.in.block_size / op.in.rows * op.stride + op.gradient.block_size / op.gradient.rows;
+    const int64_t enough = (HALF + op.gradient.width - 1) / op.gradient.width;  // products for each sum of a vector
+    const int64_t at_once = std::max(enough, CACHED / int64_t(sizeof(stored)) / row);
+    for (Rows rows{0, 0}; rows.begin < op.gradient.height; rows.begin = rows.end) {
+        rows.end = std::min(rows.begin + at_once, op.gradient.height);
+        for (int64_t c = begin; c < p.end; c++)
+            dots<GROUP, STRIDE>(t, op, plane(op.gradient, p, c), rows, op.rows[c], op.rows[c + 1], result);
+    }
 }
 
 void bias_gradient(const Op& op, const Part& p) {
@@ -456,21 +500,6 @@ void moments(const Op& op, const Part& p) {
 
 // ---- from images one after the other to images abreast, and back: 16 x 16 numbers at a time are transposed in registers
 
-#ifdef __has_builtin
-#if __has_builtin(__builtin_shufflevector)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#endif
-#endif
-#ifndef SHUFFLE  // g++ before 12
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, HalfLanes{__VA_ARGS__})
-#endif
-
-// Exchanges the numbers whose row and column differ in the bit WIDTH between two rows that are WIDTH apart.
-template <int WIDTH, int... J> inline void exchange(Half& a, Half& b, std::integer_sequence<int, J...>) {
-    const Half upper = SHUFFLE(a, b, (J & WIDTH ? HALF + J - WIDTH : J)...);
-    const Half lower = SHUFFLE(a, b, (J & WIDTH ? HALF + J : J + WIDTH)...);
-    a = upper, b = lower;
-}
 template <int WIDTH> inline void transpose(Half (&m)[HALF]) {
     for (int i = 0; i < HALF; i++)
         if (!(i & WIDTH)) exchange<WIDTH>(m[i], m[i + WIDTH], std::make_integer_sequence<int, HALF>{});
