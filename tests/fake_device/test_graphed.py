@@ -1,5 +1,6 @@
 """trainer.execution=graphed on the fake device: recorded steps give the results of masked execution, bit for bit."""
 
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -12,7 +13,7 @@ from fake_device.training import Steps, run
 from pytorch_lightning import Callback
 
 from ersparse.errors import RunFailed, UserError
-from ersparse.lightning import step_graphs
+from ersparse.lightning import auto_settings, step_graphs
 from ersparse.lightning.step_graphs import StepGraphs, autocast_off, no_cached_casts
 
 GRAPHED = "trainer.execution=graphed"
@@ -78,6 +79,13 @@ def test_what_cannot_be_recorded_is_refused_before_anything_is_created(words, re
     with pytest.raises(UserError, match=f"^trainer.execution=graphed: {reason}.*must be auto, masked or compiled$"):
         run(tmp_path, [*EPOCHS, GRAPHED, *words], "cpu" if "cpu" in words[0] else "fake", Callback())
     assert not list(tmp_path.iterdir())
+
+
+def test_several_devices_are_refused():
+    """Their collective operations would be part of the graphs, which NCCL waits for when it ends."""
+    several = SimpleNamespace(ranks=2, accumulate=1, detect_anomaly=False)
+    with pytest.raises(UserError, match=r"^trainer.execution=graphed: needs trainer.devices=1; must be auto"):
+        auto_settings._check_graphed(several, "gpu", "32-true")
 
 
 def graphs_of(network, device):
