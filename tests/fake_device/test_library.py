@@ -6,6 +6,7 @@ from fake_device.tensors import DeviceTensor, Watch, fake_device
 from runs.plain import residual
 
 import ersparse
+from ersparse.distributed import collectives
 from ersparse.lightning.callbacks import ERInit, FlowRepair, SparseInit
 from ersparse.sparse import scores
 from ersparse.sparse.density import erk
@@ -23,6 +24,15 @@ def device():
 def network(device):
     torch.manual_seed(0)
     return residual(10, width=0.5).to(device)
+
+
+def test_the_share_of_a_global_batch_takes_one_product_and_no_wait(device, monkeypatch):
+    """Three of five images, on the first of two ranks: DDP averages over ranks, so that a loss counts 2 * 3 / 5."""
+    monkeypatch.setattr(collectives, "world_size", lambda: 2)
+    loss = torch.tensor(1.5).to(device)
+    with Watch() as seen:
+        scaled = collectives.mean_over_ranks(loss, 3, 5)
+    assert seen.operations == {"mul": 1} and not seen.waits and float(scaled.cpu()) == pytest.approx(1.8)
 
 
 def test_the_device_computes_like_the_cpu_and_refuses_what_a_gpu_refuses(device):
