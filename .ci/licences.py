@@ -5,6 +5,7 @@ usage: python .ci/licences.py [--check]     in an environment with every extra
 
 import re
 import sys
+import tomllib
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -55,9 +56,9 @@ def pinned() -> set[str]:
     return {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", PINS.read_text("utf-8"), re.M)}
 
 
-def needed(extra: str, found: dict[str, str], name: str = "ersparse") -> None:
-    """Add the packages that `name[extra]` needs on this machine to `found`, with their licences."""
-    for text in distribution(name).requires or []:
+def needed(texts: list[str], extra: str, found: dict[str, str]) -> None:
+    """Add the packages that requirements name on this machine, and theirs, to `found`, with their licences."""
+    for text in texts:
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
             continue
@@ -69,15 +70,16 @@ def needed(extra: str, found: dict[str, str], name: str = "ersparse") -> None:
         except PackageNotFoundError:  # of another platform
             continue
         for inner in ["", *requirement.extras]:
-            needed(inner, found, key)
+            needed(distribution(key).requires or [], inner, found)
 
 
 def page() -> str:
     """Return the page: a table for the package, and one for what each extra adds."""
+    project = tomllib.loads((PINS.parent / "pyproject.toml").read_text("utf-8"))["project"]
     text, before = HEAD, dict[str, str]()
     for extra in EXTRAS:
         found = dict(before)
-        needed(extra, found)
+        needed(project["optional-dependencies"][extra] if extra else project["dependencies"], "", found)
         rows = [f"| {key} | {found[key]} |" for key in sorted(found) if key not in before]
         title = f"Added by `ersparse[{extra}]`" if extra else "Always"
         text += "\n".join(["", f"## {title}", "", "| package | licence |", "|---|---|", *rows, ""])
