@@ -46,6 +46,8 @@ def for_hydra_parser(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: a flag is unknown, or cannot be combined with the others; or an override sets what is not taken.
     """
+    if "--hydra-help" in arguments:  # which Hydra prints without the configuration that overrides are about
+        return ["--hydra-help"]
     sweeps = is_sweep(arguments)
     words = [SAME_AS.get(word) or quoted_path(word, sweeps) for word in flags_first(arguments)]
     translated = for_hydra([with_free_key(word) for word in with_logger_names(words)])

@@ -118,7 +118,13 @@ def _explain(key: str, error: Any) -> str:
         return str(error["ctx"]["error"])
     if error["type"] == "bool_type":
         return f"{key}={_shown(value)}: must be a valid boolean, true or false"
-    return f"{key}={_shown(value)}: {error['msg'].replace('Input should be', 'must be')}"
+    allowed = error["msg"].replace("Input should", "must").replace("String should", "must")
+    return f"{key}={_shown(value)}: {allowed}{_quotes_hint(value)}"
+
+
+def _quotes_hint(value: Any) -> str:
+    """Return an addition to the error about a text with commas, which may have been meant as the values of a sweep."""
+    return "; several values for -m stand without quotes" if isinstance(value, str) and "," in value else ""
 
 
 def _shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 
 from hydra.errors import HydraException, OverrideParseException
@@ -45,8 +46,17 @@ def _cannot_be_parsed(override: str) -> str:
     key, equals, value = override.partition("=")
     if not key.lstrip("+~") or not equals:
         return f"{override or repr(override)}: must be group=option or key=value"
-    escaped = value.replace('"', '\\"')
-    return f"{override}: cannot be parsed; quote the value, as in '{key}=\"{escaped}\"'"
+    if key[0] in "'\"" and override.endswith(key[0]):
+        return f"{override}: must have no quotes around the key; write {override[1:-1]}"
+    if key != key.strip():
+        return f"{override}: must have no spaces before =; write {key.strip()}={value.strip()}"
+    return f"{override}: cannot be parsed; quote the value, as in {_as_text(key, value)}"
+
+
+def _as_text(key: str, value: str) -> str:
+    """Return the override as a shell takes it, with its value in the quotes of Hydra's grammar."""
+    escaped = re.sub(r'(\\*)("|$)', lambda end: end[1] * 2 + end[2].replace('"', r"\""), value)
+    return shlex.quote(f'{key}="{escaped}"')
 
 
 def _unknown(key: str) -> str:
@@ -63,7 +73,7 @@ def _several_values(override: str) -> str:
     key, _, value = override.partition("=")
     return (
         f"{override}: several values are a sweep, which needs -m; "
-        f"a list is written {key}=[{value}], and a text '{key}=\"{value}\"'"
+        f"a list is written {key}=[{value}], and a text {_as_text(key, value)}"
     )
 
 

@@ -132,14 +132,18 @@ def check_name(group: str, name: str, target: str) -> None:
 
 def no_such_option(group: str, option: str) -> str:
     """Return the error message for an option that its group does not have."""
-    return f"{group}={option}: no such option; must be one of {', '.join(options_of(group)) or 'none'}"
+    hint = "; several options for -m stand without quotes" if "," in option else ""
+    return f"{group}={option}: no such option; must be one of {', '.join(options_of(group)) or 'none'}{hint}"
 
 
 def no_such_key(key: str) -> str:
     """Return the error message for an unknown key, with the known key that resembles it most."""
     known = all_keys()
+    group = key.split(".")[0]
+    if key in known and group in groups():
+        return f"{key}: no such key of this {group}; other options of the group have it"
     if key in known:
-        return f"{key}: no such key of this {key.split('.')[0]}; other options of the group have it"
+        return f"{key}: is not in this configuration, since ~{group} or --config-name has left it out"
     near = difflib.get_close_matches(key, known, 1, 0.7)
     if not near:  # perhaps the right name in the wrong place
         near = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]

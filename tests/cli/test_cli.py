@@ -50,7 +50,7 @@ REFUSED = [
     (["optimizer.milestones=[0.5,2]"], "optimizer.milestones.1=2: must lie in (0, 1)"),
     (["optimizer.nesterov=true", "optimizer.momentum=0"], "optimizer.nesterov=true: needs optimizer.momentum above 0"),
     (["model.width=1e9"], "model.width=1000000000.0: must lie in (0, 64]"),
-    (["model.name=a/b"], "model.name=a/b: String should match"),
+    (["model.name=a/b"], "model.name=a/b: must match"),
     (["method._target_=math.pi"], "method._target_=math.pi: must name a subclass of ersparse.methods.base.Method"),
     (["trainer.precision=16-mixed", "trainer=cpu"], "trainer.precision=16-mixed: must be one of auto, 32-true"),
     (["trainer.num_nodes=2"], "trainer.num_nodes=2: must be 1"),

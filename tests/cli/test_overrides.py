@@ -1,6 +1,7 @@
 """Command lines that users of Hydra write, in any order, with any path."""
 
 import json
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,10 +12,13 @@ import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 import ersparse
 from ersparse.cli.overrides import flags_first, quoted_path
+from ersparse.config.hydra_errors import explain
 from ersparse.config.options import CONF
 from ersparse.sweep.local.launcher import LocalLauncher
 
@@ -83,6 +87,18 @@ REFUSED = [
     (["-m", "sparsity=glob(x*)"], "sparsity=glob(x*): must match an option of sparsity"),
     (["paths.root="], "paths.root=: must name a folder"),
     (["dry_run=1"], "dry_run=1: must be a valid boolean, true or false"),
+    (["sparsity = erk"], "sparsity = erk: must have no spaces before =; write sparsity=erk"),
+    (["seed =3"], "seed =3: must have no spaces before =; write seed=3"),
+    (["-m", "seed = 1,2"], "seed = 1,2: must have no spaces before =; write seed=1,2"),
+    (["sparsity", "=", "erk"], "=: must be group=option or key=value"),
+    (["-m", "'seed=1,2'"], "'seed=1,2': must have no quotes around the key; write seed=1,2"),
+    (['"sparsity=erk"'], '"sparsity=erk": must have no quotes around the key; write sparsity=erk'),
+    (["-m", "sparsity='er,erk'"], "sparsity=er,erk: no such option; must be one of balanced"),
+    (["-m", "seed='1,2'"], "seed=1,2: must lie in [0, 9223372036854775807], and be an integer; several values for -m"),
+    (["-m", 'sparsity.level="0.5,0.9"'], "sparsity.level=0.5,0.9: must lie in [0, 1); several values for -m"),
+    (["model.name='a,b'"], "model.name=a,b: must match pattern '^[A-Za-z0-9_.-]+$'; several values for -m"),
+    (["~seed", "seed=3"], "seed: is not in this configuration, since ~seed or --config-name has left it out"),
+    (["~paths", "paths.root=x"], "paths.root: is not in this configuration, since ~paths"),
 ]
 
 
@@ -190,6 +206,21 @@ def test_a_plain_path_is_left_alone():
 def test_a_value_that_cannot_be_parsed_is_named_with_its_key(launch):
     status, printed = launch(*DRAW, "model.name=a=b(")
     assert status == 2 and printed.startswith("model.name=a=b(: cannot be parsed; quote the value")
+
+
+@pytest.mark.parametrize("value", ["a=b(", "it's(", '"', '\\"(', "(\\", "'3", "(é,", "[", "{\"a'", 'a"b\\'])
+def test_the_quotes_that_a_refusal_proposes_are_right(value):
+    """A shell takes the proposed word apart, and Hydra reads the value as it was written."""
+    with pytest.raises(OverrideParseException) as refused:
+        OverridesParser.create().parse_overrides([f"model.name={value}"])
+    (word,) = shlex.split(explain(refused.value).partition("quote the value, as in ")[2])
+    assert OverridesParser.create().parse_override(word).value() == value
+
+
+@pytest.mark.parametrize("words", [["seed=3"], ["-m", "seed=1,2"], ["seed=("], ["--nope"], ["hydra/launcher=slurm"]])
+def test_hydra_help_needs_no_configuration(launch, words):
+    status, printed = launch("--hydra-help", *words)
+    assert status == 0 and printed.startswith("Hydra (")
 
 
 def test_a_composed_configuration_runs(tmp_path, capsys):
