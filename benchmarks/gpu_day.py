@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.gpu_checks import CHECKS, REHEARSE
 
-LIMIT = float(os.environ.get("LIMIT", "1800" if REHEARSE else "600"))  # seconds in all
+LIMIT = float(os.environ.get("LIMIT", "3600" if REHEARSE else "600"))  # seconds in all
 SLACK = 10 if REHEARSE else 1  # a rehearsal may share its cores with other work
 RESERVE = 5.0  # seconds at the end in which no check is started
 
