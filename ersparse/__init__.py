@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ersparse.api import load, load_images, sparsify
+    from ersparse.api import load, load_images
     from ersparse.errors import UserError
     from ersparse.export.predictor import load_sparse
     from ersparse.lightning.callbacks import FixedMask
     from ersparse.lightning.callbacks.own_module import Prune, Rewire
     from ersparse.loops.prune import prune
     from ersparse.loops.rewire import rewire
+    from ersparse.loops.sparsify import sparsify
     from ersparse.loops.summary import summary
     from ersparse.runs.run import run
     from ersparse.sparse.keep import keep as keep_masks
@@ -49,7 +50,7 @@ _TARGETS = {
     "remove_masks": "ersparse.sparse.mask:remove_masks",
     "rewire": "ersparse.loops.rewire:rewire",
     "run": "ersparse.runs.run:run",
-    "sparsify": "ersparse.api:sparsify",
+    "sparsify": "ersparse.loops.sparsify:sparsify",
     "summary": "ersparse.loops.summary:summary",
 }
 
