@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from ersparse.errors import UserError
     from ersparse.export.predictor import load_sparse
     from ersparse.lightning.callbacks import FixedMask
+    from ersparse.lightning.callbacks.own_edge_popup import EdgePopup
     from ersparse.lightning.callbacks.own_module import Prune, Rewire
+    from ersparse.loops.edge_popup import edge_popup
     from ersparse.loops.prune import prune
     from ersparse.loops.rewire import rewire
     from ersparse.loops.sparsify import sparsify
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from ersparse.sparse.mask import remove_masks
 
 __all__ = [
+    "EdgePopup",
     "FixedMask",
     "Prune",
     "Rewire",
     "UserError",
+    "edge_popup",
     "keep_masks",
     "load",
     "load_images",
@@ -38,10 +42,12 @@ __all__ = [
 ]
 
 _TARGETS = {
+    "EdgePopup": "ersparse.lightning.callbacks.own_edge_popup:EdgePopup",
     "FixedMask": "ersparse.lightning.callbacks:FixedMask",
     "Prune": "ersparse.lightning.callbacks.own_module:Prune",
     "Rewire": "ersparse.lightning.callbacks.own_module:Rewire",
     "UserError": "ersparse.errors:UserError",
+    "edge_popup": "ersparse.loops.edge_popup:edge_popup",
     "keep_masks": "ersparse.sparse.keep:keep",
     "load": "ersparse.api:load",
     "load_images": "ersparse.api:load_images",

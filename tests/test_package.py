@@ -70,6 +70,10 @@ total: tuple[str, float] = (str(ersparse.summary(network)), ersparse.summary(net
 plain: nn.Sequential = ersparse.remove_masks(copy.deepcopy(network))
 ersparse.keep_masks(network, optimizer).remove()
 callbacks = [ersparse.Rewire("set", delta_t=3), ersparse.Prune(0.9, every=3), ersparse.FixedMask()]
+search = ersparse.edge_popup(network, min_keep=1)
+search.set_level(0.8)
+callbacks += [ersparse.EdgePopup(0.9, levels=2)]
+ticket: dict[str, Tensor] = search.finish()
 """
 
 
