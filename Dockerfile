@@ -23,8 +23,8 @@ COPY ersparse /src/ersparse
 COPY hydra_plugins /src/hydra_plugins
 RUN pip install --no-cache-dir --constraint /src/constraints.txt "/src[timm,optuna]"
 
-# Results and data come from mounted folders: docker run --volume "$PWD:/work" --user "$(id -u):$(id -g)" ersparse run
-ENV HOME=/tmp ERSPARSE_DATA=/work/data
-WORKDIR /work
+# Results and data come from mounted folders: docker run --volume "$PWD:/runs" --user "$(id -u):$(id -g)" ersparse run
+ENV HOME=/tmp ERSPARSE_DATA=/runs/data
+WORKDIR /runs
 ENTRYPOINT ["ersparse"]
 CMD ["--help"]
