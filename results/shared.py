@@ -46,7 +46,7 @@ def load_runs(path: Path, root: Path | None, measure: Callable[[Path], pd.DataFr
 
 def write_table(path: Path, table: str) -> None:
     """Write a table to a file and to the standard output."""
-    path.write_text(table)
+    path.write_text(table, encoding="utf-8")
     print(table)
 
 

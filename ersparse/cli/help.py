@@ -50,7 +50,7 @@ def help_text() -> str:
 def _option_lines(group: str, option: str, width: int) -> list[str]:
     """Return an option with its first comment, wrapped; a user's own option also lists its keys."""
     file = option_file(group, option)
-    text = file.read_text().splitlines()
+    text = file.read_text("utf-8").splitlines()
     comment = next((line[2:] for line in text if line.startswith("# ") and "@package" not in line), "")
     line = f"    {option:{width}}{comment}"
     if not file.is_relative_to(CONF):

@@ -25,7 +25,7 @@ def main(words: Sequence[str]) -> int:
     file = asked.folder / "rewiring.csv"
     out: Path = asked.out or file.with_suffix(".png")
     try:
-        updates = list(csv.DictReader(file.read_text().splitlines()))
+        updates = list(csv.DictReader(file.read_text("utf-8").splitlines()))
         _plot(updates, out)
     except OSError:
         raise UserError(f"{asked.folder}: has no rewiring.csv; must be the folder of a run that rewires") from None

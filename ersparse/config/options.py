@@ -163,7 +163,7 @@ def _keys_in(folder: Path) -> frozenset[str]:
         group = path.parent.relative_to(folder)
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         if isinstance(content, dict) and "hydra" not in group.parts:
-            in_global_package = path.read_text().startswith("# @package _global_")
+            in_global_package = path.read_text("utf-8").startswith("# @package _global_")
             keys.update(_flat(content, "" if in_global_package or not group.parts else f"{group.parts[0]}."))
             keys.update(group.parts[:1])
             for package, nested in _nested(content):

@@ -150,7 +150,7 @@ def kept_statistics(root: Path, key: str, scan: Callable[[], Statistics]) -> Sta
                 write_json(path, scan()._asdict())
 
     path = kept_file(root, f"{key}-{FORMAT}.json", "the statistics of the images", make)
-    return _statistics(path, path.read_text(errors="replace"))
+    return _statistics(path, path.read_text("utf-8", errors="replace"))
 
 
 def _statistics(path: Path, text: str) -> Statistics:

@@ -119,7 +119,7 @@ def _validation_classes(root: Path) -> Callable[[str], str | None]:
         UserError: there are no files that say so.
     """
     if table := next((path for path in (root / KAGGLE, root / "ILSVRC" / KAGGLE) if path.exists()), None):
-        rows = (line.partition(",") for line in table.read_text(errors="replace").splitlines()[1:])
+        rows = (line.partition(",") for line in table.read_text("utf-8", errors="replace").splitlines()[1:])
         by_name = {name: words.split()[0] for name, _, words in rows if words.split()}
         return by_name.get
     by_number = dict(enumerate(_kit_classes(root), 1))

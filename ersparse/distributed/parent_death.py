@@ -33,7 +33,7 @@ def _descends_from(ancestor: int) -> bool:
     process = os.getppid()
     while process not in (0, ancestor):
         try:
-            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+            process = int(Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
         except OSError:  # the process has ended, and its children have a new parent
             return os.getppid() == ancestor
     return process == ancestor

@@ -93,7 +93,7 @@ class Rendezvous:
 
     def _exit_status(self, rank: int) -> int | None:
         try:
-            text = (self.folder / f"rank{rank}").read_text()
+            text = (self.folder / f"rank{rank}").read_text("utf-8")
         except OSError:
             return None
         return int(text) if text else None

@@ -47,7 +47,14 @@ def library(real: str, stored: str) -> ctypes.CDLL:
 def _cached_library(defines: tuple[str, ...]) -> Path:
     """Return the library for this source, compiler, processor and `defines`; it is compiled on a cache miss."""
     compiler = _find_compiler()
-    inputs = [SOURCE.read_text(), _compiler_version(compiler), _processor(), *COMMON_FLAGS, *defines, str(TARGET_FLAGS)]
+    inputs = [
+        SOURCE.read_text("utf-8"),
+        _compiler_version(compiler),
+        _processor(),
+        *COMMON_FLAGS,
+        *defines,
+        str(TARGET_FLAGS),
+    ]
     path = _cache_folder() / f"kernels-{hashlib.sha256('/'.join(inputs).encode()).hexdigest()[:16]}.so"
     if not path.exists():
         _build(compiler, defines, path)
@@ -62,7 +69,7 @@ def _build(compiler: str, defines: tuple[str, ...], path: Path) -> None:
     try:
         for flags in TARGET_FLAGS:
             command = [compiler, *COMMON_FLAGS, *flags, *defines, "-o", str(partial), str(SOURCE)]
-            result = subprocess.run(command, capture_output=True, text=True)
+            result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
             if result.returncode == 0:
                 partial.replace(path)
                 return
@@ -96,7 +103,7 @@ def _cache_folder() -> Path:
 def _processor() -> str:
     """Return model and instruction sets of the processor, which determine the code that -march=native generates."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return "/".join(
@@ -105,4 +112,4 @@ def _processor() -> str:
 
 
 def _compiler_version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    return subprocess.run([compiler, "--version"], capture_output=True, encoding="utf-8", errors="replace").stdout

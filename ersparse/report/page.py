@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -44,6 +46,7 @@ def page(
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["url"] = lambda path: quote(os.fsencode(path))  # its bytes may be no text of the locale
     return environment.get_template("page.html").render(
         sections=[_section(section, svgs.get(section.name, {}), root) for section in sections],
         skipped=skipped,

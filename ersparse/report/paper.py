@@ -59,7 +59,7 @@ def paper() -> Mapping[str, Any]:
 
 @cache
 def _read(name: str) -> Mapping[str, Any]:
-    return yaml.safe_load(Path(__file__).with_name(name).read_text())  # type: ignore[no-any-return]
+    return yaml.safe_load(Path(__file__).with_name(name).read_text("utf-8"))  # type: ignore[no-any-return]
 
 
 def tables() -> Mapping[str, Any]:

@@ -56,7 +56,9 @@ def gpu_versions() -> dict[str, Any]:
 def _driver_version() -> str | None:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        listed = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return listed.partition("\n")[0].strip() or None
@@ -65,7 +67,7 @@ def _driver_version() -> str | None:
 def _processor() -> str:
     """Return the processor's model name, which only Linux reports."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -91,7 +93,9 @@ def _git() -> dict[str, Any] | None:
 
     def ask(*words: str) -> str:
         command = ["git", "-C", str(here), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=10).stdout
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True, env=environment, timeout=10
+        ).stdout
 
     try:
         return {"sha": ask("rev-parse", "HEAD").strip(), "dirty": bool(ask("status", "--porcelain", "-uno").strip())}

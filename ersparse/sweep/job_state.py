@@ -144,7 +144,7 @@ def failure_reason(status: int, record: dict[str, Any] | None, log: Path) -> str
 def last_line(log: Path) -> str:
     """Return the last line of a file that is not blank, or "" if there is none."""
     try:
-        lines = log.read_text(errors="replace").split("\n")
+        lines = log.read_text("utf-8", errors="replace").split("\n")
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

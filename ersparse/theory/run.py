@@ -99,7 +99,7 @@ def _measure(job: TheoryRun, record: RunRecord, console: Any) -> list[tuple[Cell
     Each cell has its own random generator, so the results depend neither on the order nor on interruptions.
     """
     path = job.folder.path / "cells.json"
-    found: dict[str, Result] = json.loads(path.read_text()) if path.exists() else {}
+    found: dict[str, Result] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     results: list[tuple[Cell, Result]] = []
     for cell in track(job.cells, "measuring", console=console, disable=not console.is_terminal, transient=True):
         key = json.dumps(cell, sort_keys=True)

@@ -44,6 +44,7 @@ hydra_key = st.sampled_from([
     "hydra", "hydra.run.dir", "hydra.output_subdir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.job.chdir",
     "hydra.job.name", "hydra.mode", "hydra.verbose", "hydra.searchpath", "hydra.sweeper.params", "hydra.sweeper.words",
     "hydra.launcher.slots", "hydra.launcher.time_limit", "hydra.launcher._target_", "hydra.sweeper._target_",
+    "hydra.sweeper.n_trials", "hydra.sweeper.direction", "hydra.sweeper.sampler", "hydra.sweeper.study_name",
     "hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra.callbacks", "hydra.job.env_set", "hydra.nope",
 ])  # fmt: skip
 key = st.one_of(st.sampled_from(sorted(all_keys())), st.sampled_from(groups()), hydra_key, signs, text)
@@ -60,6 +61,12 @@ flag = st.sampled_from([
 ])  # fmt: skip
 word = st.one_of(override, override, override, flag, zipped, text)
 single = st.tuples(st.just("run"), st.lists(word, max_size=3))
+searched = st.builds("{}={}".format, key, st.sampled_from([
+    "interval(0.1,0.9)", "range(1,4)", "choice(a,b)", "tag(log,interval(1e-4,1))", "int(interval(1,9))", "0.1,0.2",
+]))  # fmt: skip
+searching = st.tuples(st.just("run"), st.lists(st.one_of(searched, word), max_size=3).map(
+    lambda words: ["-m", "hydra/sweeper=optuna", *words]
+))  # fmt: skip
 sweeping = st.tuples(st.just("run"), st.lists(word, max_size=3).map(lambda words: ["-m", *words]))
 command = st.tuples(st.sampled_from([*SUBCOMMANDS, "nope", ""]), st.lists(word, max_size=3))
 
@@ -74,7 +81,8 @@ def nothing_runs(monkeypatch, tmp_path):
     for target in ("ersparse.runs.run.load_arrays", "ersparse.cli.density.load_arrays"):
         monkeypatch.setattr(target, _refuse)
     for target in ("local.launcher.LocalLauncher", "slurm.launcher.SlurmLauncher"):
-        monkeypatch.setattr(f"ersparse.sweep.{target}.run", lambda *_: 0)
+        for start in ("run", "search"):
+            monkeypatch.setattr(f"ersparse.sweep.{target}.{start}", lambda *_: 0)
     monkeypatch.setattr("ersparse.cli.status.time", SimpleNamespace(sleep=_interrupt))
 
 
@@ -108,7 +116,7 @@ def test_no_command_line_ends_in_a_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
 
     @settings(max_examples=int(EXAMPLES or 100), deadline=None, derandomize=not EXAMPLES, database=None)
-    @given(st.one_of(single, sweeping, command))
+    @given(st.one_of(single, sweeping, searching, command))
     def check(example):
         status, printed, created = run(*example)
         assert status in (0, 1, 2, 130)

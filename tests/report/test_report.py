@@ -305,6 +305,13 @@ def test_page_is_self_contained_and_its_links_resolve(report, tmp_path):
         assert place[1:] in names if link[0] == "#" else (page.parent / place).exists(), link
 
 
+def test_a_path_that_is_no_text_is_linked_by_its_bytes(report, tmp_path):
+    write(tmp_path / "\udcff", seed=0)
+    status, printed = report(tmp_path)
+    assert status == 0, printed
+    assert b'<a href="../%FF/' in (tmp_path / "report" / "index.html").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_thousand_runs_take_seconds(tmp_path):

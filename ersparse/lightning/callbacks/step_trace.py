@@ -56,5 +56,5 @@ class StepTrace(pl.Callback):
         self.folder.mkdir(exist_ok=True)
         self.profiler.export_chrome_trace(str(self.folder / "trace.json.gz"))
         table = self.profiler.key_averages().table(sort_by=f"self_{self.device}_time_total", row_limit=40)
-        (self.folder / "operations.txt").write_text(table + "\n")
+        (self.folder / "operations.txt").write_text(table + "\n", "utf-8")
         self.profiler, self.done = None, True

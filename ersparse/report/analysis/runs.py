@@ -118,7 +118,7 @@ def read_curve(folder: Path) -> dict[str, list[float]]:
     Columns that the file lacks are left out; the result is empty if the file is missing or damaged.
     """
     try:
-        with (folder / "metrics.csv").open(newline="") as file:
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
         head, rows = rows[0], rows[1:]
         wanted = [(name, head.index(name)) for name in ("epoch", *CURVES) if name in head]

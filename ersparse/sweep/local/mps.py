@@ -61,9 +61,15 @@ def _failure(command: list[str], environment: Mapping[str, str], said: str = "")
     """Run a command, and return why it has failed; "" if it has not."""
     try:
         # a file, because the daemon keeps the streams of the command that starts it, and a pipe would never end
-        with tempfile.TemporaryFile("w+") as output:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
             done = subprocess.run(
-                command, env=dict(environment), input=said, stdout=output, stderr=output, text=True, timeout=TIMEOUT
+                command,
+                env=dict(environment),
+                input=said,
+                stdout=output,
+                stderr=output,
+                encoding="utf-8",
+                timeout=TIMEOUT,
             )
             output.seek(0)
             lines = output.read().strip().splitlines()

@@ -148,7 +148,9 @@ def refuse_sharing_exclusive_gpus(jobs_per_gpu: int, environment: Mapping[str, s
 def _nvidia_smi(*arguments: str, pattern: str) -> list[Any]:
     """Return the matches of a pattern in what nvidia-smi prints; empty without the tool."""
     try:
-        listed = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=20).stdout
+        listed = subprocess.run(
+            ["nvidia-smi", *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=20
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return []
     return re.findall(pattern, listed)

@@ -123,7 +123,7 @@ class Trials:
             size = table.stat().st_size
             if self.sizes.get(table) == size:
                 return False
-            rows = list(csv.DictReader(table.read_text().splitlines()))
+            rows = list(csv.DictReader(table.read_text("utf-8").splitlines()))
         except OSError:  # no epoch has ended
             return False
         self.sizes[table] = size

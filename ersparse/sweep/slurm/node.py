@@ -55,7 +55,7 @@ def job_record() -> dict[str, str]:
     """Return the fields that `scontrol show job` prints for this job; empty if SLURM does not answer."""
     command = ["scontrol", "show", "job", "--oneliner", job_id()]
     try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        output = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(field.split("=", 1) for field in output.split() if "=" in field)

@@ -110,7 +110,9 @@ def run_slurm_command(command: Sequence[str], stdin: str | None = None) -> str:
         UserError: the command does not exist, fails, or does not end within two minutes.
     """
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, encoding="utf-8", errors="replace", timeout=120
+        )
     except FileNotFoundError:
         raise UserError(
             f"hydra/launcher=slurm: there is no {command[0]} on the PATH; must be used where jobs are submitted from"

@@ -33,6 +33,6 @@ def test_the_data_set_is_valid_and_balanced() -> None:
 def test_the_preset_trains_and_keeps_its_sparsity(tmp_path: Path) -> None:
     own = ["--config-dir", str(CONF), f"paths.root={tmp_path}", f"paths.cache={tmp_path}/cache"]
     subprocess.run([sys.executable, "-m", "ersparse", "run", *own, "experiment=first"], check=True, cwd=tmp_path)
-    (record,) = (json.loads(path.read_text()) for path in tmp_path.rglob("run.json"))
+    (record,) = (json.loads(path.read_text("utf-8")) for path in tmp_path.rglob("run.json"))
     assert record["state"] == "done" and record["metrics"]["test/acc"] > 0.9
     assert sum(layer["nonzero"] for layer in record["layers"]) == pytest.approx(0.2 * 4912, rel=0.2)
