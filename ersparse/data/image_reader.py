@@ -111,15 +111,14 @@ class SharedImages(Dataset[Any]):
         """Take memory for as many requests as `slots`.
 
         Raises:
-            RunFailed: `SHARED_MEMORY` has no room.
+            RunFailed: `SHARED_MEMORY` has no room, or cannot be written.
         """
         shape = (slots, CHUNK, *reader.shape)
         try:
             storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-        except RuntimeError:
-            message = (
-                f"the images that are read ahead need {math.prod(shape):,} bytes of {SHARED_MEMORY}, which is full"
-            )
+        except RuntimeError as error:
+            reason = str(error).rpartition(": ")[2]  # of the operating system: no space left, read-only, no such file
+            message = f"the images that are read ahead need {math.prod(shape):,} bytes of {SHARED_MEMORY} ({reason})"
             raise RunFailed(f"{message}; dataset.workers=0 needs none, and a smaller dataset.batch_size less") from None
         return cls(reader, torch.empty(0, dtype=torch.uint8).set_(storage).reshape(shape))
 
