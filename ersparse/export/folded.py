@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +29,15 @@ class FoldedLayer:
     stride: int = 1
     padding: Sequence[int] = (0, 0)
     groups: int = 1
+    dilation: Sequence[int] = (1, 1)
 
     def build(self) -> nn.Module:
         """Return the PyTorch module of this layer, with random weights."""
         n_out, n_in, *kernel = self.shape
         if not kernel:
             return nn.Sequential(nn.Flatten(), nn.Linear(n_in, n_out))
-        return nn.Conv2d(n_in * self.groups, n_out, _pair(kernel), self.stride, _pair(self.padding), groups=self.groups)
+        options: dict[str, Any] = {"dilation": _pair(self.dilation), "groups": self.groups}
+        return nn.Conv2d(n_in * self.groups, n_out, _pair(kernel), self.stride, _pair(self.padding), **options)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class FoldedStep:
         source, residual: 0 is the image, n the result of the n-th step.
         pool: "max" or "average" over windows that do not overlap; empty for no pooling.
         window: pooling window in rows and columns; None is the whole image (global pooling).
+        relu6: whether the ReLU is at most 6.
     """
 
     source: int
@@ -53,10 +57,11 @@ class FoldedStep:
     relu: bool = False
     pool: str = ""
     window: Sequence[int] | None = (1, 1)
+    relu6: bool = False
 
     def build_epilogue(self) -> nn.Module:
         """Return the PyTorch module of what follows the sum: ReLU and pooling."""
-        modules: list[nn.Module] = [nn.ReLU()] if self.relu else []
+        modules: list[nn.Module] = [nn.ReLU6() if self.relu6 else nn.ReLU()] if self.relu else []
         if self.pool and self.window is None:
             modules.append(nn.AdaptiveAvgPool2d(1))
         elif self.pool and self.window is not None:
@@ -91,7 +96,7 @@ def fold(network: nn.Module) -> FoldedNetwork:
         NotCovered: names the first operation that cannot be folded, such as a normalisation that follows no
             convolution.
     """
-    graph, masks = FusedGraph(network), masks_of(network)
+    graph, masks = FusedGraph(network, evaluation=True), masks_of(network)
     steps = [node for node in graph.nodes if isinstance(node, FusedStep)]
     if isinstance(graph.output, Convolution):
         steps.append(FusedStep(graph.output.position, graph.output))
@@ -115,10 +120,11 @@ def _fold_step(step: FusedStep, numbers: dict[Node, int]) -> FoldedStep:
     if not isinstance(step.source, Convolution):
         if step.norm:
             raise NotCovered("a BatchNorm2d that follows no convolution")
-        return FoldedStep(numbers[step.source], None, residual, step.relu, step.pool, window)
+        return FoldedStep(numbers[step.source], None, residual, step.relu, step.pool, window, step.relu6)
     node = step.source
-    layer = FoldedLayer(node.name, list(node.module.weight.shape), node.stride, list(node.padding), node.groups)
-    return FoldedStep(numbers[node.source], layer, residual, step.relu, step.pool, window)
+    shape, padding, dilation = (list(v) for v in (node.module.weight.shape, node.padding, node.dilation))
+    layer = FoldedLayer(node.name, shape, node.stride, padding, node.groups, dilation)
+    return FoldedStep(numbers[node.source], layer, residual, step.relu, step.pool, window, step.relu6)
 
 
 def _fold_norm(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:

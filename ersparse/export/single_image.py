@@ -55,11 +55,12 @@ class SingleImageConvolution:
     """
 
     def __init__(
-        self, layer: FoldedLayer, weight: Tensor, bias: Tensor, mask: Tensor, source: PlanarBuffer, relu: bool
+        self, layer: FoldedLayer, weight: Tensor, bias: Tensor, mask: Tensor, source: PlanarBuffer, relu: int
     ) -> None:
-        kernel, columns = layer.shape[2:] or source.shape[1:], source.columns
+        (tall, wide), (down, across) = layer.shape[2:] or source.shape[1:], layer.dilation
+        coordinates = MaskCoordinates.from_mask(mask.reshape(len(mask), -1, tall, wide), layer.groups, (down, across))
+        kernel, columns = coordinates.shape[2:], source.columns
         height, width = (n + 2 * p - k + 1 for n, p, k in zip(source.shape[1:], layer.padding, kernel, strict=True))
-        coordinates = MaskCoordinates.from_mask(mask.reshape(len(mask), -1, *kernel), layer.groups)
         pattern = coordinates.forward_pattern(source.rows, columns)
         vectors = -(-((height - 1) * columns + width) // VECTOR_SIZE)
         self.shape = ImageShape(len(mask), -(-height // layer.stride), -(-width // layer.stride))
@@ -75,7 +76,7 @@ class SingleImageConvolution:
         rows, offsets, values, biases, *_ = map(pointer, self._alive)
         self.op = Op(
             kind=abi.CONVOLVE, channels=len(mask), rows=rows, offsets=offsets, weight=values, bias=biases, stride=1,
-            relu=int(relu), input=TensorStruct(data=pointer(inputs), rows=1, columns=vectors),
+            relu=relu, input=TensorStruct(data=pointer(inputs), rows=1, columns=vectors),
             output=TensorStruct(data=pointer(output), height=1, width=vectors, rows=1, columns=vectors),
         )  # fmt: skip
 
@@ -104,7 +105,7 @@ class SingleImageNetwork:
             struct, shape = source.struct, source.shape
             if step.layer:
                 name, held = next(weighted)
-                relu = step.relu and step.residual is None
+                relu = _relu_of(step) if step.residual is None else abi.NO_RELU
                 assert isinstance(held.module.bias, Tensor)
                 parameters = held.weight, held.module.bias
                 convolution = SingleImageConvolution(step.layer, *parameters, masks[name], source, relu)
@@ -139,6 +140,10 @@ def _borders(network: FoldedNetwork) -> list[tuple[int, int]]:
     return borders
 
 
+def _relu_of(step: FoldedStep) -> int:
+    return abi.RELU6 if step.relu6 else abi.RELU if step.relu else abi.NO_RELU
+
+
 def _epilogue(
     step: FoldedStep, source: TensorStruct, target: TensorStruct, channels: int, residual: TensorStruct | None
 ) -> Op:
@@ -147,6 +152,6 @@ def _epilogue(
     optional: dict[str, Any] = {} if residual is None else {"residual": residual}
     return Op(
         kind=abi.PLANES, channels=channels, input=source, output=target, has_residual=len(optional),
-        relu=int(step.relu), average=int(step.pool == "average"), pool_height=window[0], pool_width=window[1],
+        relu=_relu_of(step), average=int(step.pool == "average"), pool_height=window[0], pool_width=window[1],
         **optional,
     )  # fmt: skip

@@ -65,7 +65,7 @@ class InputSpec:
 def write(path: Path, network: FoldedNetwork, inputs: InputSpec) -> None:
     """Write the file atomically."""
     arrays = _compress(network)
-    description = json.dumps({"images": asdict(inputs), "parts": [asdict(step) for step in network.steps]})
+    description = json.dumps({"images": asdict(inputs), "parts": [_fields(step) for step in network.steps]})
     metadata = {"format": FORMAT, "version": VERSION, "network": description, "sha256": _digest(description, arrays)}
     write_bytes(path, save(arrays, metadata))
 
@@ -102,6 +102,16 @@ def _read_verified(path: Path) -> tuple[dict[str, str], NamedArrays]:
     if metadata.get("sha256") != _digest(metadata["network"], arrays):
         raise UserError(f"{path}: damaged (checksum mismatch); export the run again")
     return metadata, arrays
+
+
+def _fields(step: FoldedStep) -> dict[str, Any]:
+    """Return the fields of a step; those that earlier versions do not know are left out unless they are needed."""
+    fields = asdict(step)
+    if not step.relu6:
+        del fields["relu6"]
+    if step.layer and tuple(step.layer.dilation) == (1, 1):
+        del fields["layer"]["dilation"]
+    return fields
 
 
 def _step(fields: dict[str, Any]) -> FoldedStep:

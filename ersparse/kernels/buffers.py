@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
-from ersparse.kernels.csr import MaskCoordinates
+from ersparse.kernels.csr import MaskCoordinates, dilated
 from ersparse.kernels.fused_graph import Convolution, NotCovered
 from ersparse.kernels.shared_memory import Scratch
 
@@ -146,12 +146,13 @@ class SparseWeights:
         self, node: Convolution, mask: Tensor, values: Tensor, source: ActivationBuffer, images_per_block: int
     ) -> None:
         self.input_shape = source.shape
-        self.kernel, self.padding = node.kernel or self.input_shape[1:], node.padding
+        kernel = node.kernel or self.input_shape[1:]
+        self.kernel, self.padding = dilated(kernel, node.dilation), node.padding
         self.stride, self.bias, self.values = node.stride, node.module.bias, values
-        weights, inputs = mask[0].numel() * node.groups, self.input_shape.channels * self.kernel[0] * self.kernel[1]
+        weights, inputs = mask[0].numel() * node.groups, self.input_shape.channels * kernel[0] * kernel[1]
         if weights != inputs:
             raise NotCovered(f"{node.name}, which reads {weights} numbers of {inputs}")
-        self.coordinates = MaskCoordinates.from_mask(mask.reshape(len(mask), -1, *self.kernel), node.groups)
+        self.coordinates = MaskCoordinates.from_mask(mask.reshape(len(mask), -1, *kernel), node.groups, node.dilation)
         self.is_dense = int(node.groups == 1 and len(values) == mask.numel())
         self.pattern = self.coordinates.forward_pattern(source.rows, source.columns, images_per_block)
         self.gradient, self.transposed_values = torch.zeros_like(values), torch.empty_like(values)

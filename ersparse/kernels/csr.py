@@ -29,7 +29,7 @@ class MaskCoordinates:
 
     Attributes:
         out_channel, in_channel, row, column: int64 [kept weights]; input channels are numbered over all groups.
-        shape: output channels, input channels of all groups, kernel height, kernel width.
+        shape: output channels, input channels of all groups, height and width that a kernel covers.
     """
 
     out_channel: np.ndarray
@@ -39,13 +39,14 @@ class MaskCoordinates:
     shape: tuple[int, int, int, int]
 
     @classmethod
-    def from_mask(cls, mask: Tensor, groups: int = 1) -> MaskCoordinates:
-        """Return the coordinates of a boolean mask [n_out, n_in / groups, height, width]."""
+    def from_mask(cls, mask: Tensor, groups: int = 1, dilation: tuple[int, int] = (1, 1)) -> MaskCoordinates:
+        """Return the coordinates of a boolean mask [n_out, n_in / groups, height, width], whose kernel is dilated."""
         out_channel, in_channel, row, column = (axis.astype(np.int64) for axis in np.nonzero(mask.numpy()))
         n_out, n_in, height, width = mask.shape
         if groups > 1:
             in_channel = in_channel + out_channel // (n_out // groups) * n_in
-        return cls(out_channel, in_channel, row, column, (n_out, n_in * groups, height, width))
+        shape = (n_out, n_in * groups, *dilated((height, width), dilation))
+        return cls(out_channel, in_channel, row * dilation[0], column * dilation[1], shape)
 
     def forward_pattern(self, rows: int, columns: int, images: int = 1) -> CSRPattern:
         """Return the pattern of the forward pass.
@@ -74,6 +75,11 @@ class MaskCoordinates:
         row, column = height - 1 - self.row, width - 1 - self.column
         offsets = ((self.out_channel * rows + row) * columns + column) * images
         return _compress(self.in_channel[order], self.shape[1], offsets[order]), torch.from_numpy(order)
+
+
+def dilated(kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width that a dilated kernel covers."""
+    return (kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1
 
 
 def _compress(channel: np.ndarray, channels: int, offsets: np.ndarray) -> CSRPattern:

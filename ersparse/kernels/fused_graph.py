@@ -19,6 +19,7 @@ from ersparse.sparse.layers import prunable_weights
 FLATTEN_FUNCTIONS = (torch.flatten, "flatten")
 ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
 RELU_FUNCTIONS = (F.relu, torch.relu, "relu")
+DROPOUTS = (nn.Dropout, nn.Dropout2d)
 
 
 class NotCovered(ValueError):
@@ -54,6 +55,7 @@ class Convolution(Node):
         name: parameter name of the weight.
         kernel: kernel height and width; None for a linear layer.
         padding: zero padding in rows and columns.
+        dilation: distance between the weights of a kernel in rows and columns.
     """
 
     source: FusedStep | Input
@@ -63,6 +65,7 @@ class Convolution(Node):
     stride: int = 1
     padding: tuple[int, int] = (0, 0)
     groups: int = 1
+    dilation: tuple[int, int] = (1, 1)
 
 
 @dataclass(eq=False)
@@ -70,6 +73,7 @@ class FusedStep(Node):
     """Fused operations pool(relu(norm(source) + residual)), any of which may be absent.
 
     Attributes:
+        relu6: whether the ReLU is at most 6.
         pool: "max" or "average" over windows that do not overlap; empty for no pooling.
         window: pooling window in rows and columns; None is the whole image (global pooling).
     """
@@ -78,6 +82,7 @@ class FusedStep(Node):
     norm: nn.BatchNorm2d | None = None
     residual: FusedStep | Input | None = None
     relu: bool = False
+    relu6: bool = False
     pool: str = ""
     window: tuple[int, int] | None = (1, 1)
 
@@ -97,6 +102,7 @@ class FusedGraph:
 
     Args:
         network: any module; its weights are not read, so it may be on the meta device.
+        evaluation: whether it is the graph of the network in evaluation mode, in which dropout does nothing.
 
     Attributes:
         nodes: in the order of computation; the last one is the output.
@@ -106,7 +112,8 @@ class FusedGraph:
         NotCovered: names the first operation that has no kernel.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, evaluation: bool = False) -> None:
+        self._evaluation = evaluation
         self.nodes: list[Node] = []
         self._modules = dict(network.named_modules())
         self._names = {id(held.weight): name for name, held in prunable_weights(network).items()}
@@ -186,7 +193,8 @@ class FusedGraph:
             self._flat.add(node)
         if isinstance(target, nn.Conv2d | nn.Linear):
             return self._convolution(str(node.target), target, operands[0], position)
-        if isinstance(target, nn.Identity | nn.Flatten) or target in (*FLATTEN_FUNCTIONS, "contiguous"):
+        idle = isinstance(target, DROPOUTS) and (self._evaluation or not target.p)
+        if idle or isinstance(target, nn.Identity | nn.Flatten) or target in (*FLATTEN_FUNCTIONS, "contiguous"):
             return self._identity(node, target, operands[0])
         if target in ADD_FUNCTIONS and len(operands) == 2 and operands[0] is not operands[1]:
             return self._sum(operands[0], operands[1], position)
@@ -194,8 +202,12 @@ class FusedGraph:
             return self._add(FusedStep(position, operands[0], norm=target))
         if isinstance(target, nn.ReLU) or target in RELU_FUNCTIONS:
             return self._fuse(operands[0], position, relu=True)
+        if isinstance(target, nn.ReLU6) or target is F.relu6:
+            return self._fuse(operands[0], position, relu=True, relu6=True)
         if isinstance(target, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
             return self._fuse(operands[0], position, **_pooling(str(node.target), target))
+        if target is F.adaptive_avg_pool2d and node.args[1:] in ((1,), ((1, 1),)):
+            return self._fuse(operands[0], position, pool="average", window=None)
         raise NotCovered(f"{node.target} ({_type_name(target)})")
 
     def _identity(self, node: fx.Node, target: Any, value: Any) -> Any:
@@ -212,12 +224,14 @@ class FusedGraph:
         source, name = self._as_step(source, position), self._names[id(module.weight)]
         if isinstance(module, nn.Linear):
             return self._add(Convolution(position, source, name, module))
-        if isinstance(module.padding, str) or module.padding_mode != "zeros" or set(module.dilation) != {1}:
-            raise NotCovered(f"{path} (Conv2d with padding={module.padding}, {module.padding_mode}, or dilation)")
+        kernel, dilation = _pair(module.kernel_size), _pair(module.dilation)
+        padding = _padding(module.padding, kernel, dilation)
+        if padding is None or module.padding_mode != "zeros":
+            raise NotCovered(f"{path} (Conv2d with padding={module.padding}, {module.padding_mode})")
         if len(set(module.stride)) != 1:
             raise NotCovered(f"{path} (Conv2d with stride={module.stride})")
-        kernel, padding = _pair(module.kernel_size), _pair(module.padding)
-        return self._add(Convolution(position, source, name, module, kernel, module.stride[0], padding, module.groups))
+        stride, groups = module.stride[0], module.groups
+        return self._add(Convolution(position, source, name, module, kernel, stride, padding, groups, dilation))
 
     def _sum(self, first: Any, second: Any, position: int) -> FusedStep:
         """Fuse the sum into the step that computes one of its operands, or add a step for it."""
@@ -254,6 +268,14 @@ def _pooling(path: str, module: nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool
     if window != stride or not plain or getattr(module, "divisor_override", None):
         raise NotCovered(f"{path} ({_type_name(module)} with windows that overlap, padding or dilation)")
     return {"pool": "max" if isinstance(module, nn.MaxPool2d) else "average", "window": window}
+
+
+def _padding(padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the padding of a convolution in rows and columns, or None if it is not the same on both sides."""
+    if padding == "same":
+        both = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
+        return None if any(b % 2 for b in both) else (both[0] // 2, both[1] // 2)
+    return (0, 0) if padding == "valid" else _pair(padding)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -211,8 +211,20 @@ inline stored* plane(const Tensor& t, const Part& p, int64_t channel) {
     return static_cast<stored*>(t.data) + block * t.block_size + (channel * t.rows * t.columns + t.origin) * LANES;
 }
 
-inline Vector floor_of(const Op& op) { return broadcast(op.relu ? 0 : -std::numeric_limits<real>::infinity()); }
-inline Vector relu(Vector v, Vector floor) { return choose(floor > v, floor, v); }  // NaN stays
+enum Relu { NO_RELU, RELU, RELU6 };
+
+inline real lowest(const Op& op) { return op.relu ? 0 : -std::numeric_limits<real>::infinity(); }
+inline real highest(const Op& op) { return op.relu == RELU6 ? 6 : std::numeric_limits<real>::infinity(); }
+
+struct Bounds {  // of what a ReLU returns; without one there are none
+    Vector floor, ceiling;
+    Bounds(const Op& op) : floor(broadcast(lowest(op))), ceiling(broadcast(highest(op))) {}
+    Vector clamp(Vector v) const {  // NaN stays
+        const Vector above = choose(floor > v, floor, v);
+        return choose(above > ceiling, ceiling, above);
+    }
+    Lanes open(Vector v) const { return (v > floor) & (ceiling > v); }  // where the gradient passes
+};
 
 // ---- convolution: a tile of ROWS x COLUMNS pixels stays in registers while the kept weights of a channel go by
 
@@ -228,7 +240,8 @@ template <int STRIDE> struct Taps {  // what a tile reads
 template <int ROWS, int COLUMNS, int STRIDE>
 inline void tile(const Taps<STRIDE>& t, int64_t from, const Op& op, int64_t channel, stored* out) {
     const int64_t out_row = op.out.columns * LANES;
-    const Vector floor = floor_of(op), start = broadcast(op.bias ? op.bias[channel] : 0);
+    const Bounds bounds(op);
+    const Vector start = broadcast(op.bias ? op.bias[channel] : 0);
     Vector total[ROWS][COLUMNS];
     for (int y = 0; y < ROWS; y++)
         for (int x = 0; x < COLUMNS; x++) total[y][x] = op.adds ? load(out + y * out_row + x * LANES) : start;
@@ -239,7 +252,7 @@ inline void tile(const Taps<STRIDE>& t, int64_t from, const Op& op, int64_t chan
             for (int x = 0; x < COLUMNS; x++) total[y][x] += weight * load(in + y * t.row + t.across(x));
     }
     for (int y = 0; y < ROWS; y++)
-        for (int x = 0; x < COLUMNS; x++) store(out + y * out_row + x * LANES, relu(total[y][x], floor));
+        for (int x = 0; x < COLUMNS; x++) store(out + y * out_row + x * LANES, bounds.clamp(total[y][x]));
 }
 
 // All channels of a tile before the next tile: they find what they read in the cache.
@@ -369,10 +382,11 @@ template <int SIDE> Window window(const Op& op) {
 
 template <bool RESIDUAL> struct Channel {  // the affine map of one channel
     const stored *y, *residual;
-    Vector alpha, beta, floor;
+    Vector alpha, beta;
+    Bounds bounds;
     Channel(const Op& op, const Part& p, int64_t c)
         : y(plane(op.in, p, c)), residual(RESIDUAL ? plane(op.residual, p, c) : nullptr),
-          alpha(broadcast(op.norm.alpha[c])), beta(broadcast(op.norm.beta[c])), floor(floor_of(op)) {}
+          alpha(broadcast(op.norm.alpha[c])), beta(broadcast(op.norm.beta[c])), bounds(op) {}
     Vector before_relu(int64_t at_y, int64_t at_residual) const {
         const Vector v = alpha * load(y + at_y) + beta;
         return RESIDUAL ? v + load(residual + at_residual) : v;
@@ -392,10 +406,10 @@ template <int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const Op& op, con
                     for (int64_t x = 0; x < w.width; x++) {
                         const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
                         const Vector v = channel.before_relu(row * w.y_row + column, row * w.residual_row + column);
-                        if (AVERAGE) total += relu(v, channel.floor);
+                        if (AVERAGE) total += channel.bounds.clamp(v);
                         else total = !y && !x ? v : choose(v > total, v, total);
                     }
-                store(out + (i * op.out.columns + j) * LANES, AVERAGE ? total * share : relu(total, channel.floor));
+                store(out + (i * op.out.columns + j) * LANES, AVERAGE ? total * share : channel.bounds.clamp(total));
             }
     }
 }
@@ -418,7 +432,7 @@ inline void route(const Op& op, const Part& p, int64_t c, const Channel<RESIDUAL
                         const Vector v = channel.before_relu(row * w.y_row + column, row * w.residual_row + column);
                         best = !y && !x ? v : choose(v > best, v, best);
                     }
-            Lanes open = best > channel.floor;
+            Lanes open = channel.bounds.open(best);
             for (int64_t y = 0; y < w.height; y++)
                 for (int64_t x = 0; x < w.width; x++) {
                     const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
@@ -427,7 +441,7 @@ inline void route(const Op& op, const Part& p, int64_t c, const Channel<RESIDUAL
                     if (SIDE == 1) through = choose(open, g, zero);
                     else {
                         const Vector v = channel.before_relu(at, at_residual);
-                        const Lanes hit = AVERAGE ? v > channel.floor : (v == best) & open;  // the first of equals
+                        const Lanes hit = AVERAGE ? channel.bounds.open(v) : (v == best) & open;  // the first of equals
                         through = choose(hit, AVERAGE ? g * share : g, zero);
                         open = open & ~hit;
                     }
@@ -583,7 +597,8 @@ void leave(const Op& op, const Part& p) {
 template <int SIDE, bool AVERAGE> void planes(const Op& op, const Part& p) {  // pool(relu(in + residual))
     const int64_t height = SIDE ? SIDE : op.pool_height, width = SIDE ? SIDE : op.pool_width;
     const int64_t column = op.in.step, row = op.in.columns * column;
-    const real floor = op.relu ? 0 : -std::numeric_limits<real>::infinity(), share = real(1) / (height * width);
+    const real floor = lowest(op), ceiling = highest(op), share = real(1) / (height * width);
+    auto clamp = [=](real v) { return v < floor ? floor : v > ceiling ? ceiling : v; };
     auto channel_of = [](const Tensor& t, int64_t c) { return static_cast<real*>(t.data) + c * t.block_size + t.origin; };
     for (int64_t c = p.begin; c < p.end; c++) {
         const real *in = channel_of(op.in, c), *residual = op.has_residual ? channel_of(op.residual, c) : nullptr;
@@ -595,10 +610,10 @@ template <int SIDE, bool AVERAGE> void planes(const Op& op, const Part& p) {  //
                     for (int64_t x = j * width; x < (j + 1) * width; x++) {
                         real v = in[y * row + x * column];
                         if (residual) v += residual[y * op.residual.columns + x];
-                        if (AVERAGE) total += v < floor ? floor : v;
+                        if (AVERAGE) total += clamp(v);
                         else total = (y == i * height && x == j * width) || v > total ? v : total;
                     }
-                out[i * op.out.columns + j] = AVERAGE ? total * share : total < floor ? floor : total;
+                out[i * op.out.columns + j] = AVERAGE ? total * share : clamp(total);
             }
     }
 }

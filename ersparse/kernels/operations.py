@@ -84,11 +84,11 @@ class OperationBuilder:
     def _convolve(self, node: Convolution) -> Op:
         w, source = self.workspace.weights[node], self.activations[node.source]
         steps = [user for user in node.users if isinstance(user, FusedStep)]
-        relu = any(step.relu for step in steps if self.workspace.is_convolution_epilogue(step))
+        relu = max([relu_of(step) for step in steps if self.workspace.is_convolution_epilogue(step)], default=0)
         return self._op(
             abi.CONVOLVE, w.output_shape.channels, input=source, output=self.activations[node],
             rows=w.pattern.row_pointers, offsets=w.pattern.offsets, weight=w.values, bias=w.bias, stride=w.stride,
-            shift=w.forward_shift(source), relu=int(relu), full=w.is_dense,
+            shift=w.forward_shift(source), relu=relu, full=w.is_dense,
         )  # fmt: skip
 
     def _step_gradients(self, node: FusedStep) -> list[Op]:
@@ -157,7 +157,7 @@ class OperationBuilder:
         return self._op(
             kind, source.channels, input=self.activations[node.source], **fields,
             gradient=self.gradients.get(node), residual=self.activations[node.residual] if node.residual else None,
-            has_residual=int(node.residual is not None), relu=int(node.relu), average=int(node.pool == "average"),
+            has_residual=int(node.residual is not None), relu=relu_of(node), average=int(node.pool == "average"),
             pool_height=window[0], pool_width=window[1], norm=self.workspace.norms[node].struct(), stride=1,
         )  # fmt: skip
 
@@ -171,6 +171,11 @@ class OperationBuilder:
         self.alive += [value for value in fields.values() if isinstance(value, Tensor)]
         operands = {name: _operand(value) for name, value in fields.items() if value is not None}
         return Op(kind=kind, channels=channels, **operands)
+
+
+def relu_of(step: FusedStep) -> int:
+    """Return which ReLU a step has, as the kernels number them."""
+    return abi.RELU6 if step.relu6 else abi.RELU if step.relu else abi.NO_RELU
 
 
 def _operand(value: Any) -> Any:

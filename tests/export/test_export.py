@@ -64,6 +64,24 @@ def test_predictions_match_the_trained_network(tmp_path, name, compiler, caplog)
             torch.testing.assert_close(predict(given), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
 
 
+def test_dilated_layers_relu6_and_dropout_are_predicted(tmp_path):
+    """For one image and for a block of images; outputs of both ReLU6 reach 6."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=2, dilation=2), nn.BatchNorm2d(8), nn.ReLU6(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, padding="same", dilation=(1, 2)), nn.ReLU6(), nn.Dropout(), nn.AvgPool2d(2), nn.Dropout2d(),
+        nn.Flatten(), nn.Linear(8 * 2 * 2, 5),
+    ).eval()  # fmt: skip
+    network[1].weight.data.fill_(20.0)
+    network[4].weight.data.mul_(20)
+    sparsify(network, "uniform", 0.5)
+    sparse_file.write(tmp_path / "network.sparse", fold(network), input_spec(8))
+    predict, x = ersparse.load_sparse(tmp_path / "network.sparse"), torch.randn(17, 3, 8, 8)
+    wanted, middle = network(x), network[:6](x)
+    assert (middle == 6).any() and (network[:3](x) == 6).any()
+    for count in (1, 17):
+        torch.testing.assert_close(predict(x[:count]), wanted[:count].detach(), rtol=1e-4, atol=1e-4)
+
+
 def test_file_of_a_network_computed_by_hand(tmp_path):
     """A 1x1 convolution of two channels with one kept weight, and a normalisation y = 2x - 1."""
     network = nn.Sequential(nn.Conv2d(2, 1, 1), nn.BatchNorm2d(1, eps=0), nn.ReLU()).eval()

@@ -77,18 +77,29 @@ def assert_same(network, x):
     padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
     stride=st.integers(1, 3),
     groups=st.integers(1, 2),
+    dilation=st.sampled_from([(1, 1), (2, 1), (3, 2)]),
     bias=st.booleans(),
     density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
 )
-def test_convolutions_match_pytorch(images, channels, size, kernel, padding, stride, groups, bias, density):
-    padding = tuple(max(p, k - s) for p, k, s in zip(padding, kernel, size, strict=True))  # one output pixel or more
+def test_convolutions_match_pytorch(images, channels, size, kernel, padding, stride, groups, dilation, bias, density):
+    covered = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    padding = tuple(max(p, k - s) for p, k, s in zip(padding, covered, size, strict=True))  # one output pixel or more
     into, out = channels[0] * groups, channels[1] * groups
-    layer = nn.Conv2d(into, out, kernel, stride, padding, groups=groups, bias=bias)
+    layer = nn.Conv2d(into, out, kernel, stride, padding, dilation, groups, bias)
     assert_same(masked(layer, density), torch.randn(images, into, *size, dtype=torch.float64))
+
+
+def scaled_norm():
+    """Return a normalisation whose outputs exceed 6 and are below 0."""
+    norm = nn.BatchNorm2d(5)
+    norm.weight.data.fill_(8.0)
+    return norm
 
 
 OPERATIONS = {
     "relu": [nn.ReLU()],
+    "relu6, max": [scaled_norm(), nn.ReLU6(), nn.MaxPool2d(2)],
+    "relu6, average": [scaled_norm(), nn.ReLU6(), nn.AvgPool2d(2)],
     "norm": [nn.BatchNorm2d(5)],
     "norm, relu, pool": [nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)],
     "max 3": [nn.MaxPool2d(3), nn.ReLU()],
@@ -301,7 +312,8 @@ def test_to_dense_is_the_inverse_of_masking():
 @pytest.mark.parametrize(
     "layer, message",
     [
-        (nn.Conv2d(1, 1, 3, dilation=2), r"0 \(Conv2d with .*dilation"),
+        (nn.Conv2d(1, 1, 2, padding="same"), r"0 \(Conv2d with padding=same"),
+        (nn.Dropout(0.1), r"0 \(Dropout\)"),
         (nn.Conv2d(1, 1, 3, stride=(1, 2)), r"0 \(Conv2d with stride=\(1, 2\)"),
         (nn.Sigmoid(), r"0 \(Sigmoid\)"),
         (nn.MaxPool2d(3, 2), r"0 \(MaxPool2d with windows that overlap"),

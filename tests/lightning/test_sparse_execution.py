@@ -185,10 +185,13 @@ def test_without_a_compiler_execution_is_masked(launch, only_run, monkeypatch):
     assert printed.count(said) == 1
 
 
-def dilated(num_classes, channels=3, width=1.0):
+def with_reflection(num_classes, channels=3, width=1.0):
     network = nn.Sequential(
-        nn.Conv2d(channels, 4, 3, dilation=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
-    )
+        nn.Conv2d(channels, 4, 3, padding=1, padding_mode="reflect"),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, num_classes),
+    )  # fmt: skip
     network.shrinks_by = 1
     return network
 
@@ -215,8 +218,8 @@ def dilated(num_classes, channels=3, width=1.0):
             "trainer.execution=sparse: must be auto, masked or compiled with model.sync_batchnorm",
         ),
         (
-            [f"model._target_={__name__}.dilated", "model.name=dilated"],
-            "trainer.execution=sparse: 0 (Conv2d with padding=(0, 0), zeros, or dilation) is not covered; must be auto",
+            [f"model._target_={__name__}.with_reflection", "model.name=reflection"],
+            "trainer.execution=sparse: 0 (Conv2d with padding=(1, 1), reflect) is not covered; must be auto",
         ),
     ],
 )
