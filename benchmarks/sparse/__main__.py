@@ -3,7 +3,7 @@
     python -m benchmarks.sparse steps [--model vgg16] [--cells uniform:0.99 ...] [--prototype FOLDER]
     python -m benchmarks.sparse convolutions [--density 0.1 0.01 0.001] [--no-others]
     python -m benchmarks.sparse linear [--density 0.1 0.05 0.01] [--no-others]
-    python -m benchmarks.sparse inference [--model vgg16] [--cells uniform:0.99 ...]
+    python -m benchmarks.sparse inference [--model vgg16] [--cells uniform:0.99 ...] [--peers FOLDER]
     python -m benchmarks.sparse memory [--sparsity 0.99]
     python -m benchmarks.sparse epoch --data FOLDER [--density 0.05 0.01]
 
@@ -17,6 +17,8 @@ with two cells takes about a minute.
 Net(masks, images), SGD(parameters) and masks(density, fraction). `convolutions` times the forward pass and both
 gradients, also of torch.sparse, and of both modes of SparseProp if it is installed; `linear` does so for linear layers,
 and for SparseLab if it is installed (`pip install --no-deps sparselab==0.2.2`), as do `memory` and `epoch`.
+`inference --peers` compares with the engines whose environments `benchmarks/peers/make.sh FOLDER` has made, instead of
+with PyTorch, by ONNX files; it needs the package `onnx`.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--prototype", type=Path)
     parser.add_argument("--sparsity", type=float, default=0.99)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--peers", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     COMPARISONS[arguments.what](arguments)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.sparse.peers import compare_with_peers
 from ersparse import models, sparsify
 from ersparse.cli.export import dense_size
 from ersparse.export.benchmark import benchmark_table
@@ -23,6 +24,10 @@ def compare_inference(arguments: argparse.Namespace) -> None:
         network = getattr(models, arguments.model)(10)
         sparsify(network, density, float(level))
         folded = fold(network.eval())
+        if arguments.peers:
+            print(f"{arguments.model} {cell}, milliseconds by images in a batch")
+            compare_with_peers(folded, inputs, arguments.peers, arguments.threads, arguments.rounds)
+            continue
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.sparse"
             write(path, folded, inputs)

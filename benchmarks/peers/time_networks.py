@@ -1,0 +1,75 @@
+"""Time one engine on ONNX files: python time_networks.py ENGINE THREADS FILE.onnx ...
+
+It runs in the engine's own environment and imports nothing from ersparse. Beside each file lies one of the same name
+that ends in .npz, with images `x` and the outputs `y` that are expected. It prints a line of JSON for each file and
+variant of the engine: its name, the file, milliseconds and the largest difference relative to the largest output.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MIN_REPETITIONS, MIN_SECONDS = 7, 0.5  # both are minima
+Run = Callable[[Any], Any]
+
+
+def deepsparse(path: Path, threads: int, batch: int) -> Iterator[tuple[str, Run]]:
+    from deepsparse import Engine
+
+    engine = Engine(str(path), batch_size=batch, num_cores=threads)
+    yield "DeepSparse f32", lambda x: engine.run([x])[0]
+
+
+def onnxruntime(path: Path, threads: int, batch: int) -> Iterator[tuple[str, Run]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    yield "ONNX Runtime f32, dense", lambda x: session.run(None, {"images": x})[0]
+
+
+def openvino(path: Path, threads: int, batch: int) -> Iterator[tuple[str, Run]]:
+    import openvino
+
+    core = openvino.Core()
+    for precision in ("f32", "bf16"):
+        hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        request = core.compile_model(str(path), "CPU", hints).create_infer_request()
+        yield f"OpenVINO {precision}, dense", lambda x, r=request: r.infer({0: x})[0]
+
+
+def milliseconds(run: Run, x: Any) -> float:
+    """Return the median time of a batch, after two passes."""
+    run(x), run(x)
+    seconds: list[float] = []
+    while len(seconds) < MIN_REPETITIONS or sum(seconds) < MIN_SECONDS:
+        start = time.perf_counter()
+        run(x)
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(seconds)
+
+
+def main() -> None:
+    engine, threads, *paths = sys.argv[1:]
+    for path in map(Path, paths):
+        data = np.load(path.with_suffix(".npz"))
+        x = np.ascontiguousarray(data["x"])
+        for name, run in {"deepsparse": deepsparse, "onnxruntime": onnxruntime, "openvino": openvino}[engine](
+            path, int(threads), len(x)
+        ):
+            difference = float(np.abs(run(x) - data["y"]).max() / np.abs(data["y"]).max())
+            line = {"engine": name, "file": path.name, "ms": milliseconds(run, x), "difference": difference}
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
