@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/dependencies.md"
 PINS = PAGE.parent.parent / "constraints.txt"
-EXTRAS = ("", "timm", "optuna", "loggers")  # those whose packages constraints.txt pins, and users of the program need
+EXTRAS = ("", "timm", "optuna", "onnx", "loggers")  # those that constraints.txt pins, and users of the program need
 STATED = {"cuda-toolkit": "NVIDIA", "huey": "MIT", "skops": "MIT"}  # in their licence file only
 NAMES = {  # what packages write, and its SPDX name
     "mit": "MIT", "mit license": "MIT", "the mit license (mit)": "MIT",

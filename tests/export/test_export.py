@@ -190,6 +190,7 @@ def test_onnx_predictions_match(tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), network(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_onnx_of_a_network_without_kernels(launch, only_run):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
