@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from ersparse import load_images
 from ersparse.config.dataset_settings import DatasetSettings
 from ersparse.config.groups import build, identity_fields
 from ersparse.config.options import with_defaults
-from ersparse.data import huggingface, image_cache, image_folder
+from ersparse.data import huggingface, huggingface_tables, image_cache, image_folder
 from ersparse.data.load import load_arrays
 from ersparse.data.streamed import StreamedImages
 from ersparse.errors import RunFailed, UserError
@@ -55,6 +56,16 @@ def table(count=6, label=lambda number: number % 2, kind=None, colour=lambda num
     for name, (feature, values) in more.items():
         features[name], columns[name] = feature, values
     return datasets.Dataset.from_dict(columns, datasets.Features(features))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_progress_bars_are_drawn_in_terminals_and_stay_as_they_were(monkeypatch, terminal, enabled):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    (datasets.enable_progress_bars if enabled else datasets.disable_progress_bars)()
+    with huggingface_tables._network(False):
+        assert datasets.are_progress_bars_disabled() == (not enabled or not terminal)
+    assert datasets.are_progress_bars_disabled() == (not enabled)
 
 
 def saved(root, **splits):
