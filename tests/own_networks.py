@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 
 class Plain(nn.Module):
@@ -149,6 +150,53 @@ class Stochastic(Plain):
         if not (self.training and np.random.rand() < 0.4):
             x = x + self.attention(x)
         return self.head(x.mean(1))
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer and a trained update of low rank beside it (Hu et al. 2021), as adapters wrap layers."""
+
+    def __init__(self, base, rank=2):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, base.out_features, bias=False)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+class MergedLoRA(nn.Linear):
+    """A linear layer that adds its update to the weight: what the mask removes is not zero there."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.down, self.up = nn.Parameter(torch.ones(2, sizes[0])), nn.Parameter(torch.ones(sizes[1], 2))
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight + self.up @ self.down, self.bias)
+
+
+class Adapted(Plain):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.head = LoRALinear(self.head)
+
+
+class Changed(Plain):
+    """A network whose last layer is `change`d: parametrised, or pruned by PyTorch's own masks."""
+
+    def __init__(self, num_classes, change):
+        super().__init__(num_classes)
+        if change == "merged":
+            self.head = MergedLoRA(6, num_classes)
+        elif change == "prune":
+            prune.l1_unstructured(self.head, "weight", 0.5)
+        elif change == "removed":
+            prune.remove(prune.l1_unstructured(self.head, "weight", 0.5), "weight")
+        elif change == "bias":
+            nn.utils.parametrize.register_parametrization(self.head, "bias", nn.Tanh())
+        else:
+            getattr(nn.utils.parametrizations, change)(self.head)
 
 
 def images(root, download):

@@ -89,6 +89,50 @@ def test_a_compiled_network_computes_the_same(name):
         assert torch.allclose(torch.compile(network, backend="aot_eager")(x), expected, atol=1e-5)
 
 
+EVERY = [name for name in NETWORKS if name != REFUSED]
+
+
+def ready(name):
+    """A sparse network in evaluation mode whose logits are not zero, an input, and its logits."""
+    network, x = built(name), example(name)
+    sparse(network, name)
+    for parameter in network.parameters():
+        if parameter.dim() == 1:  # some are zero at the start, such as scales of branches
+            torch.nn.init.uniform_(parameter, 0.5, 1.0)
+    with torch.no_grad():
+        return network.eval(), x, network(x)
+
+
+@pytest.mark.slow
+@pytest.mark.by_hand
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("name", EVERY)
+def test_every_network_is_compiled(name, backend):
+    if backend == "inductor" and name not in (*QUICK, "torchvision ConvNeXt", "ViT with nn.MultiheadAttention"):
+        pytest.skip("generating code takes minutes")
+    network, x, expected = ready(name)
+    torch.compiler.reset()
+    with torch.no_grad():
+        assert torch.allclose(torch.compile(network, backend=backend)(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.by_hand
+@pytest.mark.parametrize("name", EVERY)
+def test_every_network_is_exported_as_onnx(name):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    network, x, expected = ready(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network, (x,), dynamo=True, verbose=False, dynamic_shapes=({0: torch.export.Dim("n")},)
+        )
+    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert expected.any() and torch.allclose(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_the_table_of_the_documentation_is_generated():
     pytest.importorskip("timm")

@@ -38,6 +38,9 @@ HOSTILE = [  # target, model.args
     ("ersparse.models.timm_network", {"model_name": "resnet10t", "checkpoint_path": "evil.pt"}),
     ("ersparsed.models.net", {}),
     ("torch.hub.load", {"repo_or_dir": "some/where", "model": "evil"}),
+    ("torchvision.models.resnet.partial", {"func": "evil.main"}),
+    ("torchvision.models.feature_extraction.create_feature_extractor", {}),
+    ("timm.models.load_checkpoint", {"model": "evil", "checkpoint_path": "evil.pt"}),
     ("evil", {}),
 ]
 

@@ -100,7 +100,11 @@ class PrunableWeight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the weight. Spectral normalisation, which changes state when it computes one, is in evaluation."""
+        """Shape of the weight. Spectral normalisation, which changes state when it computes one, is in evaluation.
+
+        A parametrization that cannot compute the weight on the meta device, as orthogonal ones, leaves the shape of the
+        first tensor from which it computes.
+        """
         parametrizations = self.module._modules.get("parametrizations")
         computing = list(parametrizations.modules()) if parametrizations is not None else []
         modes = [module.training for module in computing]
@@ -108,6 +112,10 @@ class PrunableWeight:
             for module in computing:
                 module.training = False
             return tuple(self.weight.shape)
+        except (TypeError, RuntimeError):
+            if parametrizations is None:
+                raise
+            return tuple(next(parametrizations[self.key].parameters(recurse=False)).shape)  # type: ignore[index, operator]
         finally:
             for module, mode in zip(computing, modes, strict=True):
                 module.training = mode

@@ -38,7 +38,10 @@ def unusable_weight(module: nn.Module, names: Collection[str]) -> str | None:
         if name not in names:
             continue
         if held.parameter is None:
-            return f"{name} is computed from other tensors, must be a parameter"
+            return (
+                f"{name} is computed from other tensors, must be a parameter; take weight_norm, torch.nn.utils.prune "
+                "or the parametrization off first, or leave the layer out (exclude)"
+            )
         if reason := unusable_memory(name, held, seen):
             return reason
         if not computes_as_base(held.module) and _fills_zeros(held):

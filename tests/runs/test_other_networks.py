@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT, killed_and_undisturbed, outcome, read
 
 import ersparse
-from ersparse.cli import report
+from ersparse.cli import export, report
 from ersparse.lightning.callbacks import EpochSeed
 from ersparse.lightning.callbacks.epoch_seed import random_state_kept
 from ersparse.runs import training_callbacks
@@ -78,6 +78,17 @@ def interrupted_and_undisturbed(launch, tmp_path, undisturbed, words):
     return folders
 
 
+def exported_as_onnx(folder):
+    """Export a run, and compute its logits for one and for three images by ONNX Runtime, where that is installed."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    assert export.main([str(folder), "--format", "onnx"]) == 0
+    session, network = runtime.InferenceSession(folder / "network.onnx"), ersparse.load(folder)
+    for images in (torch.randn(1, 3, 32, 32), torch.randn(3, 3, 32, 32)):
+        (found,) = session.run(None, {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), network(images), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "network, method",
@@ -98,6 +109,8 @@ def test_an_interrupted_run_is_resumed_bit_for_bit(launch, few_images, tmp_path,
     masks = masks_of(ersparse.load(whole))
     assert masks and all(mask.any() for mask in masks.values())
     assert report.main([str(tmp_path / "undisturbed")]) == 0
+    if method == "fixed" and network in ("vit_tiny", "mobilenet_v2"):
+        exported_as_onnx(whole)
 
 
 STOCHASTIC = [

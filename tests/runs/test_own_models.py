@@ -8,6 +8,7 @@ import torch
 from conftest import TINY, read
 
 import ersparse
+from ersparse.errors import UserError
 from ersparse.models.signature import SignatureError, keywords
 
 DATA = {"num_classes": 10, "channels": 1, "width": 1.0, "image_size": 16}
@@ -81,6 +82,60 @@ def test_what_cannot_run_is_refused_in_one_line(launch, tmp_path, words):
     status, printed = launch(*own(name, *more))
     assert status == 2 and printed.count("\n") == 1 and not list(tmp_path.iterdir()), printed
     assert printed.startswith(f"model._target_=own_networks.{name}: ") and REFUSED[words] in printed
+
+
+COMPUTED = "head.weight is computed from other tensors, must be a parameter; take weight_norm"
+CHANGED = {
+    "merged": "head.weight is transformed by the forward pass of MergedLoRA",
+    "prune": COMPUTED,
+    "weight_norm": COMPUTED,
+    "spectral_norm": COMPUTED,
+    "orthogonal": COMPUTED,
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_layers_that_compute_their_weight_are_refused_by_runs_and_sparsify(launch, tmp_path, change):
+    status, printed = launch(*own("Changed", f"model.args.change={change}"))
+    assert status == 2 and printed.count("\n") == 1 and not list(tmp_path.iterdir()), printed
+    assert printed.startswith(f"model=own: {CHANGED[change]}")
+    network = own_networks.Changed(10, change)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(UserError, match=f"^module=Changed: {CHANGED[change]}"):
+        ersparse.sparsify(network, flow="none")
+    after = network.state_dict()
+    assert before.keys() == after.keys() and all(before[key].equal(after[key]) for key in before)
+
+
+@pytest.mark.parametrize(
+    "words, layers",
+    [
+        ("Adapted", ["conv", "head.base", "head.down", "head.up"]),
+        ("Changed model.args.change=removed", ["conv", "head"]),
+        ("Changed model.args.change=bias", ["conv", "head"]),
+        ("Changed model.args.change=weight_norm sparsity.exclude=[head.*]", ["conv"]),
+    ],
+)
+def test_adapters_and_what_leaves_the_weight_a_parameter_are_pruned(launch, words, layers):
+    name, *more = words.split()
+    status, printed = launch(*own(name, *more))
+    assert status == 0, printed
+    assert [line.split()[0] for line in printed.splitlines() if ".weight " in line] == [f"{n}.weight" for n in layers]
+
+
+def test_a_frozen_layer_and_its_adapter_stay_masked_while_the_adapter_trains():
+    """The frozen weights that are kept do not move; those of the adapter that the mask removes stay zero."""
+    network = own_networks.Adapted(10)
+    masks, _ = ersparse.sparsify(network, "uniform", 0.5, flow="none")
+    before = network.head.base.weight.clone()
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1, momentum=0.9)
+    ersparse.keep_masks(network, optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(torch.ones(2, 1, 8, 8)).square().sum().backward()
+        optimizer.step()
+    assert network.head.base.weight.equal(before)
+    assert all(network.get_parameter(name).detach()[~mask].eq(0).all() for name, mask in masks.items())
 
 
 UNDER_NAMES = {  # of options
