@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -43,8 +42,8 @@ def read_weights(path: Path, where: str) -> tuple[dict[str, Tensor], str]:
         raise UserError(f"{where}: cannot be read ({error.strerror or error})") from None
     try:
         content = load(data) if path.suffix == ".safetensors" else _unpickled(data)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0].split(". ")[0][:120]
+    except Exception as error:  # damaged bytes make the unpickler raise anything, such as IndexError or struct.error
+        reason = str(error).split("\n")[0].split(". ")[0][:120] or type(error).__name__
         raise UserError(
             f"{where}: is damaged or has more than tensors, must be a state dict as of "
             f"torch.save(network.state_dict(), ...) ({reason})"
@@ -53,7 +52,8 @@ def read_weights(path: Path, where: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _unpickled(data: bytes) -> Any:
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    with warnings.catch_warnings(action="ignore"):  # of the pickle protocol; what cannot be read is an error
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _state_dict(content: Any, where: str) -> dict[str, Tensor]:

@@ -2,7 +2,9 @@
 
 import copy
 import os
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, read
@@ -62,6 +64,10 @@ class Touch:
 BAD = {  # content, and what the line says
     "code": (lambda path: torch.save({"weight": Touch()}, path), "is damaged or has more than tensors"),
     "whole network": (lambda path: torch.save(network(), path), "is damaged or has more than tensors"),
+    "code, by pickle alone": (
+        lambda path: path.write_bytes(pickle.dumps(Touch())),
+        "is damaged or has more than tensors",
+    ),
     "no tensors": (lambda path: torch.save({"epoch": 1}, path), "has no tensors by name"),
     "a list": (lambda path: torch.save([torch.zeros(1)], path), "has no tensors by name"),
     "text": (lambda path: path.write_text("hello"), "is damaged or has more than tensors"),
@@ -81,6 +87,25 @@ def test_other_files_are_refused_in_one_line(tmp_path, monkeypatch, kind, suffix
     said = BAD[kind][1] if suffix == ".pt" or kind == "nothing" else "is damaged or has more than tensors"
     assert str(error.value).startswith(f"model.init_from=x: {said}") and "\n" not in str(error.value)
     assert not (tmp_path / "CALLED").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_files_are_refused_in_one_line_or_read(tmp_path, zipped):
+    """The unpickler raises ten kinds of errors for changed bytes."""
+    path, random = tmp_path / "weights.pt", np.random.default_rng(0)
+    torch.save({"weight": torch.ones(3), "bias": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+    whole, refused = path.read_bytes(), []
+    for _ in range(150):
+        damaged = bytearray(whole[: random.integers(1, len(whole) + 1)] if random.random() < 0.2 else whole)
+        for place in random.integers(len(damaged), size=4):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_weights(path, "model.init_from=x")
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert all(line.startswith("model.init_from=x: ") and "\n" not in line for line in refused)
 
 
 def test_counters_of_old_checkpoints_may_be_missing():
