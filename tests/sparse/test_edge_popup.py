@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ersparse.sparse import edge_popup as S
 from ersparse.sparse.layers import Layer
 from ersparse.sparse.schedules import annealed_density
-from ersparse.sparse.topk import topk_mask
+from ersparse.sparse.topk import _kth_largest, topk_mask
 
 
 def by_sorting(values, count):
@@ -47,6 +47,12 @@ def test_previous_threshold_does_not_change_the_result(drift):
     mask, _ = topk_mask(moved, 5000, near)
     assert np.array_equal(mask.numpy(), topk_mask(moved, 5000)[0].numpy())
     assert mask.sum() == 5000 and moved[mask].min() >= moved[~mask].max()
+
+
+@pytest.mark.parametrize("values", [[3.0, -1.0, 2.0, 5.0, -4.0], [1.0, 1.0, 0.0, 0.0, 1.0, -math.inf], [2.0, 7.0]])
+def test_the_threshold_on_a_gpu_is_that_of_a_sort(values):
+    for count in range(1, len(values)):
+        assert _kth_largest(torch.tensor(values), count) == sorted(values, reverse=True)[count - 1]
 
 
 def test_topk_partitions_few_values(monkeypatch):
