@@ -17,9 +17,8 @@ from ersparse.sparse.layers import prunable_layers
 DEVIATIONS = 6  # of a sum of independent draws: odds below 10^-6 for all comparisons of this file together
 QUICK = ["U-Net", "LSTM language model"]
 REFUSED = "timm resnetv2_50x1_bit"  # weight standardisation
-WIDE = ["torchvision SqueezeNet", "timm mixer_s32", "timm resnet10t", "timm tf_efficientnetv2_b0"]  # in the table only
-KEPT = [name for name in NETWORKS if name not in (REFUSED, *WIDE)]
-SPARSE = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KEPT]
+EVERY = [name for name in NETWORKS if name != REFUSED]
+SPARSE = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
 
 
 def built(name):
@@ -87,9 +86,6 @@ def test_a_compiled_network_computes_the_same(name):
     with torch.no_grad():
         expected = network.eval()(x)
         assert torch.allclose(torch.compile(network, backend="aot_eager")(x), expected, atol=1e-5)
-
-
-EVERY = [name for name in NETWORKS if name != REFUSED]
 
 
 def ready(name):
