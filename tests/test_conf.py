@@ -30,7 +30,7 @@ FILES_OF = {"image_folder": write_image_folder, "torchvision": write_mnist}
 ELSEWHERE = [  # below, and in theory/test_runs, runs/test_mlflow, methods/test_rewiring, and data/
     *(("method", name) for name in ("srigl", "mest", "cht", "dsr", "sparse_momentum", "east")),
     ("trainer", "ddp"), ("logger", "mlflow"), ("dataset", "imagenet"), ("dataset", "huggingface"),
-    *(each for each in OPTIONS if "theory_" in each[1]),
+    *(each for each in OPTIONS if "theory_" in each[1] or ("_imagenet" in each[1] and each[0] == "experiment")),
 ]  # fmt: skip
 
 
@@ -180,6 +180,14 @@ QUICK = {"table1", "table2", "table4", "table5", "figure5", "width", "seeds", "c
 def test_presets_have_the_jobs_of_their_tables(launch, tmp_path, preset):
     status, printed = launch(f"experiment={preset}", "dry_run=true")
     assert status == 0 and f"{JOBS[preset][0]} new" in printed and not list(tmp_path.iterdir()), printed
+
+
+@pytest.mark.parametrize(
+    "preset, jobs", [("rigl_imagenet", 4), pytest.param("ham_imagenet", 54, marks=pytest.mark.slow)]
+)
+def test_presets_of_imagenet_are_planned_without_its_images(launch, tmp_path, preset, jobs):
+    status, printed = launch(f"experiment={preset}", "dry_run=true")
+    assert status == 0 and f"{jobs} new" in printed and not list(tmp_path.iterdir()), printed
 
 
 @pytest.mark.slow
