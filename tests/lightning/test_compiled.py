@@ -19,6 +19,12 @@ METHODS = {
     "rigl": ["method=rigl", "method.delta_t=2", "trainer.max_epochs=3"],
     "edge_popup": ["method=edge_popup", "method.final_sparsity=0.95", "method.levels=3", "method.epochs_per_level=1"],
     "imp": ["method=imp", "method.levels=2", "method.epochs_per_level=1", "method.final_epochs=1"],
+    "acdc": ["method=acdc", "method.phases=1", "method.sparse_last=0.5", "trainer.max_epochs=3"],
+    "gmp": ["method=gmp", "method.delta_t=2", "method.final_sparsity=0.9", "trainer.max_epochs=3"],
+    "str": ["method=str", "trainer.max_epochs=3"],
+    "spred": ["method=spred", "trainer.max_epochs=3"],
+    "sign_in": ["method.reparametrization=sign_in", "method.factors.reset_every=1", "trainer.max_epochs=3"],
+    "ham": ["optimizer.ham={alpha:2,beta:0.1}", "trainer.max_epochs=3"],
 }
 
 
