@@ -88,7 +88,9 @@ def test_scoring_batches_are_balanced_training_images():
     chosen = examples.of_each_class(30)
     labels = torch.cat([y for _, y in chosen])
     assert labels.bincount().tolist() == [30] * 10
-    assert len(chosen) > 1 and all(y.bincount().max() - y.bincount().min() <= 1 for _, y in chosen)
+    assert [len(y) for _, y in chosen] == [150, 150]  # as few batches of at most 256 images as there can be
+    assert all(y.bincount().max() - y.bincount().min() <= 1 for _, y in chosen)
+    assert [len(y) for _, y in examples.of_each_class(25)] == [250]
     held_out = torch.randperm(1437, generator=torch.Generator().manual_seed(3))[: round(0.5 * 1437)]
     assert not set(examples.order.tolist()) & set(held_out.tolist()) and len(examples.order) + len(held_out) == 1437
     (everything,) = examples.some(10**6)
