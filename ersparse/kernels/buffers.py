@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
+from ersparse.kernels.buffer_reuse import Scratch
 from ersparse.kernels.csr import MaskCoordinates, dilated
 from ersparse.kernels.fused_graph import Convolution, NotCovered
-from ersparse.kernels.shared_memory import Scratch
 
 VECTOR_SIZE = 16  # elements per SIMD vector: HALF in kernels.cpp
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ersparse.kernels.buffer_reuse import Scratch, share_gradients
 from ersparse.kernels.buffers import ActivationBuffer, BatchNormBuffers, ImageShape, Precision, SparseWeights
 from ersparse.kernels.csr import CSRPattern
 from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Input, Node
-from ersparse.kernels.shared_memory import Scratch, share_gradients
 
 MAX_VECTORS = 8  # of images in a row, if there are no pixels: sums of a kept weight that fill the registers
 

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from ersparse import keep_masks, models, sparsify
 from ersparse.kernels import compile as compiling
+from ersparse.kernels.buffer_reuse import share_gradients
 from ersparse.kernels.buffers import Precision
 from ersparse.kernels.fused_graph import Convolution, FusedGraph, NotCovered
 from ersparse.kernels.network import SparseNetwork, to_dense
-from ersparse.kernels.shared_memory import share_gradients
 from ersparse.sparse.mask import attach, enforce, masks_of
 
 COVERED = ("resnet18", "resnet20", "resnet50", "resnet110", "vgg16", "vgg19", "wrn28")
