@@ -1,4 +1,4 @@
-"""Binary interface of the kernels: the structs of kernels.cpp as ctypes, in the same order, and its operation codes."""
+"""Binary interface of the kernels: the structs of operation.h as ctypes, in the same order, and its operation codes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from ersparse.kernels.buffer_reuse import Scratch
 from ersparse.kernels.csr import MaskCoordinates, dilated
 from ersparse.kernels.fused_graph import Convolution, NotCovered
 
-VECTOR_SIZE = 16  # elements per SIMD vector: HALF in kernels.cpp
+VECTOR_SIZE = 16  # elements per SIMD vector: HALF in vectors.h
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Precision:
 
     @property
     def images_per_block(self) -> int:
-        """Images that lie side by side in memory. LANES in kernels.cpp."""
+        """Images that lie side by side in memory. LANES in vectors.h."""
         return self.vectors * VECTOR_SIZE
 
 

@@ -1,4 +1,4 @@
-"""Just-in-time compilation of kernels.cpp into a shared library, cached under a digest of everything it depends on."""
+"""Just-in-time compilation of the C++ kernels into a shared library, cached under a digest of everything it depends on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+HEADERS = tuple(sorted(SOURCE.parent.glob("*.h")))
 COMPILERS = ("c++", "g++", "clang++")
 COMMON_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-shared", "-fPIC", "-Wno-psabi")
 # Tried in this order: Apple's clang has no OpenMP, and some ARM compilers require -mcpu.
@@ -48,7 +49,7 @@ def _cached_library(defines: tuple[str, ...]) -> Path:
     """Return the library for this source, compiler, processor and `defines`; it is compiled on a cache miss."""
     compiler = _find_compiler()
     inputs = [
-        SOURCE.read_text("utf-8"),
+        *(path.read_text("utf-8") for path in (SOURCE, *HEADERS)),
         _compiler_version(compiler),
         _processor(),
         *COMMON_FLAGS,

@@ -32,7 +32,7 @@ class Program:
         precision = workspace.precision
         self.kernels = library(C_TYPES[precision.compute_dtype], C_TYPES[precision.storage_dtype])
         sizes = self.kernels.size_of_op(), self.kernels.lanes()
-        assert sizes == (ctypes.sizeof(Op), precision.images_per_block), "abi.py differs from kernels.cpp"
+        assert sizes == (ctypes.sizeof(Op), precision.images_per_block), "abi.py differs from operation.h"
         self.workspace = workspace
         pairs = workspace.parameter_gradients()
         self.parameters, self.parameter_gradients = [p for p, _ in pairs], [gradient for _, gradient in pairs]
