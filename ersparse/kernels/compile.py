@@ -1,4 +1,4 @@
-"""Just-in-time compilation of the C++ kernels into a shared library, cached under a digest of everything it depends on."""
+"""Just-in-time compilation of the kernels into a shared library, cached under a digest of all it depends on."""
 
 from __future__ import annotations
 
