@@ -22,14 +22,17 @@ class FoldedLayer:
     Attributes:
         name: parameter name of the weight in the trained network.
         shape: the shape of the weight: output channels, input channels / groups, and the kernel of a convolution.
+        padding: zero rows above and zero columns left of the image.
+        end_padding: zero rows below and zero columns right of it; None for as many.
     """
 
     name: str
     shape: Sequence[int]
-    stride: int = 1
+    stride: Sequence[int] = (1, 1)
     padding: Sequence[int] = (0, 0)
     groups: int = 1
     dilation: Sequence[int] = (1, 1)
+    end_padding: Sequence[int] | None = None
 
     def build(self) -> nn.Module:
         """Return the PyTorch module of this layer, with random weights."""
@@ -37,7 +40,11 @@ class FoldedLayer:
         if not kernel:
             return nn.Sequential(nn.Flatten(), nn.Linear(n_in, n_out))
         options: dict[str, Any] = {"dilation": _pair(self.dilation), "groups": self.groups}
-        return nn.Conv2d(n_in * self.groups, n_out, _pair(kernel), self.stride, _pair(self.padding), **options)
+        arguments = n_in * self.groups, n_out, _pair(kernel), _pair(self.stride)
+        if self.end_padding is None:
+            return nn.Conv2d(*arguments, _pair(self.padding), **options)
+        (top, left), (bottom, right) = self.padding, self.end_padding
+        return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), nn.Conv2d(*arguments, **options))
 
 
 @dataclass(frozen=True)
@@ -122,8 +129,9 @@ def _fold_step(step: FusedStep, numbers: dict[Node, int]) -> FoldedStep:
             raise NotCovered("a BatchNorm2d that follows no convolution")
         return FoldedStep(numbers[step.source], None, residual, step.relu, step.pool, window, step.relu6)
     node = step.source
-    shape, padding, dilation = (list(v) for v in (node.module.weight.shape, node.padding, node.dilation))
-    layer = FoldedLayer(node.name, shape, node.stride, padding, node.groups, dilation)
+    shape, stride, padding = (list(v) for v in (node.module.weight.shape, node.stride, node.padding))
+    end_padding = None if node.end_padding == node.padding else list(node.end_padding)
+    layer = FoldedLayer(node.name, shape, stride, padding, node.groups, list(node.dilation), end_padding)
     return FoldedStep(numbers[node.source], layer, residual, step.relu, step.pool, window, step.relu6)
 
 

@@ -34,7 +34,7 @@ class PlanarBuffer:
         self.data = torch.zeros(channels * size + VECTOR_SIZE)  # the last vector may extend past the last plane
         self.struct = TensorStruct(
             data=pointer(self.data), block_size=size, columns=self.columns, height=height, width=width,
-            origin=border[0] * self.columns + border[1], step=1,
+            origin=border[0] * self.columns + border[1], row_step=1, step=1,
         )  # fmt: skip
 
     @property
@@ -60,14 +60,15 @@ class SingleImageConvolution:
         (tall, wide), (down, across) = layer.shape[2:] or source.shape[1:], layer.dilation
         coordinates = MaskCoordinates.from_mask(mask.reshape(len(mask), -1, tall, wide), layer.groups, (down, across))
         kernel, columns = coordinates.shape[2:], source.columns
-        height, width = (n + 2 * p - k + 1 for n, p, k in zip(source.shape[1:], layer.padding, kernel, strict=True))
+        paddings = layer.padding, layer.end_padding or layer.padding
+        height, width = (n + p + e - k + 1 for n, p, e, k in zip(source.shape[1:], *paddings, kernel, strict=True))
         pattern = coordinates.forward_pattern(source.rows, columns)
         vectors = -(-((height - 1) * columns + width) // VECTOR_SIZE)
-        self.shape = ImageShape(len(mask), -(-height // layer.stride), -(-width // layer.stride))
+        self.shape = ImageShape(len(mask), -(-height // layer.stride[0]), -(-width // layer.stride[1]))
         output = torch.empty(len(mask), vectors * VECTOR_SIZE)
         self.struct = TensorStruct(
             data=pointer(output), block_size=vectors * VECTOR_SIZE, columns=columns, height=self.shape.height,
-            width=self.shape.width, step=layer.stride,
+            width=self.shape.width, row_step=layer.stride[0], step=layer.stride[1],
         )  # fmt: skip
         top, left = (b - p for b, p in zip(source.border, layer.padding, strict=True))
         inputs = source.data[top * columns + left :]
@@ -75,8 +76,8 @@ class SingleImageConvolution:
         self._alive = pattern.row_pointers, pattern.offsets, weight[mask], bias, inputs, output
         rows, offsets, values, biases, *_ = map(pointer, self._alive)
         self.op = Op(
-            kind=abi.CONVOLVE, channels=len(mask), rows=rows, offsets=offsets, weight=values, bias=biases, stride=1,
-            relu=relu, input=TensorStruct(data=pointer(inputs), rows=1, columns=vectors),
+            kind=abi.CONVOLVE, channels=len(mask), rows=rows, offsets=offsets, weight=values, bias=biases,
+            row_stride=1, stride=1, relu=relu, input=TensorStruct(data=pointer(inputs), rows=1, columns=vectors),
             output=TensorStruct(data=pointer(output), height=1, width=vectors, rows=1, columns=vectors),
         )  # fmt: skip
 
@@ -135,8 +136,8 @@ def _borders(network: FoldedNetwork) -> list[tuple[int, int]]:
     borders = [(0, 0)] * (len(network.steps) + 1)
     for step in network.steps:
         if step.layer:
-            rows, columns = borders[step.source]
-            borders[step.source] = (max(rows, step.layer.padding[0]), max(columns, step.layer.padding[1]))
+            paddings = borders[step.source], step.layer.padding, step.layer.end_padding or (0, 0)
+            borders[step.source] = (max(p[0] for p in paddings), max(p[1] for p in paddings))
     return borders
 
 

@@ -109,13 +109,21 @@ def _fields(step: FoldedStep) -> dict[str, Any]:
     fields = asdict(step)
     if not step.relu6:
         del fields["relu6"]
-    if step.layer and tuple(step.layer.dilation) == (1, 1):
-        del fields["layer"]["dilation"]
+    if step.layer:
+        layer = fields["layer"]
+        if len(set(layer["stride"])) == 1:
+            layer["stride"] = layer["stride"][0]
+        if tuple(layer["dilation"]) == (1, 1):
+            del layer["dilation"]
+        if layer["end_padding"] is None:
+            del layer["end_padding"]
     return fields
 
 
 def _step(fields: dict[str, Any]) -> FoldedStep:
     layer = fields.pop("layer")
+    if layer and isinstance(layer["stride"], int):
+        layer["stride"] = [layer["stride"]] * 2
     return FoldedStep(layer=FoldedLayer(**layer) if layer else None, **fields)
 
 

@@ -20,7 +20,7 @@ def _fields(numbers: str = "", pointers: str = "") -> list[tuple[str, type]]:
 class TensorStruct(ctypes.Structure):
     """`struct Tensor`: the layout of an activation or gradient in memory."""
 
-    _fields_ = _fields("block_size slotted height width rows columns origin step", "data")
+    _fields_ = _fields("block_size slotted height width rows columns origin row_step step", "data")
 
 
 class NormStruct(ctypes.Structure):
@@ -44,7 +44,9 @@ class Op(ctypes.Structure):
         ("channels", ctypes.c_int64),
         *((name, TensorStruct) for name in ("input", "output", "gradient", "residual", "residual_gradient")),
         *_fields(pointers="rows offsets weight bias result order"),
-        *_fields("count stride shift adds adds_residual has_residual relu average pool_height pool_width full"),
+        *_fields(
+            "count row_stride stride shift adds adds_residual has_residual relu average pool_height pool_width full"
+        ),
         *_fields("abreast", "batch"),
         ("norm", NormStruct),
     ]

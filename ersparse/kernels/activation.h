@@ -119,7 +119,7 @@ void activation_gradient(const Op& op, const Part& p) {
         stored* residual = op.adds_residual >= 0 ? plane(op.residual_gradient, p, c) : nullptr;
         route<SIDE, AVERAGE, RESIDUAL>(op, p, c, channel, [&](int64_t at, int64_t row, int64_t column, Vector g) {
             const Vector v = channel.alpha * g + (of_y * load(channel.y + at) + constant);
-            stored* to = out + (row * op.out.columns + column) * op.out.step * LANES;
+            stored* to = out + (row * op.out.columns * op.out.row_step + column * op.out.step) * LANES;
             const Vector kept = choose(there, v, Vector{});
             store(to, op.adds ? load(to) + kept : kept);
             if (residual) {

@@ -61,8 +61,8 @@ class ActivationBuffer:
         precision: gives the data type and the images per block.
         border: rows above and columns left of the first pixel.
         padded_size: rows and columns including the border; None for the same border on all sides.
-        dilation: distance between adjacent pixels in memory; more than 1 for the output gradient of a strided
-            convolution, so that the input gradient is a convolution with stride 1.
+        dilation: distance between adjacent rows and between adjacent pixels of a row in memory; more than 1 for the
+            output gradient of a strided convolution, so that the input gradient is a convolution with stride 1.
         per_thread: scratch memory with one block for each thread.
         abreast: for an activation without pixels (height and width 1), the number of vectors of images that stand in a
             row in place of pixels, so that a kept weight multiplies more than one vector.
@@ -78,7 +78,7 @@ class ActivationBuffer:
         precision: Precision,
         border: tuple[int, int] = (0, 0),
         padded_size: tuple[int, int] | None = None,
-        dilation: int = 1,
+        dilation: tuple[int, int] = (1, 1),
         per_thread: bool = False,
         abreast: int = 1,
         memory: Tensor | None = None,
@@ -97,7 +97,7 @@ class ActivationBuffer:
             self.data = torch.zeros(size, dtype=dtype)
         self.struct = TensorStruct(
             pointer(self.data), self.data.stride(0), int(per_thread), shape.height,
-            shape.width * abreast, self.rows, self.columns, border[0] * self.columns + border[1], dilation,
+            shape.width * abreast, self.rows, self.columns, border[0] * self.columns + border[1], *dilation,
         )  # fmt: skip
 
 
@@ -159,8 +159,8 @@ class SparseWeights:
         self.bias_gradient = values.new_zeros(len(mask))
         self.output_shape = ImageShape(
             len(mask),
-            (self.input_shape.height + 2 * node.padding[0] - self.kernel[0]) // node.stride + 1,
-            (self.input_shape.width + 2 * node.padding[1] - self.kernel[1]) // node.stride + 1,
+            (self.input_shape.height + node.padding[0] + node.end_padding[0] - self.kernel[0]) // node.stride[0] + 1,
+            (self.input_shape.width + node.padding[1] + node.end_padding[1] - self.kernel[1]) // node.stride[1] + 1,
         )
 
     @property
@@ -175,8 +175,8 @@ class SparseWeights:
         rows = self.input_shape.height + self.kernel[0] - 1 + border[0] - top
         columns = self.input_shape.width + self.kernel[1] - 1 + border[1] - left
         padded_size = (
-            max(rows, border[0] + (output.height - 1) * self.stride + 1),
-            max(columns, border[1] + (output.width - 1) * self.stride + 1),
+            max(rows, border[0] + (output.height - 1) * self.stride[0] + 1),
+            max(columns, border[1] + (output.width - 1) * self.stride[1] + 1),
         )
         return {"border": border, "padded_size": padded_size, "dilation": self.stride}
 

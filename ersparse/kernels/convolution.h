@@ -12,7 +12,7 @@ template <int STRIDE> struct Taps {  // what a tile reads
     const stored* in;
     int64_t row, column;  // numbers from one output pixel to the next
     Taps(const Op& op, const Part& p)
-        : in(plane(op.in, p, 0) + op.shift * LANES), row(op.in.columns * op.stride * LANES),
+        : in(plane(op.in, p, 0) + op.shift * LANES), row(op.in.columns * op.row_stride * LANES),
           column(op.stride * LANES) {}
     int64_t across(int x) const { return STRIDE ? x * STRIDE * LANES : x * column; }
 };

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import fx, nn
@@ -54,7 +54,9 @@ class Convolution(Node):
     Attributes:
         name: parameter name of the weight.
         kernel: kernel height and width; None for a linear layer.
-        padding: zero padding in rows and columns.
+        stride: in rows and columns.
+        padding: zero rows above and zero columns left of the image.
+        end_padding: zero rows below and zero columns right of it.
         dilation: distance between the weights of a kernel in rows and columns.
     """
 
@@ -62,8 +64,9 @@ class Convolution(Node):
     name: str
     module: nn.Conv2d | nn.Linear
     kernel: tuple[int, int] | None = None
-    stride: int = 1
+    stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    end_padding: tuple[int, int] = (0, 0)
     groups: int = 1
     dilation: tuple[int, int] = (1, 1)
 
@@ -95,6 +98,14 @@ class FusedStep(Node):
     def accepts_residual(self) -> bool:
         """Whether a residual sum that follows can be fused into this step."""
         return not (self.relu or self.pool or self.residual)
+
+
+class Padded(NamedTuple):
+    """A tensor with zero rows and columns around it, which convolutions alone may read."""
+
+    value: FusedStep | Input
+    before: tuple[int, int]
+    after: tuple[int, int]
 
 
 class FusedGraph:
@@ -191,8 +202,15 @@ class FusedGraph:
             or target in FLATTEN_FUNCTIONS
         ):
             self._flat.add(node)
-        if isinstance(target, nn.Conv2d | nn.Linear):
+        if isinstance(target, nn.Conv2d):
             return self._convolution(str(node.target), target, operands[0], position)
+        if any(isinstance(operand, Padded) for operand in operands):
+            raise NotCovered(f"{node.target} ({_type_name(target)} after padding)")
+        if isinstance(target, nn.Linear):
+            return self._linear(target, operands[0], position)
+        if isinstance(target, nn.ZeroPad2d) and min(target.padding) >= 0:
+            left, right, top, bottom = target.padding
+            return Padded(self._as_step(operands[0], position), (top, left), (bottom, right))
         idle = isinstance(target, DROPOUTS) and (self._evaluation or not target.p)
         if idle or isinstance(target, nn.Identity | nn.Flatten) or target in (*FLATTEN_FUNCTIONS, "contiguous"):
             return self._identity(node, target, operands[0])
@@ -220,18 +238,21 @@ class FusedGraph:
             raise NotCovered(f"{node.name} (flatten from another dimension than 1)")
         return value
 
-    def _convolution(self, path: str, module: nn.Conv2d | nn.Linear, source: Any, position: int) -> Convolution:
-        source, name = self._as_step(source, position), self._names[id(module.weight)]
-        if isinstance(module, nn.Linear):
-            return self._add(Convolution(position, source, name, module))
-        kernel, dilation = _pair(module.kernel_size), _pair(module.dilation)
-        padding = _padding(module.padding, kernel, dilation)
-        if padding is None or module.padding_mode != "zeros":
+    def _linear(self, module: nn.Linear, source: Any, position: int) -> Convolution:
+        return self._add(Convolution(position, self._as_step(source, position), self._names[id(module.weight)], module))
+
+    def _convolution(self, path: str, module: nn.Conv2d, source: Any, position: int) -> Convolution:
+        if module.padding_mode != "zeros":
             raise NotCovered(f"{path} (Conv2d with padding={module.padding}, {module.padding_mode})")
-        if len(set(module.stride)) != 1:
-            raise NotCovered(f"{path} (Conv2d with stride={module.stride})")
-        stride, groups = module.stride[0], module.groups
-        return self._add(Convolution(position, source, name, module, kernel, stride, padding, groups, dilation))
+        kernel, stride, dilation = _pair(module.kernel_size), _pair(module.stride), _pair(module.dilation)
+        before, after = _paddings(module.padding, kernel, dilation)
+        if isinstance(source, Padded):
+            source, (top, left), (bottom, right) = source
+            before, after = (before[0] + top, before[1] + left), (after[0] + bottom, after[1] + right)
+        source, name = self._as_step(source, position), self._names[id(module.weight)]
+        return self._add(
+            Convolution(position, source, name, module, kernel, stride, before, after, module.groups, dilation)
+        )
 
     def _sum(self, first: Any, second: Any, position: int) -> FusedStep:
         """Fuse the sum into the step that computes one of its operands, or add a step for it."""
@@ -270,12 +291,15 @@ def _pooling(path: str, module: nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool
     return {"pool": "max" if isinstance(module, nn.MaxPool2d) else "average", "window": window}
 
 
-def _padding(padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the padding of a convolution in rows and columns, or None if it is not the same on both sides."""
-    if padding == "same":
-        both = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
-        return None if any(b % 2 for b in both) else (both[0] // 2, both[1] // 2)
-    return (0, 0) if padding == "valid" else _pair(padding)
+def _paddings(
+    padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the padding of a convolution in rows and columns, before and after the image."""
+    if padding == "same":  # an odd number of rows or columns has one more after the image
+        rows, columns = ((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
+        return (rows // 2, columns // 2), (rows - rows // 2, columns - columns // 2)
+    both = (0, 0) if padding == "valid" else _pair(padding)
+    return both, both
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -50,7 +50,7 @@ template <typename Visit> inline void for_each_run(const Op& op, const Tensor& t
     for (int64_t c = p.begin; c < p.end; c++)
         for (int64_t y = 0; y < t.height; y++)
             visit({op.batch + first + c * op.count + y * t.width, size, p.images, t.width,
-                   plane(t, p, c) + y * t.columns * t.step * LANES, t.step * LANES});
+                   plane(t, p, c) + y * t.columns * t.row_step * LANES, t.step * LANES});
 }
 
 void enter(const Op& op, const Part& p) {

@@ -16,7 +16,8 @@ struct Tensor {
     int64_t height, width;  // without border
     int64_t rows, columns;  // with it
     int64_t origin;         // pixels before the first one inside the border
-    int64_t step;           // pixels from one to the next: more than 1 spreads the gradient of a strided convolution
+    int64_t row_step, step;  // from one row, and one pixel of a row, to the next: more than 1 spreads the gradient of a
+                             // strided convolution
 };
 
 struct Norm {  // one number a channel; identities where nothing is normalised
@@ -34,7 +35,7 @@ struct Op {
     const real *weight, *bias;
     real* result;
     const int64_t* order;
-    int64_t count, stride, shift;
+    int64_t count, row_stride, stride, shift;
     int64_t adds, adds_residual, has_residual;
     int64_t relu, average, pool_height, pool_width;
     int64_t full;     // no weight is removed

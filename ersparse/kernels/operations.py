@@ -87,8 +87,8 @@ class OperationBuilder:
         relu = max([relu_of(step) for step in steps if self.workspace.is_convolution_epilogue(step)], default=0)
         return self._op(
             abi.CONVOLVE, w.output_shape.channels, input=source, output=self.activations[node],
-            rows=w.pattern.row_pointers, offsets=w.pattern.offsets, weight=w.values, bias=w.bias, stride=w.stride,
-            shift=w.forward_shift(source), relu=relu, full=w.is_dense,
+            rows=w.pattern.row_pointers, offsets=w.pattern.offsets, weight=w.values, bias=w.bias,
+            row_stride=w.stride[0], stride=w.stride[1], shift=w.forward_shift(source), relu=relu, full=w.is_dense,
         )  # fmt: skip
 
     def _step_gradients(self, node: FusedStep) -> list[Op]:
@@ -109,8 +109,8 @@ class OperationBuilder:
             *self._recompute(node.source),
             self._op(
                 abi.WEIGHT_GRADIENT, channels, input=source, gradient=gradient, rows=w.pattern.row_pointers,
-                offsets=w.pattern.offsets, result=self._per_block(w.gradient), count=len(w.values), stride=w.stride,
-                shift=w.forward_shift(source), full=w.is_dense,
+                offsets=w.pattern.offsets, result=self._per_block(w.gradient), count=len(w.values),
+                row_stride=w.stride[0], stride=w.stride[1], shift=w.forward_shift(source), full=w.is_dense,
             ),
         ]  # fmt: skip
         if w.bias is not None:
@@ -125,7 +125,7 @@ class OperationBuilder:
         pattern, _ = self.workspace.transposed[node]
         return self._op(
             abi.CONVOLVE, w.input_shape.channels, input=gradient, output=self.gradients[node.source],
-            rows=pattern.row_pointers, offsets=pattern.offsets, weight=w.transposed_values, stride=1,
+            rows=pattern.row_pointers, offsets=pattern.offsets, weight=w.transposed_values, row_stride=1, stride=1,
             shift=w.backward_shift(gradient), adds=self._accumulates(node.source), full=w.is_dense,
         )  # fmt: skip
 
@@ -158,7 +158,7 @@ class OperationBuilder:
             kind, source.channels, input=self.activations[node.source], **fields,
             gradient=self.gradients.get(node), residual=self.activations[node.residual] if node.residual else None,
             has_residual=int(node.residual is not None), relu=relu_of(node), average=int(node.pool == "average"),
-            pool_height=window[0], pool_width=window[1], norm=self.workspace.norms[node].struct(), stride=1,
+            pool_height=window[0], pool_width=window[1], norm=self.workspace.norms[node].struct(),
         )  # fmt: skip
 
     def _reduce(self, kind: int, node: FusedStep) -> Op:

@@ -9,7 +9,7 @@ namespace {
 
 template <int SIDE, bool AVERAGE> void planes(const Op& op, const Part& p) {  // pool(relu(in + residual))
     const int64_t height = SIDE ? SIDE : op.pool_height, width = SIDE ? SIDE : op.pool_width;
-    const int64_t column = op.in.step, row = op.in.columns * column;
+    const int64_t column = op.in.step, row = op.in.columns * op.in.row_step;
     const real floor = lowest(op), ceiling = highest(op), share = real(1) / (height * width);
     auto clamp = [=](real v) { return v < floor ? floor : v > ceiling ? ceiling : v; };
     auto channel_of = [](const Tensor& t, int64_t c) { return static_cast<real*>(t.data) + c * t.block_size + t.origin; };

@@ -17,7 +17,7 @@ struct Rows {  // of the image, a part that fits the cache together with the sam
 template <int COUNT, int COLUMNS, int STRIDE>
 inline __attribute__((always_inline)) void add_rows(const Taps<STRIDE>& t, const Op& op, const int32_t* offsets,
                                                     const stored* gradient, Rows rows, Half (&total)[COUNT]) {
-    const int64_t row = op.gradient.columns * op.gradient.step * LANES;
+    const int64_t row = op.gradient.columns * op.gradient.row_step * LANES;
     for (int64_t y = rows.begin; y < rows.end; y++)
         for (int64_t x = 0; x < op.gradient.width; x += COLUMNS) {
             Vector g[COLUMNS];
@@ -52,6 +52,7 @@ template <int CHANNELS, int COUNT, int STRIDE>
 inline void dots_of_full(const Taps<STRIDE>& t, const Op& op, const Part& p, int64_t channel, int32_t k, real* result) {
     const stored* gradient[CHANNELS];
     for (int c = 0; c < CHANNELS; c++) gradient[c] = plane(op.gradient, p, channel + c);
+    const int64_t row = op.gradient.columns * op.gradient.row_step * LANES;
     for (; k + COUNT <= op.rows[1]; k += COUNT) {
         Half total[CHANNELS][COUNT] = {};
         for (int64_t y = 0; y < op.gradient.height; y++)
@@ -59,7 +60,7 @@ inline void dots_of_full(const Taps<STRIDE>& t, const Op& op, const Part& p, int
                 const stored* in = t.in + y * t.row + x * t.column;
                 Vector g[CHANNELS];
                 for (int c = 0; c < CHANNELS; c++)
-                    g[c] = load(gradient[c] + (y * op.gradient.columns + x) * op.gradient.step * LANES);
+                    g[c] = load(gradient[c] + y * row + x * op.gradient.step * LANES);
                 for (int i = 0; i < COUNT; i++) {
                     const Vector read = load(in + op.offsets[k + i]);
                     for (int c = 0; c < CHANNELS; c++) add_product(total[c][i], g[c], read);
@@ -77,7 +78,7 @@ template <int STRIDE> void weight_gradient(const Op& op, const Part& p) {
     int64_t begin = p.begin;
     if (PAIRS && op.full)  // of floats, loads are cheaper than those of pairs, which are taken apart
         for (; begin + SHARE <= p.end; begin += SHARE) dots_of_full<SHARE, 8, STRIDE>(t, op, p, begin, 0, result);
-    const int64_t row = op.in.block_size / op.in.rows * op.stride + op.gradient.block_size / op.gradient.rows;
+    const int64_t row = op.in.block_size / op.in.rows * op.row_stride + op.gradient.block_size / op.gradient.rows;
     const int64_t enough = (HALF + op.gradient.width - 1) / op.gradient.width;  // products for each sum of a vector
     const int64_t at_once = std::max(enough, CACHED / int64_t(sizeof(stored)) / row);
     for (Rows rows{0, 0}; rows.begin < op.gradient.height; rows.begin = rows.end) {
@@ -88,12 +89,13 @@ template <int STRIDE> void weight_gradient(const Op& op, const Part& p) {
 }
 
 void bias_gradient(const Op& op, const Part& p) {
+    const int64_t row = op.gradient.columns * op.gradient.row_step * LANES;
     for (int64_t c = p.begin; c < p.end; c++) {
         const stored* g = plane(op.gradient, p, c);
         Vector total{};
         for (int64_t y = 0; y < op.gradient.height; y++)
             for (int64_t x = 0; x < op.gradient.width; x++)
-                total += load(g + (y * op.gradient.columns + x) * op.gradient.step * LANES);
+                total += load(g + y * row + x * op.gradient.step * LANES);
         op.result[p.block * op.count + c] = sum(total);
     }
 }

@@ -137,7 +137,7 @@ class Workspace:
 
     def _allocate_result(self, node: Node, shape: ImageShape) -> None:
         """Allocate a result with the largest border that a convolution which reads it needs."""
-        paddings = [user.padding for user in node.users if isinstance(user, Convolution)]
+        paddings = [p for user in node.users if isinstance(user, Convolution) for p in (user.padding, user.end_padding)]
         border = (max([0, *(p[0] for p in paddings)]), max([0, *(p[1] for p in paddings)]))
         self.shapes[node] = shape
         stored = self.is_stored(node)

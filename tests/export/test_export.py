@@ -82,6 +82,31 @@ def test_dilated_layers_relu6_and_dropout_are_predicted(tmp_path):
         torch.testing.assert_close(predict(x[:count]), wanted[:count].detach(), rtol=1e-4, atol=1e-4)
 
 
+def assert_predicts(network, side, tmp_path, counts=(1, 17)):
+    """Compare predictions from the network's file with the network, for one image and for blocks of images."""
+    network = sparsify_all(network.eval())
+    sparse_file.write(tmp_path / "network.sparse", fold(network), input_spec(side))
+    predict, x = ersparse.load_sparse(tmp_path / "network.sparse"), torch.randn(max(counts), 3, side, side)
+    wanted = network(x).detach()
+    for count in counts:
+        torch.testing.assert_close(predict(x[:count]), wanted[:count], rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
+
+
+def sparsify_all(network):
+    """Attach masks of density 0.5 to all layers, whichever the flow repair can follow."""
+    sparsify(network, "uniform", 0.5, flow="none")
+    return network
+
+
+def test_strides_and_paddings_that_differ_between_axes_are_predicted(tmp_path):
+    assert_predicts(
+        nn.Sequential(
+            nn.Conv2d(3, 8, (1, 7), (2, 1), (0, 3)), nn.ReLU(), nn.Conv2d(8, 8, (2, 4), padding="same"), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, (1, 3), 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 5 * 3, 5),
+        ), 9, tmp_path,
+    )  # fmt: skip
+
+
 def test_file_of_a_network_computed_by_hand(tmp_path):
     """A 1x1 convolution of two channels with one kept weight, and a normalisation y = 2x - 1."""
     network = nn.Sequential(nn.Conv2d(2, 1, 1), nn.BatchNorm2d(1, eps=0), nn.ReLU()).eval()

@@ -75,7 +75,7 @@ def assert_same(network, x):
     size=st.tuples(st.integers(1, 19), st.integers(1, 19)),
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    stride=st.integers(1, 3),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     groups=st.integers(1, 2),
     dilation=st.sampled_from([(1, 1), (2, 1), (3, 2)]),
     bias=st.booleans(),
@@ -87,6 +87,22 @@ def test_convolutions_match_pytorch(images, channels, size, kernel, padding, str
     into, out = channels[0] * groups, channels[1] * groups
     layer = nn.Conv2d(into, out, kernel, stride, padding, dilation, groups, bias)
     assert_same(masked(layer, density), torch.randn(images, into, *size, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("kernel, dilation", [((2, 4), 1), ((1, 7), 1), ((4, 2), (1, 3))])
+def test_padding_to_the_same_size_matches_pytorch(kernel, dilation):
+    """An odd number of zero rows or columns has one more at the end."""
+    first = nn.Conv2d(2, 4, kernel, padding="same", dilation=dilation)
+    network = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 3, kernel[::-1], padding="same"))
+    assert_same(masked(network, 0.6), torch.randn(19, 2, 5, 7, dtype=torch.float64))
+
+
+def test_convolutions_after_zero_padding_match_pytorch():
+    """Padded before the layer, by different numbers on the four sides, and by the layer."""
+    network = nn.Sequential(nn.ZeroPad2d((0, 1, 2, 0)), nn.Conv2d(2, 4, 3, 2, 1), nn.ReLU(), nn.ZeroPad2d(1),
+                            nn.Conv2d(4, 3, 2))  # fmt: skip
+    assert_same(masked(network, 0.6), torch.randn(19, 2, 5, 8, dtype=torch.float64))
 
 
 def scaled_norm():
@@ -312,10 +328,10 @@ def test_to_dense_is_the_inverse_of_masking():
 @pytest.mark.parametrize(
     "layer, message",
     [
-        (nn.Conv2d(1, 1, 2, padding="same"), r"0 \(Conv2d with padding=same"),
+        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), r"0 \(Conv2d with padding=\(1, 1\), reflect"),
         (nn.Dropout(0.1), r"0 \(Dropout\)"),
-        (nn.Conv2d(1, 1, 3, stride=(1, 2)), r"0 \(Conv2d with stride=\(1, 2\)"),
         (nn.Sigmoid(), r"0 \(Sigmoid\)"),
+        (nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(2)), r"0.1 \(MaxPool2d after padding\)"),
         (nn.MaxPool2d(3, 2), r"0 \(MaxPool2d with windows that overlap"),
     ],
 )
