@@ -183,7 +183,13 @@ def test_presets_have_the_jobs_of_their_tables(launch, tmp_path, preset):
 
 
 @pytest.mark.parametrize(
-    "preset, jobs", [("rigl_imagenet", 4), pytest.param("ham_imagenet", 54, marks=pytest.mark.slow)]
+    "preset, jobs",
+    [
+        ("rigl_imagenet", 4),
+        ("acdc_imagenet", 4),
+        ("str_imagenet", 1),
+        pytest.param("ham_imagenet", 54, marks=pytest.mark.slow),
+    ],
 )
 def test_presets_of_imagenet_are_planned_without_its_images(launch, tmp_path, preset, jobs):
     status, printed = launch(f"experiment={preset}", "dry_run=true")

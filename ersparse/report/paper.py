@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,12 @@ def _read(name: str) -> Mapping[str, Any]:
 
 def tables() -> Mapping[str, Any]:
     """Return the tables of all papers by their keys, those of the paper first."""
-    return {**paper()["tables"], **_read("baselines.yaml")["tables"]}
+    return {**paper()["tables"], **other_tables()}
+
+
+def other_tables() -> Mapping[str, Any]:
+    """Return the tables of other papers by their keys; presets that run a table have its name."""
+    return _read("baselines.yaml")["tables"]  # type: ignore[no-any-return]
 
 
 def recipe_of(table: str) -> Mapping[str, Any]:
@@ -110,3 +115,25 @@ def everything() -> dict[PrintedCell, Printed]:
             if cell not in found or (found[cell].pm is None and number.pm is not None):
                 found[cell] = number
     return found
+
+
+def number_of(cell: PrintedCell, experiment: str, outcome: bool = False) -> Printed | None:
+    """Return the number that is printed for a cell; None if there is none.
+
+    Args:
+        cell: the configuration.
+        experiment: the preset that its runs belong to. If another paper's table has this name, its number counts before
+            those of other tables, so that all runs of a preset are compared with one source.
+        outcome: whether `cell.final` is an outcome of training. Then the number printed for the nearest final sparsity
+            is returned, if the densities differ by less than a tenth.
+    """
+    own = printed(experiment) if experiment in other_tables() else {}
+    if not outcome:
+        return own.get(cell) or everything().get(cell)
+    numbers = everything() | own
+    near = [other for other in numbers if replace(other, final=cell.final) == cell and _close(other.final, cell.final)]
+    return numbers[min(near, key=lambda other: abs(other.final - cell.final))] if near else None
+
+
+def _close(printed_sparsity: float, ours: float) -> bool:
+    return abs(printed_sparsity - ours) < 0.1 * (1 - printed_sparsity)

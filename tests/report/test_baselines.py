@@ -6,13 +6,14 @@ import pytest
 import synthetic
 from conftest import read
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from ersparse.config.options import CONF, options_of
 from ersparse.report.analysis.compare import OTHER, judge, paper_number
 from ersparse.report.analysis.groups import group_by_experiment
 from ersparse.report.analysis.runs import read_runs
 from ersparse.report.analysis.stats import summary
-from ersparse.report.paper import paper, printed, tables
+from ersparse.report.paper import PrintedCell, number_of, paper, printed, recipe_of, tables
 from ersparse.report.section import section
 from ersparse.report.tables.accuracy import results
 
@@ -23,7 +24,7 @@ def test_every_table_is_complete():
     """The gain of Sign-In at 0.9 that its paper states is 1.58 points."""
     assert {name: len(printed(name)) for name in OTHERS} == {
         "sign_in_cifar10": 6, "sign_in_cifar100": 6, "ham_imagenet": 18, "ham_imagenet_acdc": 6,
-        "rigl_imagenet": 4,
+        "rigl_imagenet": 4, "acdc_imagenet": 4, "str_imagenet": 6,
     }  # fmt: skip
     values = {(c.level, c.variant): n.value for c, n in printed("sign_in_cifar10").items()}
     assert values[0.9, "sign_in"] - values[0.9, ""] == pytest.approx(1.58)
@@ -52,12 +53,40 @@ def test_variants_have_numbers_of_their_own(tmp_path):
     assert verdict.word == OTHER and "instead of unknown" in verdict.why
 
 
-@pytest.mark.parametrize("preset", [name for name in options_of("experiment") if name in OTHERS])
+def test_a_preset_is_compared_with_its_own_source():
+    """RigL's runs were compared with the numbers that the README of HAM prints for RigL, which have a ±."""
+    cell = PrintedCell("resnet50_imagenet", "imagenet", "rigl", "erk", 0.9, 0.9)
+    found = [number_of(cell, experiment).value for experiment in ("rigl_imagenet", "ham_imagenet", "mine", "table4")]
+    assert found == [73.07, 73.7, 73.7, 73.7]
+
+
+@pytest.mark.parametrize(
+    "final, value", [(0.9023, 74.31), (0.893, 74.31), (0.911, 74.31), (0.892, None), (0.9127, None), (0.9645, 67.22)]
+)
+def test_an_outcome_is_compared_with_the_nearest_printed_sparsity(final, value):
+    """Densities 0.107 and 0.089 are within a tenth of 0.0977, 0.108 and 0.0873 are not."""
+    cell = PrintedCell("resnet50_imagenet", "imagenet", "str", "dense", 0.0, final)
+    number = number_of(cell, "mine", outcome=True)
+    assert (number and number.value) == value
+    assert final == 0.9023 or number_of(cell, "mine") is None, "only an outcome may differ from the printed sparsity"
+
+
+PRESETS = [name for name in options_of("experiment") if name in OTHERS]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets_run_the_cells_of_their_tables(preset):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [f"experiment={preset}"], return_hydra_config=True)
     content = tables()[preset]
     assert (config.model.name, config.dataset.name) == (content["model"], content["dataset"])
     for axes in config.hydra.sweeper.params:
-        assert list(axes["sparsity.level"]) == content["sparsity"]
-    assert config.sparsity.name == "erk" and config.method.name in content["values"]
+        if "sparsity.level" in axes:
+            assert list(axes["sparsity.level"]) == content["sparsity"]
+        elif "method.final_sparsity" in axes:
+            assert [[0.0, final] for final in axes["method.final_sparsity"]] == content["pairs"]
+    assert config.method.name in content["values"]
+    assert config.sparsity.name in content["values"][config.method.name]
+    recipe = {key if key != "epochs" else "trainer.max_epochs": value for key, value in recipe_of(preset).items()}
+    ours = {key: OmegaConf.select(config, key) for key in recipe}
+    assert ours == recipe or recipe == {"trainer.max_epochs": "unknown"}

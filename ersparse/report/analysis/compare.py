@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ersparse.report.analysis.groups import SeedGroup
+from ersparse.report.analysis.groups import OUTCOMES, SeedGroup
 from ersparse.report.analysis.stats import Summary, welch
-from ersparse.report.paper import Printed, PrintedCell, assumption, everything, recipe_of
+from ersparse.report.paper import Printed, PrintedCell, assumption, number_of, recipe_of
 from ersparse.storage.tables import Row
 
 ROUNDING = 0.05  # percentage points: the largest rounding error of a number with one decimal
@@ -31,7 +31,7 @@ def paper_number(group: SeedGroup) -> Printed | None:
     """Return the paper's number for the group's network, data set, method, sparsity option and sparsities."""
     level, final = round(group.level, 6), round(group.final, 6)
     place = (group.model, group.dataset, group.method, group.sparsity, level, final)
-    return everything().get(PrintedCell(*place, group.variant))
+    return number_of(PrintedCell(*place, group.variant), group.experiment, group.method in OUTCOMES)
 
 
 def assumptions(rows: Sequence[Row]) -> list[str]:
