@@ -253,8 +253,8 @@ class Classifier(pl.LightningModule):
     def optimized_names(self) -> list[str]:
         """Return the names of the optimizer's parameters in its order; those of the parts of a weight are the same."""
         names = [name for group in self.parameter_groups() for name in group.names]
-        parts = self.reparametrization.names if self.reparametrization else ()
-        return [name for name in names for _ in range(2 if name in parts else 1)]
+        rules = self.reparametrization.rules if self.reparametrization else {}
+        return [name for name in names for _ in range(rules[name].parts if name in rules else 1)]
 
     def configure_gradient_clipping(
         self,

@@ -19,25 +19,24 @@ class Reparametrization:
     weights anew. The parts are no parameters of the module, or DDP would wait for their gradients.
 
     Args:
-        rule: how a weight is computed.
-        names: names of the weights.
+        rules: how each weight is computed, by its name.
 
     Attributes:
         parts: by name, once `start` was called; with sparse execution those of the kept weights.
         penalty: strength α of the penalty α (m² + w²) on the parts of each weight.
     """
 
-    def __init__(self, rule: Rule, names: Sequence[str]) -> None:
-        self.rule, self.names, self.penalty = rule, list(names), 0.0
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self.rules, self.penalty = rules, 0.0
         self.weights: dict[str, Tensor] = {}
         self.parts: dict[str, list[nn.Parameter]] = {}
 
     @torch.no_grad()
     def start(self, weights: Mapping[str, Tensor], stored: Mapping[str, Sequence[Tensor]]) -> None:
         """Split the weights into parts, or take over those that a checkpoint stored, and merge."""
-        self.weights = {name: weights[name] for name in self.names}
+        self.weights = {name: weights[name] for name in self.rules}
         for name, weight in self.weights.items():
-            split = self.rule.split(weight.detach())
+            split = self.rules[name].split(weight.detach())
             for part, value in zip(split, stored.get(name, ()), strict=False):
                 part.copy_(value)
             self.parts[name] = [nn.Parameter(part) for part in split]
@@ -53,9 +52,9 @@ class Reparametrization:
         for name, weight in self.weights.items():
             if weight.grad is None:
                 continue
-            parts = self.parts[name]
-            for part, gradient in zip(parts, self.rule.gradients(weight.grad, *parts), strict=True):
-                part.grad = gradient.reshape(part.shape)
+            parts, unscaled = self.parts[name], weight.grad if scale == 1 else weight.grad / scale
+            for part, gradient in zip(parts, self.rules[name].gradients(unscaled, *parts), strict=True):
+                part.grad = gradient.reshape(part.shape) if scale == 1 else gradient.reshape(part.shape) * scale
                 if self.penalty:
                     part.grad.add_(part, alpha=2 * self.penalty * scale)
 
@@ -68,13 +67,13 @@ class Reparametrization:
     def merge(self) -> None:
         """Compute the weights from their parts."""
         for name, weight in self.weights.items():
-            weight.copy_(self.rule.merge(*self.parts[name]))
+            weight.copy_(self.rules[name].merge(*self.parts[name]))
 
     @torch.no_grad()
     def split_again(self) -> None:
         """Split all weights anew; the weights stay as they are, up to rounding, and so does the optimizer's state."""
         for name, weight in self.weights.items():
-            for part, value in zip(self.parts[name], self.rule.split(weight), strict=True):
+            for part, value in zip(self.parts[name], self.rules[name].split(weight), strict=True):
                 part.copy_(value)
         self.merge()
 
@@ -87,7 +86,7 @@ class Reparametrization:
             changed: mask of the entries.
             optimizer: the optimizer of the parts.
         """
-        for part, value in zip(self.parts[name], self.rule.split(self.weights[name]), strict=True):
+        for part, value in zip(self.parts[name], self.rules[name].split(self.weights[name]), strict=True):
             part.copy_(torch.where(changed, value, part))
             for state in optimizer.state.get(part, {}).values():
                 if isinstance(state, Tensor) and state.shape == part.shape:

@@ -43,7 +43,7 @@ class LearntSparsity(Method):
         from ersparse.lightning.reparametrization import Reparametrization
 
         module = super().module(run, network, eval_names)
-        module.reparametrization = Reparametrization(self.rule(), [layer.name for layer in run.layers])
+        module.reparametrization = Reparametrization({layer.name: self.rule() for layer in run.layers})
         return module
 
     def callbacks(self, run: RunContext) -> list[pl.Callback]:

@@ -65,9 +65,8 @@ class Reparametrizable(Method):
 
         module = super().module(run, network, eval_names)
         if self.reparametrization != "none":
-            module.reparametrization = Reparametrization(
-                Product(self.factors.scale), [layer.name for layer in run.layers]
-            )
+            product = Product(self.factors.scale)
+            module.reparametrization = Reparametrization({layer.name: product for layer in run.layers})
         return module
 
     def reparametrization_callbacks(self) -> list[pl.Callback]:

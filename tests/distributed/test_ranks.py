@@ -115,6 +115,7 @@ def test_two_ranks_with_sparse_execution_agree_with_masked_execution(process, tm
         ["method=edge_popup", "method.levels=2", "method.epochs_per_level=1", "method.final_sparsity=0.9"],
         ["method=str"],
         ["method=spred"],
+        ["method=topkast"],
         ["method=srigl", "sparsity=erk", "sparsity.sampling=fan_in", "method.delta_t=4", "sparsity.level=0.5"],
     ],
 )

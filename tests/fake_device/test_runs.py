@@ -74,6 +74,7 @@ RUNS = {
         "method.dense_first=0",
         "method.sparse_last=0.3",
     ],
+    "topkast": ["method=topkast", *EPOCHS],
     "str": ["method=str", *EPOCHS, "method.initial=-3"],
     "spred": ["method=spred", *EPOCHS, "method.threshold=0.01"],
     "edge_popup": SEARCH,

@@ -22,6 +22,7 @@ METHODS = {
     "acdc": ["method=acdc", "method.phases=1", "method.sparse_last=0.5", "trainer.max_epochs=3"],
     "gmp": ["method=gmp", "method.delta_t=2", "method.final_sparsity=0.9", "trainer.max_epochs=3"],
     "str": ["method=str", "trainer.max_epochs=3"],
+    "topkast": ["method=topkast", "trainer.max_epochs=3"],
     "spred": ["method=spred", "trainer.max_epochs=3"],
     "sign_in": ["method.reparametrization=sign_in", "method.factors.reset_every=1", "trainer.max_epochs=3"],
     "ham": ["optimizer.ham={alpha:2,beta:0.1}", "trainer.max_epochs=3"],

@@ -112,7 +112,7 @@ def test_training_equals_pytorchs_parametrizations(rule, reference_rule):
     resets = reference_rule is Multiplied
     network, masks = network_and_masks()
     module = Classifier(network, 10, SGD, 2, ["test"])
-    module.reparametrization = Reparametrization(rule, list(masks))
+    module.reparametrization = Reparametrization(dict.fromkeys(masks, rule))
     options = {"epochs": 2, "gradient_clip_val": 1.0, "accumulate_grad_batches": 2}
     trainer([FixedMask(), *([TrainedParts(1)] if resets else [])], **options).fit(module, batches(320), [batches(64)])
 
@@ -140,7 +140,7 @@ def test_weights_near_zero_move_as_without_factors():
             nn.init.constant_(network[1].weight, start)
             module = Classifier(network, 10, SGD.model_copy(update={"weight_decay": 0.0, "lr": 1e-3}), 1, ["test"])
             if reparametrized:
-                module.reparametrization = Reparametrization(Product(1.0), ["1.weight"])
+                module.reparametrization = Reparametrization({"1.weight": Product(1.0)})
             trainer([], limit_train_batches=1).fit(module, batches(64), [batches(64)])
             steps.append(network[1].weight.detach() - start)
         torch.testing.assert_close(steps[1], steps[0] * math.sqrt(1 + 4 * start**2), rtol=2e-3, atol=1e-7)
