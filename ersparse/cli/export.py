@@ -14,7 +14,7 @@ from ersparse.cli.arguments import CommandParser
 from ersparse.errors import UserError
 from ersparse.export import sparse_file
 from ersparse.export.folded import FoldedNetwork, fold
-from ersparse.kernels.fused_graph import NotCovered
+from ersparse.kernels.nodes import NotCovered
 from ersparse.storage.atomic import write_bytes
 from ersparse.storage.run_folder import RunFolder
 

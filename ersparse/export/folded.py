@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Node, NotCovered
+from ersparse.kernels.activations import Activation
+from ersparse.kernels.fused_graph import FusedGraph
+from ersparse.kernels.nodes import Convolution, FusedStep, Node, NotCovered
+from ersparse.kernels.pooling import Pool
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import attach, masks_of
 
@@ -49,31 +52,21 @@ class FoldedLayer:
 
 @dataclass(frozen=True)
 class FoldedStep:
-    """Fused operations pool(relu(layer(source) + residual)), any of which may be absent.
+    """Fused operations pool(activation(layer(source) + residual)), any of which may be absent.
 
     Attributes:
         source, residual: 0 is the image, n the result of the n-th step.
-        pool: "max" or "average" over windows that do not overlap; empty for no pooling.
-        window: pooling window in rows and columns; None is the whole image (global pooling).
-        relu6: whether the ReLU is at most 6.
     """
 
     source: int
     layer: FoldedLayer | None = None
     residual: int | None = None
-    relu: bool = False
-    pool: str = ""
-    window: Sequence[int] | None = (1, 1)
-    relu6: bool = False
+    activation: Activation | None = None
+    pool: Pool | None = None
 
     def build_epilogue(self) -> nn.Module:
-        """Return the PyTorch module of what follows the sum: ReLU and pooling."""
-        modules: list[nn.Module] = [nn.ReLU6() if self.relu6 else nn.ReLU()] if self.relu else []
-        if self.pool and self.window is None:
-            modules.append(nn.AdaptiveAvgPool2d(1))
-        elif self.pool and self.window is not None:
-            modules.append((nn.MaxPool2d if self.pool == "max" else nn.AvgPool2d)(_pair(self.window)))
-        return nn.Sequential(*modules)
+        """Return the PyTorch module of what follows the sum: activation and pooling."""
+        return nn.Sequential(*(part.build() for part in (self.activation, self.pool) if part))
 
 
 class FoldedNetwork(nn.Module):
@@ -123,16 +116,15 @@ def fold(network: nn.Module) -> FoldedNetwork:
 
 def _fold_step(step: FusedStep, numbers: dict[Node, int]) -> FoldedStep:
     residual = numbers[step.residual] if step.residual else None
-    window = step.window and list(step.window)
     if not isinstance(step.source, Convolution):
         if step.norm:
             raise NotCovered("a BatchNorm2d that follows no convolution")
-        return FoldedStep(numbers[step.source], None, residual, step.relu, step.pool, window, step.relu6)
+        return FoldedStep(numbers[step.source], None, residual, step.activation, step.pool)
     node = step.source
     shape, stride, padding = (list(v) for v in (node.module.weight.shape, node.stride, node.padding))
     end_padding = None if node.end_padding == node.padding else list(node.end_padding)
     layer = FoldedLayer(node.name, shape, stride, padding, node.groups, list(node.dilation), end_padding)
-    return FoldedStep(numbers[node.source], layer, residual, step.relu, step.pool, window, step.relu6)
+    return FoldedStep(numbers[node.source], layer, residual, step.activation, step.pool)
 
 
 def _fold_norm(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:

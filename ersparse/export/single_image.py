@@ -16,9 +16,11 @@ from torch import Tensor
 from ersparse.export.folded import FoldedLayer, FoldedNetwork, FoldedStep
 from ersparse.kernels import abi
 from ersparse.kernels.abi import Op, TensorStruct, pointer
+from ersparse.kernels.activations import code_of
 from ersparse.kernels.buffers import VECTOR_SIZE, ImageShape
 from ersparse.kernels.compile import library
 from ersparse.kernels.csr import MaskCoordinates
+from ersparse.kernels.pooling import windows_of
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import masks_of
 
@@ -55,7 +57,7 @@ class SingleImageConvolution:
     """
 
     def __init__(
-        self, layer: FoldedLayer, weight: Tensor, bias: Tensor, mask: Tensor, source: PlanarBuffer, relu: int
+        self, layer: FoldedLayer, weight: Tensor, bias: Tensor, mask: Tensor, source: PlanarBuffer, activation: int
     ) -> None:
         (tall, wide), (down, across) = layer.shape[2:] or source.shape[1:], layer.dilation
         coordinates = MaskCoordinates.from_mask(mask.reshape(len(mask), -1, tall, wide), layer.groups, (down, across))
@@ -77,7 +79,8 @@ class SingleImageConvolution:
         rows, offsets, values, biases, *_ = map(pointer, self._alive)
         self.op = Op(
             kind=abi.CONVOLVE, channels=len(mask), rows=rows, offsets=offsets, weight=values, bias=biases,
-            row_stride=1, stride=1, relu=relu, input=TensorStruct(data=pointer(inputs), rows=1, columns=vectors),
+            row_stride=1, stride=1, activation=activation,
+            input=TensorStruct(data=pointer(inputs), rows=1, columns=vectors),
             output=TensorStruct(data=pointer(output), height=1, width=vectors, rows=1, columns=vectors),
         )  # fmt: skip
 
@@ -106,15 +109,16 @@ class SingleImageNetwork:
             struct, shape = source.struct, source.shape
             if step.layer:
                 name, held = next(weighted)
-                relu = _relu_of(step) if step.residual is None else abi.NO_RELU
+                fused = step.activation if step.residual is None else None
+                code = code_of(fused) if fused and fused.clamps else 0
                 assert isinstance(held.module.bias, Tensor)
                 parameters = held.weight, held.module.bias
-                convolution = SingleImageConvolution(step.layer, *parameters, masks[name], source, relu)
+                convolution = SingleImageConvolution(step.layer, *parameters, masks[name], source, code)
                 ops.append(convolution.op)
                 struct, shape = convolution.struct, convolution.shape
                 self._convolutions.append(convolution)
-            window = step.window or shape[1:]
-            result = PlanarBuffer(ImageShape(shape[0], shape[1] // window[0], shape[2] // window[1]), border)
+            size = step.pool.output_size(*shape[1:]) if step.pool else shape[1:]
+            result = PlanarBuffer(ImageShape(shape[0], *size), border)
             residual = None if step.residual is None else self._results[step.residual].struct
             ops.append(_epilogue(step, struct, result.struct, shape.channels, residual))
             self._results.append(result)
@@ -141,18 +145,14 @@ def _borders(network: FoldedNetwork) -> list[tuple[int, int]]:
     return borders
 
 
-def _relu_of(step: FoldedStep) -> int:
-    return abi.RELU6 if step.relu6 else abi.RELU if step.relu else abi.NO_RELU
-
-
 def _epilogue(
     step: FoldedStep, source: TensorStruct, target: TensorStruct, channels: int, residual: TensorStruct | None
 ) -> Op:
-    """Build the operation that computes pool(relu(source + residual)) of `step` into `target`."""
-    window = step.window or (source.height, source.width)
+    """Build the operation that computes pool(activation(source + residual)) of `step` into `target`."""
+    rows, columns = windows_of(step.pool, source.height, source.width)
     optional: dict[str, Any] = {} if residual is None else {"residual": residual}
     return Op(
         kind=abi.PLANES, channels=channels, input=source, output=target, has_residual=len(optional),
-        relu=_relu_of(step), average=int(step.pool == "average"), pool_height=window[0], pool_width=window[1],
-        **optional,
+        activation=code_of(step.activation), slope=step.activation.slope if step.activation else 0.0,
+        average=int(step.pool is not None and step.pool.averages), pool_rows=rows, pool_columns=columns, **optional,
     )  # fmt: skip

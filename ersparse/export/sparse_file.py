@@ -31,7 +31,8 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from ersparse.errors import UserError
-from ersparse.export.folded import FoldedLayer, FoldedNetwork, FoldedStep
+from ersparse.export.folded import FoldedNetwork
+from ersparse.export.step_fields import fields_of, step_from
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import attach, masks_of
 from ersparse.storage.atomic import write_bytes
@@ -65,7 +66,7 @@ class InputSpec:
 def write(path: Path, network: FoldedNetwork, inputs: InputSpec) -> None:
     """Write the file atomically."""
     arrays = _compress(network)
-    description = json.dumps({"images": asdict(inputs), "parts": [_fields(step) for step in network.steps]})
+    description = json.dumps({"images": asdict(inputs), "parts": [fields_of(step) for step in network.steps]})
     metadata = {"format": FORMAT, "version": VERSION, "network": description, "sha256": _digest(description, arrays)}
     write_bytes(path, save(arrays, metadata))
 
@@ -78,7 +79,7 @@ def read(path: Path) -> tuple[FoldedNetwork, InputSpec]:
     """
     metadata, arrays = _read_verified(path)
     description = json.loads(metadata["network"])
-    network = FoldedNetwork([_step(fields) for fields in description["parts"]])
+    network = FoldedNetwork([step_from(fields) for fields in description["parts"]])
     _decompress(network, arrays)
     return network, InputSpec(**description["images"])
 
@@ -102,29 +103,6 @@ def _read_verified(path: Path) -> tuple[dict[str, str], NamedArrays]:
     if metadata.get("sha256") != _digest(metadata["network"], arrays):
         raise UserError(f"{path}: damaged (checksum mismatch); export the run again")
     return metadata, arrays
-
-
-def _fields(step: FoldedStep) -> dict[str, Any]:
-    """Return the fields of a step; those that earlier versions do not know are left out unless they are needed."""
-    fields = asdict(step)
-    if not step.relu6:
-        del fields["relu6"]
-    if step.layer:
-        layer = fields["layer"]
-        if len(set(layer["stride"])) == 1:
-            layer["stride"] = layer["stride"][0]
-        if tuple(layer["dilation"]) == (1, 1):
-            del layer["dilation"]
-        if layer["end_padding"] is None:
-            del layer["end_padding"]
-    return fields
-
-
-def _step(fields: dict[str, Any]) -> FoldedStep:
-    layer = fields.pop("layer")
-    if layer and isinstance(layer["stride"], int):
-        layer["stride"] = [layer["stride"]] * 2
-    return FoldedStep(layer=FoldedLayer(**layer) if layer else None, **fields)
 
 
 def _numbered_layers(network: FoldedNetwork) -> list[tuple[int, str, Any]]:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT, PLANES = range(8)
 ENTER, LEAVE = 8, 9
-NO_RELU, RELU, RELU6 = range(3)
 STATISTICS, NORM_GRADIENT, SUM_BLOCKS, GATHER, EVALUATION = range(100, 105)
 
 
@@ -21,6 +20,12 @@ class TensorStruct(ctypes.Structure):
     """`struct Tensor`: the layout of an activation or gradient in memory."""
 
     _fields_ = _fields("block_size slotted height width rows columns origin row_step step", "data")
+
+
+class WindowStruct(ctypes.Structure):
+    """`struct Windows`: the windows of a pooling along rows or columns."""
+
+    _fields_ = _fields("size window stride padding counted_padding bins disjoint")
 
 
 class NormStruct(ctypes.Structure):
@@ -44,10 +49,11 @@ class Op(ctypes.Structure):
         ("channels", ctypes.c_int64),
         *((name, TensorStruct) for name in ("input", "output", "gradient", "residual", "residual_gradient")),
         *_fields(pointers="rows offsets weight bias result order"),
-        *_fields(
-            "count row_stride stride shift adds adds_residual has_residual relu average pool_height pool_width full"
-        ),
+        *_fields("count row_stride stride shift adds adds_residual has_residual activation average full"),
+        ("pool_rows", WindowStruct),
+        ("pool_columns", WindowStruct),
         *_fields("abreast", "batch"),
+        ("slope", ctypes.c_double),
         ("norm", NormStruct),
     ]
 

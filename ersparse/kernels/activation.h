@@ -1,4 +1,7 @@
-// What lies between convolutions: pool(relu(alpha * y + beta + residual)), recomputed on the way back.
+// What lies between convolutions: pool(activation(alpha * y + beta + residual)), recomputed on the way back.
+//
+// A Pooling computes one channel forward (activate) and visits all pixels of y with their gradients before the activation
+// (route). The one in this file has windows that do not overlap, and activations that clamp.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +17,7 @@ struct Window {
 };
 
 template <int SIDE> Window window(const Op& op) {
-    return {SIDE ? SIDE : op.pool_height, SIDE ? SIDE : op.pool_width, op.in.columns * LANES,
+    return {SIDE ? SIDE : op.pool_rows.window, SIDE ? SIDE : op.pool_columns.window, op.in.columns * LANES,
             op.residual.columns * LANES};
 }
 
@@ -31,12 +34,10 @@ template <bool RESIDUAL> struct Channel {  // the affine map of one channel
     }
 };
 
-template <int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const Op& op, const Part& p) {
-    const Window w = window<SIDE>(op);
-    const Vector share = broadcast(real(1) / (w.height * w.width));
-    for (int64_t c = p.begin; c < p.end; c++) {
-        const Channel<RESIDUAL> channel(op, p, c);
-        stored* out = plane(op.out, p, c);
+template <int SIDE, bool AVERAGE> struct Disjoint {
+    template <bool RESIDUAL> static void activate(const Op& op, const Channel<RESIDUAL>& channel, stored* out) {
+        const Window w = window<SIDE>(op);
+        const Vector share = broadcast(real(1) / (w.height * w.width));
         for (int64_t i = 0; i < op.out.height; i++)
             for (int64_t j = 0; j < op.out.width; j++) {
                 Vector total{};
@@ -50,53 +51,57 @@ template <int SIDE, bool AVERAGE, bool RESIDUAL> void activate(const Op& op, con
                 store(out + (i * op.out.columns + j) * LANES, AVERAGE ? total * share : channel.bounds.clamp(total));
             }
     }
-}
 
-// Calls visit(numbers into y, numbers into the residual, row, column, gradient before relu) for every pixel of y.
-template <int SIDE, bool AVERAGE, bool RESIDUAL, typename Visit>
-inline void route(const Op& op, const Part& p, int64_t c, const Channel<RESIDUAL>& channel, Visit visit) {
-    const Window w = window<SIDE>(op);
-    const stored* gradient = plane(op.gradient, p, c);
-    const Vector share = broadcast(real(1) / (w.height * w.width)), zero{};
-    const int64_t pooled_rows = op.gradient.height * w.height, pooled_columns = op.gradient.width * w.width;
-    for (int64_t i = 0; i < op.gradient.height; i++)
-        for (int64_t j = 0; j < op.gradient.width; j++) {
-            const Vector g = load(gradient + (i * op.gradient.columns + j) * LANES);
-            Vector best{};
-            if (!AVERAGE)
+    // Calls visit(numbers into y, row, column, gradient before relu) for every pixel of y.
+    template <bool RESIDUAL, typename Visit>
+    static inline void route(const Op& op, const stored* gradient, const Channel<RESIDUAL>& channel, Visit visit) {
+        const Window w = window<SIDE>(op);
+        const Vector share = broadcast(real(1) / (w.height * w.width)), zero{};
+        const int64_t pooled_rows = op.gradient.height * w.height, pooled_columns = op.gradient.width * w.width;
+        for (int64_t i = 0; i < op.gradient.height; i++)
+            for (int64_t j = 0; j < op.gradient.width; j++) {
+                const Vector g = load(gradient + (i * op.gradient.columns + j) * LANES);
+                Vector best{};
+                if (!AVERAGE)
+                    for (int64_t y = 0; y < w.height; y++)
+                        for (int64_t x = 0; x < w.width; x++) {
+                            const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
+                            const Vector v = channel.before_relu(row * w.y_row + column, row * w.residual_row + column);
+                            best = !y && !x ? v : choose(v > best, v, best);
+                        }
+                Lanes open = channel.bounds.open(best);
                 for (int64_t y = 0; y < w.height; y++)
                     for (int64_t x = 0; x < w.width; x++) {
                         const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
-                        const Vector v = channel.before_relu(row * w.y_row + column, row * w.residual_row + column);
-                        best = !y && !x ? v : choose(v > best, v, best);
+                        const int64_t at = row * w.y_row + column, at_residual = row * w.residual_row + column;
+                        Vector through;
+                        if (SIDE == 1) through = choose(open, g, zero);
+                        else {
+                            const Vector v = channel.before_relu(at, at_residual);
+                            const Lanes hit = AVERAGE ? channel.bounds.open(v) : (v == best) & open;  // first of equals
+                            through = choose(hit, AVERAGE ? g * share : g, zero);
+                            open = open & ~hit;
+                        }
+                        visit(at, row, j * w.width + x, through);
                     }
-            Lanes open = channel.bounds.open(best);
-            for (int64_t y = 0; y < w.height; y++)
-                for (int64_t x = 0; x < w.width; x++) {
-                    const int64_t row = i * w.height + y, column = (j * w.width + x) * LANES;
-                    const int64_t at = row * w.y_row + column, at_residual = row * w.residual_row + column;
-                    Vector through;
-                    if (SIDE == 1) through = choose(open, g, zero);
-                    else {
-                        const Vector v = channel.before_relu(at, at_residual);
-                        const Lanes hit = AVERAGE ? channel.bounds.open(v) : (v == best) & open;  // the first of equals
-                        through = choose(hit, AVERAGE ? g * share : g, zero);
-                        open = open & ~hit;
-                    }
-                    visit(at, row, j * w.width + x, through);
-                }
-        }
-    for (int64_t y = 0; y < op.in.height; y++)  // what no window covers
-        for (int64_t x = y < pooled_rows ? pooled_columns : 0; x < op.in.width; x++)
-            visit(y * w.y_row + x * LANES, y, x, zero);
+            }
+        for (int64_t y = 0; y < op.in.height; y++)  // what no window covers
+            for (int64_t x = y < pooled_rows ? pooled_columns : 0; x < op.in.width; x++)
+                visit(y * w.y_row + x * LANES, y, x, zero);
+    }
+};
+
+template <class Pooling, bool RESIDUAL> void activate(const Op& op, const Part& p) {
+    for (int64_t c = p.begin; c < p.end; c++)
+        Pooling::activate(op, Channel<RESIDUAL>(op, p, c), plane(op.out, p, c));
 }
 
-template <int SIDE, bool AVERAGE, bool RESIDUAL> void activation_sums(const Op& op, const Part& p) {
+template <class Pooling, bool RESIDUAL> void activation_sums(const Op& op, const Part& p) {
     for (int64_t c = p.begin; c < p.end; c++) {
         const Channel<RESIDUAL> channel(op, p, c);
         const Vector mean = broadcast(op.norm.mean[c]);
         Vector gradients{}, products{};
-        route<SIDE, AVERAGE, RESIDUAL>(op, p, c, channel, [&](int64_t at, int64_t, int64_t, Vector g) {
+        Pooling::route(op, plane(op.gradient, p, c), channel, [&](int64_t at, int64_t, int64_t, Vector g) {
             gradients += g;
             products += g * (load(channel.y + at) - mean);
         });
@@ -106,8 +111,7 @@ template <int SIDE, bool AVERAGE, bool RESIDUAL> void activation_sums(const Op& 
     }
 }
 
-template <int SIDE, bool AVERAGE, bool RESIDUAL>
-void activation_gradient(const Op& op, const Part& p) {
+template <class Pooling, bool RESIDUAL> void activation_gradient(const Op& op, const Part& p) {
     const Lanes there = first(p.images);
     for (int64_t c = p.begin; c < p.end; c++) {
         const Channel<RESIDUAL> channel(op, p, c);
@@ -117,7 +121,7 @@ void activation_gradient(const Op& op, const Part& p) {
         const Vector of_y = broadcast(slope), constant = broadcast(-n.alpha[c] * n.mean_gradient[c] - slope * n.mean[c]);
         stored* out = plane(op.out, p, c);
         stored* residual = op.adds_residual >= 0 ? plane(op.residual_gradient, p, c) : nullptr;
-        route<SIDE, AVERAGE, RESIDUAL>(op, p, c, channel, [&](int64_t at, int64_t row, int64_t column, Vector g) {
+        Pooling::route(op, plane(op.gradient, p, c), channel, [&](int64_t at, int64_t row, int64_t column, Vector g) {
             const Vector v = channel.alpha * g + (of_y * load(channel.y + at) + constant);
             stored* to = out + (row * op.out.columns * op.out.row_step + column * op.out.step) * LANES;
             const Vector kept = choose(there, v, Vector{});

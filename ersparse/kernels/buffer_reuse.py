@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Node
+from ersparse.kernels.fused_graph import FusedGraph
+from ersparse.kernels.nodes import Convolution, FusedStep, Node
 
 
 def share_gradients(graph: FusedGraph, sizes: Mapping[Node, int]) -> tuple[dict[Node, int], list[int]]:

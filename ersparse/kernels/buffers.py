@@ -13,7 +13,7 @@ from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
 from ersparse.kernels.buffer_reuse import Scratch
 from ersparse.kernels.csr import MaskCoordinates, dilated
-from ersparse.kernels.fused_graph import Convolution, NotCovered
+from ersparse.kernels.nodes import Convolution, NotCovered
 
 VECTOR_SIZE = 16  # elements per SIMD vector: HALF in vectors.h
 

@@ -1,103 +1,26 @@
 """Operator fusion: the graph of a network as convolutions, and one fused step between consecutive convolutions.
 
-A fused step computes pool(relu(norm(source) + residual)), and any of its operations may be absent. What a network
+A fused step computes pool(activation(norm(source) + residual)), and any of its operations may be absent. What a network
 computes between two convolutions becomes as few of these steps as possible.
 """
 
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
+from ersparse.kernels.activations import activation_of
+from ersparse.kernels.calls import FLATTEN_FUNCTIONS, called
+from ersparse.kernels.nodes import Convolution, FusedStep, Input, Node, NotCovered
+from ersparse.kernels.pooling import POOLS, pair, pool_of
 from ersparse.sparse.layers import prunable_weights
 
-FLATTEN_FUNCTIONS = (torch.flatten, "flatten")
 ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
-RELU_FUNCTIONS = (F.relu, torch.relu, "relu")
 DROPOUTS = (nn.Dropout, nn.Dropout2d)
-
-
-class NotCovered(ValueError):
-    """The network contains an operation without a sparse kernel; the message names the operation."""
-
-
-@dataclass(eq=False)
-class Node:
-    """A tensor that the network computes.
-
-    Attributes:
-        position: index in the traced graph of the last operation that is fused into this node.
-        users: the nodes that read this one.
-    """
-
-    position: int
-    users: list[Node] = field(default_factory=list, init=False)
-
-
 N = TypeVar("N", bound=Node)
-
-
-@dataclass(eq=False)
-class Input(Node):
-    """The batch of images that the network receives."""
-
-
-@dataclass(eq=False)
-class Convolution(Node):
-    """A convolution, or a linear layer, which is a convolution whose kernel covers the whole image.
-
-    Attributes:
-        name: parameter name of the weight.
-        kernel: kernel height and width; None for a linear layer.
-        stride: in rows and columns.
-        padding: zero rows above and zero columns left of the image.
-        end_padding: zero rows below and zero columns right of it.
-        dilation: distance between the weights of a kernel in rows and columns.
-    """
-
-    source: FusedStep | Input
-    name: str
-    module: nn.Conv2d | nn.Linear
-    kernel: tuple[int, int] | None = None
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    end_padding: tuple[int, int] = (0, 0)
-    groups: int = 1
-    dilation: tuple[int, int] = (1, 1)
-
-
-@dataclass(eq=False)
-class FusedStep(Node):
-    """Fused operations pool(relu(norm(source) + residual)), any of which may be absent.
-
-    Attributes:
-        relu6: whether the ReLU is at most 6.
-        pool: "max" or "average" over windows that do not overlap; empty for no pooling.
-        window: pooling window in rows and columns; None is the whole image (global pooling).
-    """
-
-    source: Convolution | FusedStep | Input
-    norm: nn.BatchNorm2d | None = None
-    residual: FusedStep | Input | None = None
-    relu: bool = False
-    relu6: bool = False
-    pool: str = ""
-    window: tuple[int, int] | None = (1, 1)
-
-    @property
-    def materialized(self) -> bool:
-        """Whether the result is stored until the backward pass; otherwise its only reader recomputes it."""
-        return not (len(self.users) == 1 and isinstance(self.users[0], Convolution))
-
-    @property
-    def accepts_residual(self) -> bool:
-        """Whether a residual sum that follows can be fused into this step."""
-        return not (self.relu or self.pool or self.residual)
 
 
 class Padded(NamedTuple):
@@ -194,7 +117,7 @@ class FusedGraph:
         """Return the fused node that computes the traced `node`; its operands have been converted before."""
         if node.op == "placeholder":
             return self._add(Input(position))
-        target = self._modules[str(node.target)] if node.op == "call_module" else node.target
+        target = called(node, self._modules)
         operands = [self._values[argument] for argument in node.args if isinstance(argument, fx.Node)]
         if (
             self._flat & set(node.all_input_nodes)
@@ -218,14 +141,13 @@ class FusedGraph:
             return self._sum(operands[0], operands[1], position)
         if type(target) is nn.BatchNorm2d and target.affine and target.track_running_stats and target.momentum:
             return self._add(FusedStep(position, operands[0], norm=target))
-        if isinstance(target, nn.ReLU) or target in RELU_FUNCTIONS:
-            return self._fuse(operands[0], position, relu=True)
-        if isinstance(target, nn.ReLU6) or target is F.relu6:
-            return self._fuse(operands[0], position, relu=True, relu6=True)
-        if isinstance(target, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
-            return self._fuse(operands[0], position, **_pooling(str(node.target), target))
-        if target is F.adaptive_avg_pool2d and node.args[1:] in ((1,), ((1, 1),)):
-            return self._fuse(operands[0], position, pool="average", window=None)
+        if activation := activation_of(target):
+            return self._fuse(operands[0], position, activation=activation)
+        if isinstance(target, POOLS):
+            pool = pool_of(target)
+            if isinstance(pool, str):
+                raise NotCovered(f"{node.target} ({_type_name(target)} {pool})")
+            return self._fuse(operands[0], position, pool=pool)
         raise NotCovered(f"{node.target} ({_type_name(target)})")
 
     def _identity(self, node: fx.Node, target: Any, value: Any) -> Any:
@@ -244,7 +166,7 @@ class FusedGraph:
     def _convolution(self, path: str, module: nn.Conv2d, source: Any, position: int) -> Convolution:
         if module.padding_mode != "zeros":
             raise NotCovered(f"{path} (Conv2d with padding={module.padding}, {module.padding_mode})")
-        kernel, stride, dilation = _pair(module.kernel_size), _pair(module.stride), _pair(module.dilation)
+        kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
         before, after = _paddings(module.padding, kernel, dilation)
         if isinstance(source, Padded):
             source, (top, left), (bottom, right) = source
@@ -257,38 +179,20 @@ class FusedGraph:
     def _sum(self, first: Any, second: Any, position: int) -> FusedStep:
         """Fuse the sum into the step that computes one of its operands, or add a step for it."""
         for step, other in ((first, second), (second, first)):
-            if isinstance(step, FusedStep) and step.accepts_residual and step not in self._shared:
+            if isinstance(step, FusedStep) and step.accepts("residual") and step not in self._shared:
                 step.residual, step.position = self._as_step(other, position), position
                 return step
         residual = self._as_step(second, position)
         return self._add(FusedStep(position, first, residual=residual))
 
-    def _fuse(self, source: Any, position: int, **operations: Any) -> FusedStep:
-        """Fuse a ReLU or a pooling into the step `source` if the order within a step allows it, or add a step."""
-        if (
-            not isinstance(source, FusedStep)
-            or source in self._shared
-            or source.pool
-            or (source.relu and "relu" in operations)
-        ):
-            return self._add(FusedStep(position, source, **operations))
+    def _fuse(self, source: Any, position: int, **operation: Any) -> FusedStep:
+        """Fuse an activation or a pooling into the step `source` if it accepts one, or add a step."""
+        if not isinstance(source, FusedStep) or source in self._shared or not source.accepts(*operation):
+            return self._add(FusedStep(position, source, **operation))
         source.position = position
-        for name, value in operations.items():
+        for name, value in operation.items():
             setattr(source, name, value)
         return source
-
-
-def _pooling(path: str, module: nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d) -> dict[str, Any]:
-    """Return the fields `pool` and `window` of a fused step."""
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        if module.output_size not in (1, (1, 1)):
-            raise NotCovered(f"{path} (AdaptiveAvgPool2d to {module.output_size})")
-        return {"pool": "average", "window": None}
-    window, stride, padding = (_pair(v) for v in (module.kernel_size, module.stride, module.padding))
-    plain = padding == (0, 0) and not module.ceil_mode and getattr(module, "dilation", 1) in (1, (1, 1))
-    if window != stride or not plain or getattr(module, "divisor_override", None):
-        raise NotCovered(f"{path} ({_type_name(module)} with windows that overlap, padding or dilation)")
-    return {"pool": "max" if isinstance(module, nn.MaxPool2d) else "average", "window": window}
 
 
 def _paddings(
@@ -298,12 +202,8 @@ def _paddings(
     if padding == "same":  # an odd number of rows or columns has one more after the image
         rows, columns = ((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
         return (rows // 2, columns // 2), (rows - rows // 2, columns - columns // 2)
-    both = (0, 0) if padding == "valid" else _pair(padding)
+    both = (0, 0) if padding == "valid" else pair(padding)
     return both, both
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _type_name(target: Any) -> str:

@@ -18,36 +18,42 @@
 
 #include "activation.h"
 #include "convolution.h"
+#include "elementwise.h"
 #include "layout.h"
 #include "operation.h"
 #include "planes.h"
 #include "reductions.h"
 #include "vectors.h"
 #include "weight_gradient.h"
+#include "windows.h"
 
 namespace {
 
 // Which function an operation is.
 
-template <template <int, bool, bool> class Run, int SIDE, bool AVERAGE> void with_residual(const Op& op, const Part& p) {
-    op.has_residual ? Run<SIDE, AVERAGE, true>::run(op, p) : Run<SIDE, AVERAGE, false>::run(op, p);
+template <template <class, bool> class Run, class Pooling> void with_residual(const Op& op, const Part& p) {
+    op.has_residual ? Run<Pooling, true>::run(op, p) : Run<Pooling, false>::run(op, p);
 }
-template <template <int, bool, bool> class Run> void with_window(const Op& op, const Part& p) {
-    const bool square = op.pool_height == op.pool_width;
-    if (square && op.pool_height == 1) with_residual<Run, 1, false>(op, p);
-    else if (op.average) with_residual<Run, 0, true>(op, p);
-    else if (square && op.pool_height == 2) with_residual<Run, 2, false>(op, p);
-    else with_residual<Run, 0, false>(op, p);
+template <template <class, bool> class Run> void with_pooling(const Op& op, const Part& p) {
+    const int64_t height = op.pool_rows.window;
+    const bool square = height == op.pool_columns.window;
+    if (!clamps(op)) with_residual<Run, Elementwise>(op, p);
+    else if (!op.pool_rows.disjoint || !op.pool_columns.disjoint)
+        op.average ? with_residual<Run, Overlapping<true>>(op, p) : with_residual<Run, Overlapping<false>>(op, p);
+    else if (square && height == 1) with_residual<Run, Disjoint<1, false>>(op, p);
+    else if (op.average) with_residual<Run, Disjoint<0, true>>(op, p);
+    else if (square && height == 2) with_residual<Run, Disjoint<2, false>>(op, p);
+    else with_residual<Run, Disjoint<0, false>>(op, p);
 }
 
-template <int SIDE, bool AVERAGE, bool RESIDUAL> struct Activate {
-    static void run(const Op& op, const Part& p) { activate<SIDE, AVERAGE, RESIDUAL>(op, p); }
+template <class Pooling, bool RESIDUAL> struct Activate {
+    static void run(const Op& op, const Part& p) { activate<Pooling, RESIDUAL>(op, p); }
 };
-template <int SIDE, bool AVERAGE, bool RESIDUAL> struct Sums {
-    static void run(const Op& op, const Part& p) { activation_sums<SIDE, AVERAGE, RESIDUAL>(op, p); }
+template <class Pooling, bool RESIDUAL> struct Sums {
+    static void run(const Op& op, const Part& p) { activation_sums<Pooling, RESIDUAL>(op, p); }
 };
-template <int SIDE, bool AVERAGE, bool RESIDUAL> struct Gradient {
-    static void run(const Op& op, const Part& p) { activation_gradient<SIDE, AVERAGE, RESIDUAL>(op, p); }
+template <class Pooling, bool RESIDUAL> struct Gradient {
+    static void run(const Op& op, const Part& p) { activation_gradient<Pooling, RESIDUAL>(op, p); }
 };
 
 void run_block(const Op& op, const Part& p) {
@@ -59,16 +65,12 @@ void run_block(const Op& op, const Part& p) {
                                     : weight_gradient<0>(op, p);
         case BIAS_GRADIENT: return bias_gradient(op, p);
         case MOMENTS: return moments(op, p);
-        case ACTIVATE: return with_window<Activate>(op, p);
-        case ACTIVATION_SUMS: return with_window<Sums>(op, p);
-        case ACTIVATION_GRADIENT: return with_window<Gradient>(op, p);
+        case ACTIVATE: return with_pooling<Activate>(op, p);
+        case ACTIVATION_SUMS: return with_pooling<Sums>(op, p);
+        case ACTIVATION_GRADIENT: return with_pooling<Gradient>(op, p);
         case ENTER: return enter(op, p);
         case LEAVE: return leave(op, p);
-        case PLANES:
-            return op.average                                           ? planes<0, true>(op, p)
-                   : op.pool_height == 1 && op.pool_width == 1 ? planes<1, false>(op, p)
-                   : op.pool_height == 2 && op.pool_width == 2 ? planes<2, false>(op, p)
-                                                               : planes<0, false>(op, p);
+        case PLANES: return planes(op, p);
     }
 }
 

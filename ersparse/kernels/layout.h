@@ -15,22 +15,6 @@ template <int WIDTH> inline void transpose(Half (&m)[HALF]) {
     if constexpr (WIDTH > 1) transpose<WIDTH / 2>(m);
 }
 
-inline Half load_first(const real* p, int64_t count) {
-    if (count >= HALF) return load(p);
-    Half v{};
-    for (int64_t i = 0; i < count; i++) v[i] = p[i];
-    return v;
-}
-inline void store_first(real* p, Half v, int64_t count) {
-    if (count >= HALF) return store(p, v);
-    for (int64_t i = 0; i < count; i++) p[i] = v[i];
-}
-
-inline Half half_of(Half v, int) { return v; }
-inline Half half_of(Pair v, int half) { return half ? v.hi : v.lo; }
-inline void set_half(Half& v, int, Half part) { v = part; }
-inline void set_half(Pair& v, int half, Half part) { (half ? v.hi : v.lo) = part; }
-
 struct Run {  // numbers that follow each other in an image, for up to LANES images
     real* images;
     int64_t image, count, length;  // numbers from one image to the next, images, numbers

@@ -28,6 +28,14 @@ struct Norm {  // one number a channel; identities where nothing is normalised
     double epsilon, momentum;
 };
 
+struct Windows {  // of a pooling, along rows or columns
+    int64_t size;                    // of the image
+    int64_t window, stride, padding;
+    int64_t counted_padding;         // which averages count as zeros
+    int64_t bins;                    // of adaptive pooling: how many windows share the image; otherwise 0
+    int64_t disjoint;                // no window reads what another reads, or padding
+};
+
 struct Op {
     int64_t kind, channels;
     Tensor in, out, gradient, residual, residual_gradient;
@@ -37,11 +45,13 @@ struct Op {
     const int64_t* order;
     int64_t count, row_stride, stride, shift;
     int64_t adds, adds_residual, has_residual;
-    int64_t relu, average, pool_height, pool_width;
-    int64_t full;     // no weight is removed
+    int64_t activation, average;
+    int64_t full;  // no weight is removed
+    Windows pool_rows, pool_columns;
     real* batch;      // the images or features that enter or leave, one after the other, as PyTorch stores them
     int64_t abreast;  // vectors of images in a row of pixels; a network without pixels has several, so that a kept
                       // weight multiplies more than one vector
+    double slope;     // of the activation
     Norm norm;
 };
 
@@ -63,10 +73,13 @@ inline stored* plane(const Tensor& t, const Part& p, int64_t channel) {
     return static_cast<stored*>(t.data) + block * t.block_size + (channel * t.rows * t.columns + t.origin) * LANES;
 }
 
-enum Relu { NO_RELU, RELU, RELU6 };
+enum Activation { NONE, RELU, RELU6, LEAKY_RELU, SILU, GELU, GELU_TANH, HARDSWISH, SIGMOID, HARDSIGMOID, TANH, ELU };
 
-inline real lowest(const Op& op) { return op.relu ? 0 : -std::numeric_limits<real>::infinity(); }
-inline real highest(const Op& op) { return op.relu == RELU6 ? 6 : std::numeric_limits<real>::infinity(); }
+inline bool clamps(const Op& op) { return op.activation <= RELU6; }
+inline real lowest(const Op& op) {
+    return op.activation == RELU || op.activation == RELU6 ? 0 : -std::numeric_limits<real>::infinity();
+}
+inline real highest(const Op& op) { return op.activation == RELU6 ? 6 : std::numeric_limits<real>::infinity(); }
 
 struct Bounds {  // of what a ReLU returns; without one there are none
     Vector floor, ceiling;

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ersparse.kernels import abi
 from ersparse.kernels.abi import Op, pointer
+from ersparse.kernels.activations import code_of
 from ersparse.kernels.buffers import ActivationBuffer
-from ersparse.kernels.fused_graph import Convolution, FusedStep, Node
+from ersparse.kernels.nodes import Convolution, FusedStep, Node
+from ersparse.kernels.pooling import windows_of
 from ersparse.kernels.workspace import Workspace
 
 
@@ -84,11 +86,12 @@ class OperationBuilder:
     def _convolve(self, node: Convolution) -> Op:
         w, source = self.workspace.weights[node], self.activations[node.source]
         steps = [user for user in node.users if isinstance(user, FusedStep)]
-        relu = max([relu_of(step) for step in steps if self.workspace.is_convolution_epilogue(step)], default=0)
+        fused = [code_of(step.activation) for step in steps if self.workspace.is_convolution_epilogue(step)]
         return self._op(
             abi.CONVOLVE, w.output_shape.channels, input=source, output=self.activations[node],
             rows=w.pattern.row_pointers, offsets=w.pattern.offsets, weight=w.values, bias=w.bias,
-            row_stride=w.stride[0], stride=w.stride[1], shift=w.forward_shift(source), relu=relu, full=w.is_dense,
+            row_stride=w.stride[0], stride=w.stride[1], shift=w.forward_shift(source), full=w.is_dense,
+            activation=max(fused, default=0),
         )  # fmt: skip
 
     def _step_gradients(self, node: FusedStep) -> list[Op]:
@@ -152,13 +155,14 @@ class OperationBuilder:
 
     def _step(self, kind: int, node: FusedStep, **targets: Any) -> Op:
         source = self.workspace.shapes[node.source]
-        window = node.window or (source.height, source.width)
+        rows, columns = windows_of(node.pool, source.height, source.width)
         fields = {"output": self.activations[node], "adds_residual": -1} | targets
         return self._op(
             kind, source.channels, input=self.activations[node.source], **fields,
             gradient=self.gradients.get(node), residual=self.activations[node.residual] if node.residual else None,
-            has_residual=int(node.residual is not None), relu=relu_of(node), average=int(node.pool == "average"),
-            pool_height=window[0], pool_width=window[1], norm=self.workspace.norms[node].struct(),
+            has_residual=int(node.residual is not None), activation=code_of(node.activation),
+            slope=node.activation and node.activation.slope, average=int(node.pool is not None and node.pool.averages),
+            pool_rows=rows, pool_columns=columns, norm=self.workspace.norms[node].struct(),
         )  # fmt: skip
 
     def _reduce(self, kind: int, node: FusedStep) -> Op:
@@ -171,11 +175,6 @@ class OperationBuilder:
         self.alive += [value for value in fields.values() if isinstance(value, Tensor)]
         operands = {name: _operand(value) for name, value in fields.items() if value is not None}
         return Op(kind=kind, channels=channels, **operands)
-
-
-def relu_of(step: FusedStep) -> int:
-    """Return which ReLU a step has, as the kernels number them."""
-    return abi.RELU6 if step.relu6 else abi.RELU if step.relu else abi.NO_RELU
 
 
 def _operand(value: Any) -> Any:

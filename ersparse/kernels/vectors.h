@@ -118,6 +118,22 @@ inline double sum_of_first(Pair v, int images) {
     return sum_of_first(v.lo, images) + sum_of_first(v.hi, std::max(images - HALF, 0));
 }
 
+inline Half half_of(Half v, int) { return v; }
+inline Half half_of(Pair v, int half) { return half ? v.hi : v.lo; }
+inline void set_half(Half& v, int, Half part) { v = part; }
+inline void set_half(Pair& v, int half, Half part) { (half ? v.hi : v.lo) = part; }
+
+inline Half load_first(const real* p, int64_t count) {
+    if (count >= HALF) return load(p);
+    Half v{};
+    for (int64_t i = 0; i < count; i++) v[i] = p[i];
+    return v;
+}
+inline void store_first(real* p, Half v, int64_t count) {
+    if (count >= HALF) return store(p, v);
+    for (int64_t i = 0; i < count; i++) p[i] = v[i];
+}
+
 // What the kernels work with.
 template <typename S> struct Vectors {
     typedef Half Vector;

@@ -12,7 +12,8 @@ from torch import Tensor
 from ersparse.kernels.buffer_reuse import Scratch, share_gradients
 from ersparse.kernels.buffers import ActivationBuffer, BatchNormBuffers, ImageShape, Precision, SparseWeights
 from ersparse.kernels.csr import CSRPattern
-from ersparse.kernels.fused_graph import Convolution, FusedGraph, FusedStep, Input, Node
+from ersparse.kernels.fused_graph import FusedGraph
+from ersparse.kernels.nodes import Convolution, FusedStep, Input, Node
 
 MAX_VECTORS = 8  # of images in a row, if there are no pixels: sums of a kept weight that fill the registers
 
@@ -97,7 +98,8 @@ class Workspace:
     def is_convolution_epilogue(self, step: FusedStep) -> bool:
         """Return whether the convolution before `step` writes its result, since it is at most a ReLU."""
         has_more = self.training or step.norm or step.residual or step.pool
-        return not has_more and isinstance(step.source, Convolution)
+        clamps = step.activation is None or step.activation.clamps
+        return clamps and not has_more and isinstance(step.source, Convolution)
 
     def needs_gradient(self, node: Node) -> bool:
         """Return whether the backward pass computes the gradient of a result."""
@@ -127,9 +129,8 @@ class Workspace:
         del w.coordinates  # they take more memory than the weights
 
     def _allocate_step(self, node: FusedStep) -> None:
-        source = self.shapes[node.source]
-        window = node.window or (source.height, source.width)
-        shape = ImageShape(source.channels, source.height // window[0], source.width // window[1])
+        channels, *size = self.shapes[node.source]
+        shape = ImageShape(channels, *(node.pool.output_size(*size) if node.pool else size))
         self.norms[node] = BatchNormBuffers(node.norm, shape.channels, self.blocks, self.precision.compute_dtype)
         self._allocate_result(node, shape)
         if self.is_convolution_epilogue(node):

@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from ersparse.config.schema import Settings
 from ersparse.errors import UserError
-from ersparse.kernels.fused_graph import FusedGraph, NotCovered
+from ersparse.kernels.fused_graph import FusedGraph
+from ersparse.kernels.nodes import NotCovered
 from ersparse.locate import describe_failure
 from ersparse.models.build import NetworkSpec
 from ersparse.sparse.channel_graph import GraphError, trace

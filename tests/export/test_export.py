@@ -17,7 +17,7 @@ from ersparse.errors import UserError
 from ersparse.export import benchmark, sparse_file
 from ersparse.export.folded import fold
 from ersparse.kernels import compile as compiling
-from ersparse.kernels.fused_graph import NotCovered
+from ersparse.kernels.nodes import NotCovered
 
 
 def trained(name="resnet20", density="erk", level=0.9, **options):
@@ -104,6 +104,18 @@ def test_strides_and_paddings_that_differ_between_axes_are_predicted(tmp_path):
             nn.Conv2d(3, 8, (1, 7), (2, 1), (0, 3)), nn.ReLU(), nn.Conv2d(8, 8, (2, 4), padding="same"), nn.ReLU(),
             nn.Conv2d(8, 8, 3, (1, 3), 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 5 * 3, 5),
         ), 9, tmp_path,
+    )  # fmt: skip
+
+
+def test_overlapping_pools_and_activations_are_predicted(tmp_path):
+    assert_predicts(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+            nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.3), nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+            nn.Conv2d(8, 8, 1), nn.GELU(), nn.AdaptiveMaxPool2d((3, 2)), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8),
+            nn.SiLU(),
+            nn.Flatten(), nn.Linear(48, 20), nn.Hardswish(), nn.Linear(20, 5), nn.Sigmoid(),
+        ), 18, tmp_path,
     )  # fmt: skip
 
 

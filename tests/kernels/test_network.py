@@ -19,8 +19,9 @@ from ersparse import keep_masks, models, sparsify
 from ersparse.kernels import compile as compiling
 from ersparse.kernels.buffer_reuse import share_gradients
 from ersparse.kernels.buffers import Precision
-from ersparse.kernels.fused_graph import Convolution, FusedGraph, NotCovered
+from ersparse.kernels.fused_graph import FusedGraph
 from ersparse.kernels.network import SparseNetwork, to_dense
+from ersparse.kernels.nodes import Convolution, NotCovered
 from ersparse.sparse.mask import attach, enforce, masks_of
 
 COVERED = ("resnet18", "resnet20", "resnet50", "resnet110", "vgg16", "vgg19", "wrn28")
@@ -122,6 +123,18 @@ OPERATIONS = {
     "max 2x3": [nn.ReLU(), nn.MaxPool2d((2, 3))],
     "average": [nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(2)],
     "global average": [nn.AdaptiveAvgPool2d(1)],
+    "max 3, 2, 1": [nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(3, 2, 1)],
+    "max 3x2, ceil": [nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True), nn.BatchNorm2d(5)],
+    "max with gaps": [scaled_norm(), nn.ReLU6(), nn.MaxPool2d(2, 3)],
+    "average 3, 2, 1": [scaled_norm(), nn.ReLU6(), nn.AvgPool2d(3, 2, 1)],
+    "average of the image, ceil": [nn.AvgPool2d(3, 2, 1, True, False)],
+    "average of the padding, ceil": [nn.AvgPool2d((2, 3), 2, (0, 1), True)],
+    "adaptive average": [nn.ReLU(), nn.AdaptiveAvgPool2d((3, 2))],
+    "adaptive average, larger": [nn.AdaptiveAvgPool2d(13)],
+    "adaptive max": [nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveMaxPool2d((4, 3))],
+    "silu, max": [nn.BatchNorm2d(5), nn.SiLU(), nn.MaxPool2d(3, 2, 1)],
+    "gelu, average": [nn.GELU(), nn.AvgPool2d(2)],
+    "two activations": [nn.Tanh(), nn.LeakyReLU(0.2), nn.Sigmoid()],
     "two norms": [nn.ReLU(), nn.BatchNorm2d(5), nn.MaxPool2d(2), nn.BatchNorm2d(5)],
 }
 
@@ -131,6 +144,73 @@ OPERATIONS = {
 def test_operations_between_convolutions_match_pytorch(operations, side):
     network = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), *copy.deepcopy(operations), nn.Conv2d(5, 3, 1))
     assert_same(masked(network, 0.6), torch.randn(21, 2, side, side, dtype=torch.float64))
+
+
+class Residual(nn.Module):
+    """An activation and a pooling after a residual sum."""
+
+    def __init__(self, *operations):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1)
+        self.norm, self.operations = nn.BatchNorm2d(5), nn.Sequential(*operations)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.operations(self.norm(self.second(x)) + x)
+
+
+@pytest.mark.parametrize("operations", [[nn.ReLU(), nn.MaxPool2d(3, 2, 1)], [nn.AvgPool2d(3, 1)], [nn.GELU()]])
+def test_operations_after_a_residual_sum_match_pytorch(operations):
+    network = Residual(*copy.deepcopy(operations))
+    assert_same(masked(network, 0.6), torch.randn(21, 2, 7, 6, dtype=torch.float64))
+
+
+ACTIVATIONS = [
+    nn.LeakyReLU(0.3), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish(), nn.Sigmoid(), nn.Hardsigmoid(), nn.Tanh(),
+    nn.ELU(0.7),
+]  # fmt: skip
+
+
+def identity(channels):
+    layer = nn.Conv2d(channels, channels, 1, bias=False)
+    layer.weight.data.copy_(torch.eye(channels)[..., None, None])
+    return layer
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_activations_match_pytorch(activation):
+    """In double precision, in float32 to a relative error of 3e-6 where they are not near 0, and in bfloat16."""
+    x = torch.cat([torch.linspace(-30, 30, 481), torch.tensor([-1e3, -90.0, -3.0, 3.0, 89.0, 1e3, 1e-20])]).double()
+    x = x.repeat(2, 1).view(2, 4, 2, 61)  # 122 pixels of two images
+    assert_same(masked(nn.Sequential(identity(4), activation), 1.0), x)
+    wanted = x.requires_grad_()
+    y = activation(wanted)
+    y.sum().backward()
+    for stored, tolerance in ((torch.float32, 3e-6), (torch.bfloat16, 1e-2)):
+        given = x.detach().to(stored).float().requires_grad_()
+        found = SparseNetwork(nn.Sequential(identity(4), activation), Precision(torch.float32, stored))(given)
+        found.sum().backward()
+        if stored == torch.bfloat16:
+            wanted = given.detach().double().requires_grad_()
+            y = activation(wanted)
+            y.sum().backward()
+        near = {"rtol": tolerance, "atol": tolerance}
+        torch.testing.assert_close(found.double(), y, **near)
+        torch.testing.assert_close(given.grad.double(), wanted.grad, **near)
+
+
+def test_functions_are_covered_as_their_modules_are():
+    class Functions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(2, 5, 3, padding=1), nn.Conv2d(5, 4, 3, padding=1)
+
+        def forward(self, x):
+            x = F.max_pool2d(F.leaky_relu(self.first(x), 0.1), 3, stride=2, padding=1)
+            x = F.avg_pool2d(F.gelu(self.second(x), approximate="tanh"), 2, 1, ceil_mode=True)
+            return torch.sigmoid(F.adaptive_avg_pool2d(x, (2, 3)))
+
+    assert_same(masked(Functions(), 0.6), torch.randn(18, 2, 9, 8, dtype=torch.float64))
 
 
 def test_linear_layers_on_images_and_on_features_match_pytorch():
@@ -217,6 +297,13 @@ def test_ten_training_steps_match_pytorch(name):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_the_stem_for_large_images_matches_pytorch():
+    torch.manual_seed(0)
+    network = models.resnet50_imagenet(10, width=0.125).double()
+    sparsify(network, "erk", 0.8)
+    assert_same(network, torch.randn(17, 3, 64, 64, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_dense_weights_are_freed_until_they_are_scattered(memory_format):
     network = masked(nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3 * 4 * 4, 5)), 0.5)
@@ -259,6 +346,13 @@ def linear_layers(precision):
     return masked(nn.Sequential(*layers), 0.3).to(precision.compute_dtype)
 
 
+def pools_and_activations(precision):
+    layers = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(6, 8, 3), nn.SiLU()
+    return masked(nn.Sequential(*layers, nn.AvgPool2d(3, 2), nn.Flatten(), nn.Linear(32, 10)), 0.3).to(
+        precision.compute_dtype
+    )
+
+
 def results(precision, threads, build=convolutions, images=70):
     """Return the output and the gradients of a training step."""
     torch.manual_seed(0)
@@ -275,7 +369,7 @@ def results(precision, threads, build=convolutions, images=70):
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("build, images", [(convolutions, 70), (linear_layers, 300)])
+@pytest.mark.parametrize("build, images", [(convolutions, 70), (linear_layers, 300), (pools_and_activations, 70)])
 def test_results_do_not_depend_on_the_number_of_threads(build, images, stored):
     # three or five blocks of images: more and fewer than threads, so parallel over blocks and over channels
     one, *others = [results(Precision(torch.float32, stored), threads, build, images) for threads in (1, 2, 6)]
@@ -330,9 +424,11 @@ def test_to_dense_is_the_inverse_of_masking():
     [
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), r"0 \(Conv2d with padding=\(1, 1\), reflect"),
         (nn.Dropout(0.1), r"0 \(Dropout\)"),
-        (nn.Sigmoid(), r"0 \(Sigmoid\)"),
+        (nn.Softplus(), r"0 \(Softplus\)"),
         (nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(2)), r"0.1 \(MaxPool2d after padding\)"),
-        (nn.MaxPool2d(3, 2), r"0 \(MaxPool2d with windows that overlap"),
+        (nn.MaxPool2d(3, 2, dilation=2), r"0 \(MaxPool2d with dilation"),
+        (nn.AvgPool2d(3, divisor_override=2), r"0 \(AvgPool2d with divisor_override"),
+        (nn.AdaptiveAvgPool2d((None, 1)), r"0 \(AdaptiveAvgPool2d to \(None, 1\)"),
     ],
 )
 def test_not_covered_names_the_module(layer, message):
@@ -357,6 +453,8 @@ def test_kernels_for_avx2_match_pytorch(monkeypatch, tmp_path):
         test_convolutions_match_pytorch()
         test_ten_training_steps_match_pytorch("resnet20")
         test_bfloat16_approximates_float32()
+        for activation in ACTIVATIONS:
+            test_activations_match_pytorch(activation)
     finally:
         compiling.library.cache_clear()
 
