@@ -20,6 +20,7 @@ from ersparse.kernels.activations import code_of
 from ersparse.kernels.buffers import VECTOR_SIZE, ImageShape
 from ersparse.kernels.compile import library
 from ersparse.kernels.csr import MaskCoordinates
+from ersparse.kernels.input_blocks import InputBlocks
 from ersparse.kernels.pooling import windows_of
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import masks_of
@@ -74,12 +75,14 @@ class SingleImageConvolution:
         )  # fmt: skip
         top, left = (b - p for b, p in zip(source.border, layer.padding, strict=True))
         inputs = source.data[top * columns + left :]
+        plane_bytes = source.rows * columns * inputs.element_size()  # a tile covers all of it, or nearly
+        blocks = InputBlocks.of(pattern, source.shape.channels, plane_bytes)
         # the operation points to these tensors
-        self._alive = pattern.row_pointers, pattern.offsets, weight[mask], bias, inputs, output
-        rows, offsets, values, biases, *_ = map(pointer, self._alive)
+        self._alive = blocks.segments, pattern.offsets, weight[mask], bias, inputs, output
+        segments, offsets, values, biases, *_ = map(pointer, self._alive)
         self.op = Op(
-            kind=abi.CONVOLVE, channels=len(mask), rows=rows, offsets=offsets, weight=values, bias=biases,
-            row_stride=1, stride=1, activation=activation,
+            kind=abi.CONVOLVE, channels=len(mask), segments=segments, input_blocks=blocks.count, offsets=offsets,
+            weight=values, bias=biases, row_stride=1, stride=1, activation=activation,
             input=TensorStruct(data=pointer(inputs), rows=1, columns=vectors),
             output=TensorStruct(data=pointer(output), height=1, width=vectors, rows=1, columns=vectors),
         )  # fmt: skip

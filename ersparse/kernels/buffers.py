@@ -40,6 +40,11 @@ class Precision:
         """Images that lie side by side in memory. LANES in vectors.h."""
         return self.vectors * VECTOR_SIZE
 
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Bytes of one pixel of all images that lie side by side in memory."""
+        return self.images_per_block * self.storage_dtype.itemsize
+
 
 class ImageShape(NamedTuple):
     """Shape of one image or activation, without the batch dimension."""

@@ -1,12 +1,17 @@
 // Convolution: a tile of ROWS x COLUMNS pixels stays in registers while the kept weights of a channel go by.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "operation.h"
 #include "vectors.h"
 
 namespace {
+
+constexpr int64_t TOGETHER = 64;  // output channels whose sums wait while others read a block of input channels
+constexpr int64_t AHEAD = 8;      // output channels by which weights are loaded ahead of time
 
 template <int STRIDE> struct Taps {  // what a tile reads
     const stored* in;
@@ -17,31 +22,65 @@ template <int STRIDE> struct Taps {  // what a tile reads
     int64_t across(int x) const { return STRIDE ? x * STRIDE * LANES : x * column; }
 };
 
-template <int ROWS, int COLUMNS, int STRIDE>
-inline void tile(const Taps<STRIDE>& t, int64_t from, const Op& op, int64_t channel, stored* out) {
+// Adds the products of the kept weights from k to end, which read one block of input channels: the FIRST, the LAST, both
+// or neither. Between the blocks the sums of a channel wait in `sums`, and are not rounded.
+template <int ROWS, int COLUMNS, int STRIDE, bool FIRST, bool LAST>
+inline void add_products(const Taps<STRIDE>& t, int64_t from, const Op& op, int64_t channel, int32_t k, int32_t end,
+                         Vector* sums, stored* out) {
     const int64_t out_row = op.out.columns * LANES;
-    const Bounds bounds(op);
-    const Vector start = broadcast(op.bias ? op.bias[channel] : 0);
+    const Vector start = broadcast(FIRST && op.bias ? op.bias[channel] : 0);
     Vector total[ROWS][COLUMNS];
     for (int y = 0; y < ROWS; y++)
-        for (int x = 0; x < COLUMNS; x++) total[y][x] = op.adds ? load(out + y * out_row + x * LANES) : start;
-    for (int32_t k = op.rows[channel]; k < op.rows[channel + 1]; k++) {
+        for (int x = 0; x < COLUMNS; x++)
+            if constexpr (FIRST) total[y][x] = op.adds ? load(out + y * out_row + x * LANES) : start;
+            else total[y][x] = sums[y * COLUMNS + x];
+    for (; k < end; k++) {
         const stored* in = t.in + from + op.offsets[k];
         const Vector weight = broadcast(op.weight[k]);
         for (int y = 0; y < ROWS; y++)
             for (int x = 0; x < COLUMNS; x++) total[y][x] += weight * load(in + y * t.row + t.across(x));
     }
+    const Bounds bounds(op);
     for (int y = 0; y < ROWS; y++)
-        for (int x = 0; x < COLUMNS; x++) store(out + y * out_row + x * LANES, bounds.clamp(total[y][x]));
+        for (int x = 0; x < COLUMNS; x++)
+            if constexpr (LAST) store(out + y * out_row + x * LANES, bounds.clamp(total[y][x]));
+            else sums[y * COLUMNS + x] = total[y][x];
 }
 
-// All channels of a tile before the next tile: they find what they read in the cache.
+// A segment does not follow the one before it in memory, so that the processor does not load it ahead of time.
+inline void fetch(const Op& op, int32_t begin, int32_t end) {
+    for (int32_t k = begin; k < end; k += 16) __builtin_prefetch(op.weight + k), __builtin_prefetch(op.offsets + k);
+}
+
+// All channels of a tile before the next tile: they find what they read in the second-level cache, and those that read one
+// block of input channels find it in the first-level cache.
+template <int ROWS, int COLUMNS, int STRIDE>
+inline void tile(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& op, const Part& p) {
+    const int64_t from = y * t.row + x * t.column, to = (y * op.out.columns + x) * LANES;
+    Vector sums[TOGETHER][ROWS * COLUMNS];
+    const auto add_block = [&](auto first, auto last, int64_t block, int64_t begin) {
+        const int32_t *starts = op.segments + block * op.channels, *ends = starts + op.channels;
+        for (int64_t c = begin; c < std::min(begin + TOGETHER, p.end); c++) {
+            if (!(first && last) && c + AHEAD < p.end) fetch(op, starts[c + AHEAD], ends[c + AHEAD]);
+            if (first || last || starts[c] < ends[c])
+                add_products<ROWS, COLUMNS, STRIDE, first, last>(t, from, op, c, starts[c], ends[c], sums[c - begin],
+                                                                 plane(op.out, p, c) + to);
+        }
+    };
+    const std::true_type yes;
+    const std::false_type no;
+    for (int64_t begin = p.begin; begin < p.end; begin += TOGETHER)
+        if (op.input_blocks == 1) add_block(yes, yes, 0, begin);
+        else {
+            add_block(yes, no, 0, begin);
+            for (int64_t block = 1; block + 1 < op.input_blocks; block++) add_block(no, no, block, begin);
+            add_block(no, yes, op.input_blocks - 1, begin);
+        }
+}
+
 template <int ROWS, int COLUMNS, int STRIDE>
 inline void row_of_tiles(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& op, const Part& p) {
-    for (; x + COLUMNS <= op.out.width; x += COLUMNS)
-        for (int64_t c = p.begin; c < p.end; c++)
-            tile<ROWS, COLUMNS, STRIDE>(t, y * t.row + x * t.column, op, c,
-                                        plane(op.out, p, c) + (y * op.out.columns + x) * LANES);
+    for (; x + COLUMNS <= op.out.width; x += COLUMNS) tile<ROWS, COLUMNS, STRIDE>(t, y, x, op, p);
     if constexpr (COLUMNS > 1) row_of_tiles<ROWS, COLUMNS / 2, STRIDE>(t, y, x, op, p);
 }
 

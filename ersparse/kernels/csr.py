@@ -16,11 +16,13 @@ class CSRPattern:
     Attributes:
         row_pointers: int32 [n_out + 1]; the weights of channel c are those from row_pointers[c] to row_pointers[c + 1].
         offsets: int32 [kept weights]; the distance in memory, in elements, from the first pixel that an output pixel
-            reads to the pixel that this weight multiplies.
+            reads to the pixel that this weight multiplies; in ascending order of the input channels in each row.
+        plane: the distance in memory, in elements, from an input channel to the next.
     """
 
     row_pointers: Tensor
     offsets: Tensor
+    plane: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class MaskCoordinates:
             images: elements per pixel, which is the number of images that lie side by side in memory.
         """
         offsets = ((self.in_channel * rows + self.row) * columns + self.column) * images
-        return _compress(self.out_channel, self.shape[0], offsets)
+        return _compress(self.out_channel, self.shape[0], offsets, rows * columns * images)
 
     def transposed_pattern(self, rows: int, columns: int, images: int = 1) -> tuple[CSRPattern, Tensor]:
         """Return the pattern of the input gradient, which is a convolution with the flipped, transposed kernel.
@@ -74,7 +76,8 @@ class MaskCoordinates:
         height, width = self.shape[2:]
         row, column = height - 1 - self.row, width - 1 - self.column
         offsets = ((self.out_channel * rows + row) * columns + column) * images
-        return _compress(self.in_channel[order], self.shape[1], offsets[order]), torch.from_numpy(order)
+        pattern = _compress(self.in_channel[order], self.shape[1], offsets[order], rows * columns * images)
+        return pattern, torch.from_numpy(order)
 
 
 def dilated(kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
@@ -82,8 +85,10 @@ def dilated(kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, in
     return (kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1
 
 
-def _compress(channel: np.ndarray, channels: int, offsets: np.ndarray) -> CSRPattern:
+def _compress(channel: np.ndarray, channels: int, offsets: np.ndarray, plane: int) -> CSRPattern:
     """Compress sorted channel indices [kept weights] into row pointers."""
     row_pointers = np.searchsorted(channel, np.arange(channels + 1))
     assert not len(offsets) or offsets.max() < 2**31, "the image is too large for 32-bit offsets"
-    return CSRPattern(torch.from_numpy(row_pointers.astype(np.int32)), torch.from_numpy(offsets.astype(np.int32)))
+    return CSRPattern(
+        torch.from_numpy(row_pointers.astype(np.int32)), torch.from_numpy(offsets.astype(np.int32)), plane
+    )

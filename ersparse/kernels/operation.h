@@ -40,10 +40,11 @@ struct Op {
     int64_t kind, channels;
     Tensor in, out, gradient, residual, residual_gradient;
     const int32_t *rows, *offsets;  // as in CSR: kept weights of an output channel, where each reads in its input
+    const int32_t* segments;  // [input_blocks + 1][channels]: where the weights that read a block of input channels begin
     const real *weight, *bias;
     real* result;
     const int64_t* order;
-    int64_t count, row_stride, stride, shift;
+    int64_t count, row_stride, stride, shift, input_blocks;
     int64_t adds, adds_residual, has_residual;
     int64_t activation, average;
     int64_t full;  // no weight is removed

@@ -10,6 +10,8 @@ from ersparse.kernels import abi
 from ersparse.kernels.abi import Op, pointer
 from ersparse.kernels.activations import code_of
 from ersparse.kernels.buffers import ActivationBuffer
+from ersparse.kernels.csr import CSRPattern
+from ersparse.kernels.input_blocks import InputBlocks, window_bytes
 from ersparse.kernels.nodes import Convolution, FusedStep, Node
 from ersparse.kernels.pooling import windows_of
 from ersparse.kernels.workspace import Workspace
@@ -89,9 +91,8 @@ class OperationBuilder:
         fused = [code_of(step.activation) for step in steps if self.workspace.is_convolution_epilogue(step)]
         return self._op(
             abi.CONVOLVE, w.output_shape.channels, input=source, output=self.activations[node],
-            rows=w.pattern.row_pointers, offsets=w.pattern.offsets, weight=w.values, bias=w.bias,
-            row_stride=w.stride[0], stride=w.stride[1], shift=w.forward_shift(source), full=w.is_dense,
-            activation=max(fused, default=0),
+            **self._pattern(w.pattern, w.input_shape.channels, self.activations[node], w.kernel, w.stride),
+            weight=w.values, bias=w.bias, shift=w.forward_shift(source), activation=max(fused, default=0),
         )  # fmt: skip
 
     def _step_gradients(self, node: FusedStep) -> list[Op]:
@@ -128,9 +129,27 @@ class OperationBuilder:
         pattern, _ = self.workspace.transposed[node]
         return self._op(
             abi.CONVOLVE, w.input_shape.channels, input=gradient, output=self.gradients[node.source],
-            rows=pattern.row_pointers, offsets=pattern.offsets, weight=w.transposed_values, row_stride=1, stride=1,
-            shift=w.backward_shift(gradient), adds=self._accumulates(node.source), full=w.is_dense,
+            **self._pattern(pattern, w.output_shape.channels, self.gradients[node.source], w.kernel),
+            weight=w.transposed_values, shift=w.backward_shift(gradient), adds=self._accumulates(node.source),
         )  # fmt: skip
+
+    def _pattern(
+        self,
+        pattern: CSRPattern,
+        n_in: int,
+        output: ActivationBuffer,
+        kernel: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+    ) -> dict[str, Any]:
+        """Return the operands of a convolution that say which weights it keeps, in blocks of input channels."""
+        precision = self.workspace.precision
+        size = output.shape.height, output.shape.width * output.abreast
+        window = window_bytes(size, kernel, stride, precision.vectors, precision.bytes_per_pixel)
+        blocks = InputBlocks.of(pattern, n_in, window)
+        return {
+            "offsets": pattern.offsets, "segments": blocks.segments, "input_blocks": blocks.count,
+            "row_stride": stride[0], "stride": stride[1],
+        }  # fmt: skip
 
     def _gradient_targets(self, node: FusedStep) -> dict[str, Any]:
         """Return the operands that receive the gradients of a step's source and residual."""

@@ -8,6 +8,9 @@
 #include <cstdint>
 #include <type_traits>
 #include <utility>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -19,10 +22,10 @@ using stored = STORED;
 
 constexpr bool PAIRS = std::is_same<stored, bfloat16>::value;
 constexpr int HALF = 16, LANES = PAIRS ? 2 * HALF : HALF;
-#ifdef __AVX512F__  // 32 registers that hold 16 floats each
-constexpr int TILE = 16 * HALF / LANES, GROUP = HALF, SHARE = 2;
+#ifdef __AVX512F__  // 32 registers of 64 bytes
+constexpr int TILE = 64 / sizeof(real) * HALF / LANES, GROUP = HALF, SHARE = 2;
 #else
-constexpr int TILE = 4 * HALF / LANES, GROUP = 4, SHARE = 1;
+constexpr int TILE = 16 / sizeof(real) * HALF / LANES, GROUP = 4, SHARE = 1;
 #endif
 constexpr int64_t CACHED = 768 << 10;  // bytes that stay in the second-level cache
 
@@ -34,7 +37,6 @@ using HalfLanes = decltype(Half{} < Half{});  // all ones where true
 inline Half load(const real* p) { return *reinterpret_cast<const Half*>(p); }
 inline void store(real* p, Half v) { *reinterpret_cast<Half*>(p) = v; }
 inline Half choose(HalfLanes where, Half a, Half b) { return where ? a : b; }
-inline void add_product(Half& total, Half a, Half b) { total += a * b; }
 
 template <int WIDTH> inline real sum(const real* p) {  // one half onto the other, in registers
     if constexpr (WIDTH == 2) return p[0] + p[1];
@@ -112,7 +114,20 @@ inline PairLanes operator~(PairLanes a) { return {~a.lo, ~a.hi}; }
 inline Pair choose(PairLanes where, Pair a, Pair b) {
     return {choose(where.lo, a.lo, b.lo), choose(where.hi, a.hi, b.hi)};
 }
-inline void add_product(Half& total, Pair a, Pair b) { total += a.lo * b.lo, total += a.hi * b.hi; }
+
+// A factor of a sum of products, as it is stored: for pairs, processors have an instruction that takes them whole.
+inline Half load_factor(const real* p) { return load(p); }
+inline Words load_factor(const bfloat16* p) { return *reinterpret_cast<const Words*>(p); }
+inline void add_product(Half& total, Half a, Half b) { total += a * b; }
+template <typename Sum> inline void add_product(Sum& total, Words a, Words b) {
+#ifdef __AVX512BF16__
+    if constexpr (sizeof(Sum) == sizeof(__m512)) {
+        total = (Sum)_mm512_dpbf16_ps((__m512)total, (__m512bh)a, (__m512bh)b);
+        return;
+    }
+#endif
+    total += as_half(a & 0xffff0000) * as_half(b & 0xffff0000), total += as_half(a << 16) * as_half(b << 16);
+}
 inline real sum(Pair v) { return sum(v.lo + v.hi); }
 inline double sum_of_first(Pair v, int images) {
     return sum_of_first(v.lo, images) + sum_of_first(v.hi, std::max(images - HALF, 0));
@@ -154,6 +169,7 @@ template <> struct Vectors<bfloat16> {
     static real one(Pair v) { return v.lo[0]; }
 };
 using Vector = Vectors<stored>::Vector;
+using Factor = decltype(load_factor(static_cast<const stored*>(nullptr)));
 using Lanes = Vectors<stored>::Lanes;
 inline Vector broadcast(real x) { return Vectors<stored>::broadcast(x); }
 inline Lanes first(int images) { return Vectors<stored>::first(images); }

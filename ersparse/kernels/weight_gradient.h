@@ -20,14 +20,14 @@ inline __attribute__((always_inline)) void add_rows(const Taps<STRIDE>& t, const
     const int64_t row = op.gradient.columns * op.gradient.row_step * LANES;
     for (int64_t y = rows.begin; y < rows.end; y++)
         for (int64_t x = 0; x < op.gradient.width; x += COLUMNS) {
-            Vector g[COLUMNS];
+            Factor g[COLUMNS];
 #pragma GCC unroll 16
-            for (int i = 0; i < COLUMNS; i++) g[i] = load(gradient + y * row + x * t.column + t.across(i));
+            for (int i = 0; i < COLUMNS; i++) g[i] = load_factor(gradient + y * row + x * t.column + t.across(i));
 #pragma GCC unroll 16  // or the sums would be in memory
             for (int k = 0; k < COUNT; k++) {
                 const stored* in = t.in + offsets[k] + y * t.row + x * t.column;
 #pragma GCC unroll 16
-                for (int i = 0; i < COLUMNS; i++) add_product(total[k], g[i], load(in + t.across(i)));
+                for (int i = 0; i < COLUMNS; i++) add_product(total[k], g[i], load_factor(in + t.across(i)));
             }
         }
 }
@@ -58,11 +58,11 @@ inline void dots_of_full(const Taps<STRIDE>& t, const Op& op, const Part& p, int
         for (int64_t y = 0; y < op.gradient.height; y++)
             for (int64_t x = 0; x < op.gradient.width; x++) {
                 const stored* in = t.in + y * t.row + x * t.column;
-                Vector g[CHANNELS];
+                Factor g[CHANNELS];
                 for (int c = 0; c < CHANNELS; c++)
-                    g[c] = load(gradient[c] + y * row + x * op.gradient.step * LANES);
+                    g[c] = load_factor(gradient[c] + y * row + x * op.gradient.step * LANES);
                 for (int i = 0; i < COUNT; i++) {
-                    const Vector read = load(in + op.offsets[k + i]);
+                    const Factor read = load_factor(in + op.offsets[k + i]);
                     for (int c = 0; c < CHANNELS; c++) add_product(total[c][i], g[c], read);
                 }
             }
