@@ -116,6 +116,8 @@ def test_two_ranks_with_sparse_execution_agree_with_masked_execution(process, tm
         ["method=str"],
         ["method=spred"],
         ["method=topkast"],
+        ["method=sparse_momentum", "method.delta_t=4", "sparsity.level=0.5"],
+        ["method=set", "method.delta_t=4", "method.t_end=1", "sparsity.level=0.5", "method.reparametrization=pilot"],
         ["method=srigl", "sparsity=erk", "sparsity.sampling=fan_in", "method.delta_t=4", "sparsity.level=0.5"],
     ],
 )

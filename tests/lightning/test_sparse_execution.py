@@ -136,6 +136,7 @@ def test_sparse_rewiring_matches_masked_rewiring(name, optimizer):
     [
         ("masked", "sparse", ["optimizer.no_decay=[norm,bias]", "optimizer.weight_decay=0.1"]),
         ("sparse", "masked", ["method.reparametrization=sign_in", "method.factors.reset_every=1"]),
+        ("masked", "sparse", ["method.reparametrization=pilot", "method.factors.penalty=0.01"]),
         ("sparse", "sparse", ["method=granet", "method.delta_t=2", "method.t_end=1", "method.final_sparsity=0.95"]),
     ],
 )
