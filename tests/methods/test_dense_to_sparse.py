@@ -37,18 +37,27 @@ def test_the_last_epoch_is_compressed(epochs):
             assert len(phases(epochs, count, first, last)) <= 2 * count - 1
 
 
-def test_one_phase_is_dense_training_and_then_magnitude_pruning():
-    """The reference prunes by a sorted list after its fifth step, the last of the first epoch."""
+@pytest.mark.parametrize(
+    "arguments, epochs, counts, returns",
+    [
+        pytest.param((1, 0.0, 0.5), 2, {5: 522}, (), id="one phase: dense training, then magnitude pruning"),
+        pytest.param((2, 0.25, 0.25), 4, {5: 522, 15: 522}, (10,), id="two phases, all weights between them"),
+    ],
+)
+def test_training_equals_a_slow_reference(arguments, epochs, counts, returns):
+    """The reference prunes by a sorted list after the last of the five steps of an epoch."""
+    assert phases(epochs, *arguments) == sorted(step // 5 for step in (*counts, *returns))
     found = []
     for reference in (False, True):
         torch.manual_seed(0)
-        module = Classifier(plain(10, channels=1), 10, SGD.model_copy(update={"milestones": []}), 2, ["test"])
+        module = Classifier(plain(10, channels=1), 10, SGD.model_copy(update={"milestones": []}), epochs, ["test"])
         if reference:
-            module.configure_optimizers = lambda m=module: SlowPruning(m.network, {5: 522})
-        one = AlternatingPhases(
-            prunable_layers(module.network), 522, lambda epoch: compressed(2, 1, 0.0, 0.5, epoch)
-        )  # fmt: skip
-        trainer([] if reference else [FixedMask(), one], epochs=2).fit(module, batches(320), [batches(64)])
+            module.configure_optimizers = lambda m=module: SlowPruning(m.network, counts, returns)
+        alternating = AlternatingPhases(
+            prunable_layers(module.network), 522, lambda epoch: compressed(epochs, *arguments, epoch)
+        )
+        callbacks = [] if reference else [FixedMask(), alternating]
+        trainer(callbacks, epochs=epochs).fit(module, batches(320), [batches(64)])
         found.append(module.network)
     assert sum(int(mask.sum()) for mask in masks_of(found[0]).values()) == 522 == round(0.2 * TOTAL)
     for (name, value), wanted in zip(found[0].named_parameters(), found[1].parameters(), strict=True):

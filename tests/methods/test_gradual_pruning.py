@@ -25,13 +25,14 @@ class SlowPruning(torch.optim.SGD):
     """SGD whose steps end with pruning by a sorted list of all magnitudes; step numbers are written out by hand.
 
     Of five steps the second and the fourth prune, on 1 − 0.8 (1 − (1 − t)³) of all weights with t = 1/2 and 1: 2608 are
-    reduced to 782 and 522. The part of the training before which nothing is pruned is no step.
+    reduced to 782 and 522. The part of the training before which nothing is pruned is no step. After the steps in
+    `returns`, all weights are trained again.
     """
 
-    def __init__(self, network, counts=None):
+    def __init__(self, network, counts=None, returns=()):
         super().__init__(network.parameters(), SGD.lr, SGD.momentum, weight_decay=SGD.weight_decay)
         self.weights = [p for p in network.parameters() if p.dim() > 1]
-        self.removed, self.count, self.counts = set(), 0, counts or {2: 782, 4: 522}
+        self.removed, self.count, self.counts, self.returns = set(), 0, counts or {2: 782, 4: 522}, returns
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -45,6 +46,8 @@ class SlowPruning(torch.optim.SGD):
         for w, part in zip(self.weights, kept.split([w.numel() for w in self.weights]), strict=True):
             w *= part.reshape(w.shape)
             self.state[w]["momentum_buffer"] *= part.reshape(w.shape)
+        if self.count in self.returns:
+            self.removed = set()
 
 
 def test_training_equals_a_slow_reference():
