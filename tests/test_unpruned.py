@@ -13,7 +13,8 @@ from ersparse import models
 from ersparse.report.analysis.groups import group_by_experiment
 from ersparse.report.analysis.runs import read_runs
 from ersparse.report.tables.accuracy import results
-from ersparse.sparse.layers import unpruned_matrices
+from ersparse.sparse.layers import Layer, unpruned_matrices
+from ersparse.sparse.summary import describe_masks
 
 
 class LanguageModel(nn.Module):
@@ -25,6 +26,14 @@ class LanguageModel(nn.Module):
         self.norm, self.scale = nn.LayerNorm(16), nn.Parameter(torch.ones(16, 1, 1))
         if tied:
             self.head.weight = self.embedding.weight
+
+
+def test_a_layer_without_counts_was_neither_drawn_nor_repaired():
+    layers = [Layer("a", (4, 3))]
+    (described,) = describe_masks(layers, [1.0], 1.0, {}, {}, None)["layers"]
+    assert described["drawn"] == described["nonzero"] == described["size"] == 12
+    for key in ("zero_degree", "edges_added", "edges_moved"):
+        assert described[key] == {"in": 0, "out": 0}
 
 
 def share_of_zeros(network: nn.Module) -> float:

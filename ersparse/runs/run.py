@@ -41,6 +41,7 @@ from ersparse.sources.pruner import PrunerSource
 from ersparse.storage.locks import exclusive
 from ersparse.storage.objective import check_objective, value_of
 from ersparse.storage.run_folder import RunFolder
+from ersparse.storage.writable import check_writable
 
 KEPT_ON_RESUME = ("accelerator", "precision", "execution")
 
@@ -98,11 +99,14 @@ def run_plan(plan: Plan) -> Path:
     check_devices(plan)
     check_ranks(settings.trainer, Rendezvous.here())
     check_budget(plan.resolved())
-    if settings.dry_run:
-        return dry_run(plan)
     folder = RunFolder(plan.folder)
     done = folder.read()
-    if not settings.fresh and done and _is_done(done, plan):
+    is_done = not settings.fresh and done is not None and _is_done(done, plan)
+    if not is_done:
+        check_writable(plan.folder)
+    if settings.dry_run:
+        return dry_run(plan)
+    if done and is_done:
         screen.make_console().print(f"already done: {screen.outcome(done, plan.folder)}", markup=False)
         if missing := _not_done(settings.trainer, done):
             screen.make_console().print(f"it has no {missing}; fresh=true runs it again", markup=False)

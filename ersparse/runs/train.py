@@ -65,10 +65,10 @@ def train(
     data = ImageDataModule(arrays, plan.settings.dataset, plan.settings.seed_of("data"))
     module = make_module(plan, data.eval_names)
     run_logger = logger_of(plan.settings)
-    logger = run_logger.create(plan, record) if record else False
+    logger = run_logger.created(plan, record) if record else False
     describe_layers = partial(run_logger.describe_layers, logger)
-    callbacks = make_callbacks(plan, checkpoints, console, record, describe_layers, ranks.rank)
     with deterministic_only_here(), random_state_kept(), run_logger.finished(logger) if logger else nullcontext():
+        callbacks = make_callbacks(plan, checkpoints, console, record, describe_layers, ranks.rank)
         benchmark = plan.epochs * len(arrays.y_train) >= BENCHMARKED_FROM * plan.settings.dataset.batch_size
         trainer = make_trainer(plan, callbacks.all, checkpoints, logger, ranks, benchmark)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)

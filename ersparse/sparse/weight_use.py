@@ -24,14 +24,16 @@ UNUSED_BY_FORWARD = {
     "__parameters__", "__orig_bases__", "__abstractmethods__", "__init_subclass__", "__repr__", "extra_repr",
     "reset_parameters", "_get_name", "__static_attributes__", "__firstlineno__",
 }  # fmt: skip
+LINEAR_OPERATIONS = ("conv", "linear", "matmul", "mm", "einsum", "lstm", "gru", "rnn", "attention", "embedding")
 
 
 def unusable_weight(module: nn.Module, names: Collection[str]) -> str | None:
     """Return which of the weights `names` of `module` cannot be masked, and why, in one line; None if all can.
 
     A layer whose class has a forward pass of its own is tried on a copy in which half of the weight is zero. It is
-    refused if the weight that arrives in a convolution, a product of matrices or a recurrence has fewer zeros. Classes
-    that pad, cast, scale or count beside that pass; so does a layer that cannot be called with one input.
+    refused if the weight that arrives in a convolution, a product of matrices, a recurrence, attention or an embedding
+    has fewer zeros. Classes that pad, cast, scale or count beside that pass; so does a layer that cannot be called with
+    one input.
     """
     seen: dict[int, dict[str, Tensor]] = {}
     for name, held in prunable_weights(module, embeddings=True).items():
@@ -82,9 +84,7 @@ class _WatchedWeight(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operation = getattr(function, "__name__", "")
-        if any(part in operation for part in ("conv", "linear")):
-            self._compare(kwargs.get("weight", args[1] if len(args) > 1 else None))
-        elif any(part in operation for part in ("matmul", "mm", "einsum", "lstm", "gru", "rnn")):
+        if any(part in operation for part in LINEAR_OPERATIONS):
             for value in [*args, *kwargs.values()]:
                 for tensor in value if isinstance(value, (list, tuple)) else [value]:
                     self._compare(tensor)
@@ -104,10 +104,11 @@ def _fills_zeros(held: PrunableWeight) -> bool:
     try:
         module = _filled_copy(held.module, random)
         size = getattr(module, held.key).numel()
-        alike = [weight for weight in module.parameters(recurse=False) if weight.numel() == size]
-        for weight in alike:
-            weight.mul_(torch.rand(weight.shape, generator=random) < 0.5)
-        with _WatchedWeight(size, max(int(weight.count_nonzero()) for weight in alike)) as watched:
+        removed = torch.randperm(size, generator=random)[: (size + 1) // 2]
+        for weight in module.parameters(recurse=False):
+            if weight.numel() == size:  # a bias may have as many elements, and passes for the weight
+                weight.view(-1)[removed] = 0
+        with _WatchedWeight(size, size // 2) as watched:
             module(*_example(module, size, random))
     except Exception:  # the module's own code, which may take other arguments
         return False
@@ -134,7 +135,10 @@ def _example(module: nn.Module, size: int, random: torch.Generator) -> list[Tens
     if isinstance(module, EMBEDDINGS):
         return [torch.zeros(1, 1, dtype=torch.int64)]
     if isinstance(module, nn.MultiheadAttention):
-        return [normal(1, dim) for dim in (module.embed_dim, module.kdim, module.vdim)]
+        query = normal(1, module.embed_dim)
+        if module.in_proj_weight is not None:  # used in one piece where query, key and value are the same
+            return [query] * 3
+        return [query, normal(1, module.kdim), normal(1, module.vdim)]
     if isinstance(module, nn.RNNBase):
         return [normal(1, module.input_size)]
     if isinstance(module, nn.RNNCellBase):

@@ -19,8 +19,10 @@ from ersparse.runs.plan import Plan
 from ersparse.runs.planner import make_plan
 from ersparse.runs.same_code import check_same_code_in_sweep
 from ersparse.sources.iterative_run import IterativeRunSource
+from ersparse.storage.writable import check_writable
 from ersparse.sweep.compose import Composer
 from ersparse.sweep.job import Job
+from ersparse.sweep.job_state import is_done
 
 
 def build_jobs(override_lists: Sequence[Sequence[str]], composer: Composer, local: bool = True) -> list[Job]:
@@ -32,7 +34,8 @@ def build_jobs(override_lists: Sequence[Sequence[str]], composer: Composer, loca
         local: whether they run on this machine, and so must find their devices on it.
 
     Raises:
-        UserError: a job is refused, or two jobs are the same run with different settings outside its identity.
+        UserError: a job is refused, its root cannot be written, or two jobs are the same run with different settings
+            outside its identity.
     """
     found: dict[tuple[str | None, str, int], tuple[Job, Settings]] = {}
     for overrides in override_lists:
@@ -43,7 +46,10 @@ def build_jobs(override_lists: Sequence[Sequence[str]], composer: Composer, loca
         job = _job(overrides, plan, local)
         first, first_settings = found.setdefault((settings.experiment, plan.hash, settings.seed), (job, settings))
         _check_equal_outside_identity(first, first_settings, settings)
-    return [job for job, _ in found.values()]
+    jobs = [job for job, _ in found.values()]
+    for root in {job.root: None for job in jobs if not is_done(job)}:
+        check_writable(root)
+    return jobs
 
 
 def _job(overrides: Sequence[str], plan: Plan, local: bool) -> Job:

@@ -22,6 +22,7 @@ from ersparse.runs.record import RunRecord
 from ersparse.sparse.rng import generator
 from ersparse.storage.atomic import write_json
 from ersparse.storage.run_folder import RunFolder
+from ersparse.storage.writable import check_writable
 from ersparse.theory.experiments import Cell, Experiment, ExperimentOptions, Result, experiment
 
 Open = Annotated[float, In("(0, 1)")]
@@ -42,10 +43,13 @@ class Theory(Standalone):
         job = TheoryRun(self, settings, options)
         console = screen.make_console()
         done = job.folder.read()
+        is_done = done is not None and done["state"] == "done" and not settings.fresh
+        if not is_done:
+            check_writable(job.folder.path)
         if settings.dry_run:
             state = done["state"] if done else "new"
             console.print(f"{job.title}\nstate: {state}, {len(job.cells)} cells", markup=False)
-        elif done and done["state"] == "done" and not settings.fresh:
+        elif is_done:
             console.print(f"already done: {job.folder.path}", markup=False)
         else:
             with disk_errors(job.folder):

@@ -59,7 +59,7 @@ def test_npz_file_is_read_without_conversion_of_images(tmp_path):
     [
         ({"x_test": None}, "has no x_test"),
         ({"x_train": np.zeros((20, 32, 32, 3), np.float32)}, "x_train is torch.float32"),
-        ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, "must be uint8"),
+        ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, r"must be uint8 \[N, side, side, 3\]"),
         ({"x_train": np.zeros((0, 32, 32, 3), np.uint8), "y_train": np.zeros(0, int)}, "must be uint8"),
         ({"y_train": np.arange(19) % 10}, r"must be int64 \[20\]"),
         ({"y_test": np.arange(5) + 8}, r"labels 8..12, must lie in \[0, 10\)"),

@@ -21,7 +21,7 @@ from ersparse.data.augmentation import Augmentation, augmentation_of
 from ersparse.data.batches import ImageTable, InMemoryDataLoader
 from ersparse.data.epoch_plan import EpochPlan
 from ersparse.data.image_reader import ImageReader
-from ersparse.data.mixing import Mixing, mixing_of
+from ersparse.data.mixing import Mixing, _partners, mixing_of
 from ersparse.data.streamed_batches import StreamedDataLoader
 from ersparse.data.transforms import ImageTransform, image_seed, seeded, transform_of
 from ersparse.data.worker_pool import WorkerPool
@@ -229,6 +229,13 @@ def test_mixup_and_cutmix_match_torchvision():
                 torch.testing.assert_close(made.transform(x[pair], params)[0], images[position])
                 expected = made._mixup_label(y[pair], lam=mix.weight)[0]
                 torch.testing.assert_close(labels[position], expected)
+
+
+def test_partners_are_rotated_by_the_largest_power_of_two_up_to_half_the_batch():
+    shifts = {count: (_partners(count) - torch.arange(count)) % count for count in (1, 2, 3, 5, 8, 9, 12, 16)}
+    assert {count: shift.unique().tolist() for count, shift in shifts.items()} == {
+        1: [0], 2: [1], 3: [1], 5: [2], 8: [4], 9: [4], 12: [4], 16: [8],
+    }  # fmt: skip
 
 
 def test_weights_of_mixup_follow_a_beta_distribution_and_boxes_that_of_cutmix():

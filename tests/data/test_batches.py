@@ -33,6 +33,16 @@ def test_batches_without_augmentation_are_normalised_images():
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_all_images_may_be_flipped_without_a_gather():
+    x, y, table = images()
+    which = torch.arange(50) % 3 == 0
+    batch, labels = table.flipped(which)
+    expected = TF.normalize(x.permute(0, 3, 1, 2).float() / 255, MEAN, STD)
+    expected[which] = expected[which].flip(3)
+    torch.testing.assert_close(batch, expected, rtol=1e-5, atol=1e-5)
+    assert labels.equal(y)
+
+
 @pytest.mark.parametrize("mode, numpy_mode", [("zero", "constant"), ("reflect", "reflect")])
 def test_crop_and_flip_match_padding_and_slicing(mode, numpy_mode):
     """Every output is one of the 81 x 2 crops of its own padded image, and all offsets and flips occur."""

@@ -218,6 +218,27 @@ def test_a_worker_that_dies_is_named(tmp_path):
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.parametrize("status, said, raised", [
+    (-9, "Connection reset by peer", "died: process 7 ended by signal 9"), (None, "another reason", None),
+    (1, "exited unexpectedly", "died: process 7 ended with status 1"), (None, "exited unexpectedly", "has died"),
+])  # fmt: skip
+def test_the_death_of_a_worker_is_told_from_other_errors(monkeypatch, status, said, raised):
+    """How it ended is known only once it has been waited for."""
+    process = SimpleNamespace(pid=7, sentinel=object(), exitcode=None)
+    waited = lambda sentinels, _: setattr(process, "exitcode", status) if sentinels == [process.sentinel] else None
+    monkeypatch.setattr(worker_pool.connection, "wait", waited)
+    pool = WorkerPool(ImageReader([torch.zeros(1, 2, 2, 3, dtype=torch.uint8)], None, 0), 1, 0)
+    pool.processes = [process]
+
+    def failing(_):
+        yield from ()
+        raise RuntimeError(said)
+
+    pool._results = failing
+    with pytest.raises(RunFailed if raised else RuntimeError, match=raised or said):
+        list(pool.read([Request(0, [0], None)]))
+
+
 @pytest.mark.parametrize("what", [
     "allocate shared memory(shm) for file </torch_1>: No space left on device (28)",
     "open shared memory object </torch_1> in read-write mode: Read-only file system (30)",

@@ -5,6 +5,7 @@ import runpy
 import struct
 import time
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,10 @@ from wandb.proto import wandb_internal_pb2
 from ersparse.errors import RunFailed
 from ersparse.lightning.classifier import Classifier
 from ersparse.methods.fixed import Fixed
+from ersparse.runs.loggers.csv import CsvLogger
 from ersparse.runs.loggers.select import _keys_of
+from ersparse.runs.loggers.several import SeveralLoggers
+from ersparse.runs.loggers.tensorboard import TensorboardLogger
 from ersparse.runs.loggers.wandb import WandbLogger
 
 BLOCK = 32768
@@ -241,6 +245,13 @@ def scalars(folder):
     return {name: [event.value for event in reader.Scalars(name)] for name in reader.Tags()["scalars"]}
 
 
+def texts(folder, name):
+    """The texts of that name in TensorBoard's event files, in the order of their time."""
+    events = EventAccumulator(str(folder / "tensorboard")).Reload().Tensors(f"{name}/text_summary")
+    ordered = sorted(events, key=lambda event: event.wall_time)
+    return [event.tensor_proto.string_val[0].decode() for event in ordered]
+
+
 def test_several_loggers_receive_the_same(launch, only_run):
     words = [*TINY, "trainer.max_epochs=2", "logger=[wandb,tensorboard]", "logger.project=mine"]
     status, printed = launch(*words)
@@ -251,8 +262,24 @@ def test_several_loggers_receive_the_same(launch, only_run):
     assert curve(history, "test/acc") == pytest.approx(wanted)
     assert scalars(only_run())["test/acc"] == pytest.approx(wanted)
     assert endings(only_run()) == [(0, False)]
-    (events,) = (only_run() / "tensorboard").glob("events*")
-    assert b"conv1.weight|" in events.read_bytes()  # the layers
+    assert "conv1.weight|" in texts(only_run(), "layers")[0] and texts(only_run(), "state") == ["running", "done"]
+
+
+@pytest.mark.parametrize("errors", [
+    [None], [ValueError("training died")], [KeyboardInterrupt(), None], [RunFailed("collapse"), SystemExit(1), None],
+])  # fmt: skip
+def test_tensorboard_shows_the_state_after_each_attempt(tmp_path, errors):
+    kind = TensorboardLogger(name="tensorboard", _target_="ersparse.runs.loggers.tensorboard.TensorboardLogger")
+    wanted = []
+    for error in errors:
+        logger = kind.create(SimpleNamespace(folder=tmp_path), None)
+        with pytest.raises(type(error)) if error else nullcontext(), kind.finished(logger):
+            logger.finalize("failed" if error else "success")  # by Lightning, which closes the file of events
+            if error:
+                raise error
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        wanted += ["running", "done" if error is None else "preempted" if stopped else "failed"]
+    assert texts(tmp_path, "state") == wanted
 
 
 OWN = {
@@ -289,6 +316,26 @@ def test_a_logger_of_lightning_by_yaml_alone(launch, only_run, own_loggers):
 def test_wrong_loggers_are_refused(launch, tmp_path, own_loggers, option, message):
     status, printed = launch("--config-dir", own_loggers, *TINY, f"logger={option}")
     assert status == 2 and message in printed and printed.count("\n") == 1 and not (tmp_path / "outputs").exists()
+
+
+class Refusing(TensorboardLogger):
+    """A logger whose package refuses to begin, as W&B does without a key and MLflow without a server."""
+
+    def create(self, plan, record):
+        raise ConnectionRefusedError(111, "refused") if self.name == "server" else LookupError("no key,\nlog in first")
+
+
+@pytest.mark.parametrize("name, error, message", [
+    ("key", RunFailed, r"^logger=key: raises LookupError: no key, log in first \(test_loggers\.py:\d+\)$"),
+    ("server", RunFailed, r"^logger=server: raises ConnectionRefusedError: \[Errno 111\] refused \(test_log.*\)$"),
+])  # fmt: skip
+def test_a_logger_that_refuses_is_one_line(name, error, message):
+    with pytest.raises(error, match=message):
+        Refusing(name=name, _target_="x").created(None, None)
+    several = SeveralLoggers(target="", name="several", loggers=[CsvLogger(name="csv", _target_="x"),
+        Refusing(name=name, _target_="x")])  # fmt: skip
+    with pytest.raises(error, match=message):
+        several.created(None, None)
 
 
 def test_keys_of_several_loggers_are_told_apart():

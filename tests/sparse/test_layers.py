@@ -103,6 +103,12 @@ def test_every_kind_of_weight_is_masked_trained_and_restored(kind):
     assert not masks_of(network)
 
 
+def test_embeddings_are_prunable_on_request_only():
+    network = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
+    assert list(prunable_weights(network)) == ["1.weight"]
+    assert list(prunable_weights(network, embeddings=True)) == ["0.weight", "1.weight"]
+
+
 def test_separate_projections_of_attention_are_masked():
     network = nn.MultiheadAttention(16, 2, kdim=10, vdim=12)
     masks, _ = ersparse.sparsify(network, "erk", 0.5, flow="none")
@@ -332,6 +338,28 @@ def test_layers_that_do_not_use_their_weight_as_it_is_are_refused(name, device):
     with pytest.raises(UserError, match=rf"^module=Sequential: 1\.{message}"):
         ersparse.sparsify(network, flow="none")
     assert list(network.state_dict()) == list(state) and not masks_of(network)
+
+
+def shifting(kind: type[nn.Module], *arguments: int, weight: str = "weight") -> nn.Module:
+    """A layer of a subclass that adds a number to its weight in its forward pass."""
+
+    def forward(self, *inputs):
+        shifted = dict(self.named_parameters()) | {weight: getattr(self, weight) + 0.1}
+        return functional_call(kind(*arguments), shifted, inputs)
+
+    return type(f"Shifting{kind.__name__}", (kind,), {"forward": forward})(*arguments)
+
+
+@pytest.mark.parametrize("kind, arguments, weight", [
+    (nn.Linear, (5, 5), "weight"), (nn.Linear, (1, 3), "weight"), (nn.Conv1d, (3, 4, 3), "weight"),
+    (nn.Conv3d, (2, 3, (1, 2, 3)), "weight"), (nn.ConvTranspose2d, (3, 4, 2), "weight"),
+    (nn.RNNCell, (4, 5), "weight_hh"), (nn.LSTMCell, (4, 5), "weight_ih"), (nn.GRU, (4, 5), "weight_ih_l0"),
+    (nn.MultiheadAttention, (4, 2), "in_proj_weight"), (nn.MultiheadAttention, (4, 1), "in_proj_weight"),
+    (nn.Bilinear, (3, 4, 5), "weight"), (nn.Embedding, (5, 3), "weight"), (nn.EmbeddingBag, (5, 3), "weight"),
+])  # fmt: skip
+def test_layers_of_every_kind_are_tried_with_inputs_that_they_take(kind, arguments, weight):
+    layer = shifting(kind, *arguments, weight=weight)
+    assert f"{weight} is transformed by the forward pass of {type(layer).__name__}" in unusable_weight(layer, [weight])
 
 
 class Padded(nn.Conv2d):

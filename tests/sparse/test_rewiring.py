@@ -14,6 +14,7 @@ from ersparse.sparse import schedules
 from ersparse.sparse.degrees import zero_degrees
 from ersparse.sparse.flow_repair import move
 from ersparse.sparse.layers import Layer
+from ersparse.sparse.rewiring_figures import layer_figures
 
 # One layer, half of its four active weights dropped. Of the active weights 1 and 2 tie in magnitude; 3 is zero.
 MASK = [True, True, True, True, False, False, False, False]
@@ -287,3 +288,15 @@ def test_apply_can_set_values_and_keep_optimizer_state():
     R.apply(found, mask, weight, optimizer.state[weight], values, reset_state=False)
     assert weight[found.grown].equal(values[found.grown]) and weight[found.removed].eq(0).all()
     assert optimizer.state[weight]["momentum_buffer"].equal(before)
+
+
+def test_figures_of_a_layer_by_hand():
+    """Of three output channels one has no input, and of four input channels two have no output."""
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]).bool()
+    source, ever = torch.zeros(3, 4).bool(), torch.ones(3, 4).bool()
+    source[0, 0] = ever[2, 3] = True
+    ever[0, :3] = False
+    change = R.Change(torch.tensor([[0, 0, 1, 1]]).bool(), torch.tensor([[0, 1, 0, 0]]).bool())
+    found = layer_figures(mask, Layer("a", (3, 4)), source, ever, change)
+    assert [float(figure) for figure in found] == [3, 2, 1, 1, 9 / 12, 1, 2, 0, 1, 2, 0, 0.5, 2]
+    assert [float(f) for f in layer_figures(mask, Layer("a", (3, 4)), source, ever, None)[1:3]] == [0, 0]

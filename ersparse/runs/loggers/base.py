@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from ersparse.config.groups import TargetedSettings
+from ersparse.errors import RunFailed
+from ersparse.locate import describe_failure
+from ersparse.runs.lifecycle import is_expected
 from ersparse.runs.plan import Plan
 from ersparse.runs.record import NetworkRecord
 
@@ -33,16 +36,40 @@ class RunLogger(TargetedSettings):
         """Return a logger for Lightning's Trainer, or False for none."""
         raise NotImplementedError
 
+    def created(self, plan: Plan, record: NetworkRecord) -> Any:
+        """Return what `create` returns.
+
+        Raises:
+            RunFailed: the logger's package refuses: no server, no API key, an address that it does not understand.
+        """
+        try:
+            return self.create(plan, record)
+        except Exception as error:
+            if is_expected(error):  # a full disk, which has a line of its own
+                raise
+            raise RunFailed(f"logger={self.name}: {describe_failure(error)}") from error
+
     def describe_layers(self, logger: Any, record: NetworkRecord) -> None:
         """Show the layers: densities asked for, weights drawn, weights kept after repair."""
 
     def summarise(self, logger: Any, record: NetworkRecord) -> None:
         """Show the final metrics, sparsities and timing."""
 
+    def end(self, logger: Any, state: str) -> None:
+        """Tell the logger that its run has ended, and in which state of run.json: done, failed or preempted."""
+
     @contextmanager
     def finished(self, logger: Any) -> Iterator[None]:
         """End the logger's run with the block, however that ends."""
-        yield
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+            self.end(logger, "preempted")
+            raise
+        except BaseException:
+            self.end(logger, "failed")
+            raise
+        self.end(logger, "done")
 
 
 def layer_rows(record: NetworkRecord) -> list[list[Any]]:

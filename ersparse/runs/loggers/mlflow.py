@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +20,7 @@ LOCK = "mlflow.lock"
 FILES = "mlflow"
 STORE = "mlflow.db"  # in paths.root, if neither the key nor the environment names a server
 PARAMETER_LENGTH = 500  # characters of a parameter that MLflow stores
+STATUS = {"done": "FINISHED", "failed": "FAILED", "preempted": "KILLED"}  # of states of run.json
 
 
 class MlflowLogger(RunLogger):
@@ -84,18 +84,9 @@ class MlflowLogger(RunLogger):
             if isinstance(value, float | int):
                 logger.experiment.log_metric(logger.run_id, f"final/{key}", float(value))
 
-    @contextmanager
-    def finished(self, logger: Any) -> Iterator[None]:
-        """End the MLflow run with the block, as finished, failed or killed."""
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-            _end(logger, "KILLED", "preempted")
-            raise
-        except BaseException:
-            _end(logger, "FAILED", "failed")
-            raise
-        _end(logger, "FINISHED", "done")
+    def end(self, logger: Any, state: str) -> None:
+        logger.experiment.set_tag(logger.run_id, "state", state)
+        logger.experiment.set_terminated(logger.run_id, STATUS[state])
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -105,11 +96,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _end(logger: Any, status: str, state: str) -> None:
-    logger.experiment.set_tag(logger.run_id, "state", state)
-    logger.experiment.set_terminated(logger.run_id, status)
 
 
 def _found(client: Any, run: str | None) -> str | None:

@@ -30,7 +30,7 @@ class SeveralLoggers(RunLogger):
 
     def create(self, plan: Plan, record: NetworkRecord) -> Any:
         """Return the list of Lightning's loggers; those of loggers without one are left out."""
-        self._created.extend((each, made) for each in self.loggers if (made := each.create(plan, record)))
+        self._created.extend((each, made) for each in self.loggers if (made := each.created(plan, record)))
         return [made for _, made in self._created] or False
 
     def describe_layers(self, logger: Any, record: NetworkRecord) -> None:

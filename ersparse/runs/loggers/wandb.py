@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, ClassVar, Literal
 
 from ersparse.runs.loggers.base import LAYER_COLUMNS, RunLogger, layer_rows, shown_config, shown_summary
@@ -16,7 +15,7 @@ from ersparse.runs.plan import Plan
 from ersparse.runs.record import NetworkRecord
 
 SWEEP = "ERSPARSE_SWEEP"  # environment variable: the name of the sweep that a job belongs to
-FAILED, INTERRUPTED = 1, 130  # exit statuses, as of `ersparse run`
+EXIT_STATUS = {"done": 0, "failed": 1, "preempted": 130}  # as of `ersparse run`
 
 
 class WandbLogger(RunLogger):
@@ -34,7 +33,7 @@ class WandbLogger(RunLogger):
 
         s, known = plan.settings, record.content["wandb_id"]
         record.save(wandb_id=known or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))  # W&B's agents set one
-        return loggers.WandbLogger(
+        logger = loggers.WandbLogger(
             name=f"{plan.folder.parent.name}/s{s.seed}",
             save_dir=plan.folder,
             id=record.content["wandb_id"],
@@ -48,6 +47,8 @@ class WandbLogger(RunLogger):
             config=shown_config(record),
             settings=wandb.Settings(silent=True, x_disable_meta=True, x_disable_machine_info=True),  # paths, arguments
         )
+        _ = logger.experiment  # begins the run, which needs a key and a server
+        return logger
 
     def describe_layers(self, logger: Any, record: NetworkRecord) -> None:
         logger.log_table("layers", columns=list(LAYER_COLUMNS), data=layer_rows(record))
@@ -55,29 +56,13 @@ class WandbLogger(RunLogger):
     def summarise(self, logger: Any, record: NetworkRecord) -> None:
         logger.experiment.summary.update(shown_summary(record))
 
-    @contextmanager
-    def finished(self, logger: Any) -> Iterator[None]:
-        """End the W&B run with the block, as finished, failed or preempted.
+    def end(self, logger: Any, state: str) -> None:
+        """End the W&B run with an exit status, by which W&B and the agents of its sweeps know what became of it.
 
-        If it were not ended, the next run of this process would write into it.
+        If it were not ended, the next run of this process would write into it. An interrupted run is marked first, or
+        W&B would call it failed instead of preempted.
         """
-        try:
-            yield
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-            _end(logger, INTERRUPTED)
-            raise
-        except BaseException:
-            _end(logger, FAILED)
-            raise
-        _end(logger, 0)
-
-
-def _end(logger: Any, status: int) -> None:
-    """End the W&B run with an exit status, by which W&B and the agents of its sweeps know what became of it.
-
-    An interrupted run is marked first, or W&B would call it failed instead of preempted.
-    """
-    with suppress(ConnectionError):  # W&B's own process received the signal as well, and has ended
-        if status == INTERRUPTED:
-            logger.experiment.mark_preempting()
-        logger.experiment.finish(exit_code=status)
+        with suppress(ConnectionError):  # W&B's own process received the signal as well, and has ended
+            if state == "preempted":
+                logger.experiment.mark_preempting()
+            logger.experiment.finish(exit_code=EXIT_STATUS[state])

@@ -121,7 +121,7 @@ class LocalLauncher(JobLauncher):
             return pool.run(table.update)
 
     def check_search(self, examples: Sequence[Job]) -> None:
-        self.slots_for(examples)
+        self.slots_for([replace(example, fresh=True) for example in examples])  # also if they are done
 
     def search(self, trials: Trials, examples: Sequence[Job]) -> int:
         from ersparse.sweep.local.pool import Pool
@@ -167,7 +167,7 @@ class LocalLauncher(JobLauncher):
         There are no more slots than the jobs that are not done can use, so that no core is left without a job.
 
         Raises:
-            UserError: there are fewer slots than a job has devices.
+            UserError: there are fewer slots, or GPUs, than a job has devices.
         """
         from ersparse.sweep.job_state import is_done
         from ersparse.sweep.local import slots
@@ -183,7 +183,9 @@ class LocalLauncher(JobLauncher):
         found = slots.make_slots(self.slots, self.jobs_per_gpu, gpus, cores, memory, needed)
         devices = max((job.devices for job in jobs), default=1)
         if slots.allocate(devices, found, found) is None:
-            raise UserError(f"hydra.launcher.slots={self.slots}: must be at least trainer.devices={devices}")
+            if self.slots is not None and self.slots < devices <= len(gpus):
+                raise UserError(f"hydra.launcher.slots={self.slots}: must be at least trainer.devices={devices}")
+            raise UserError(f"trainer.devices={devices}: must be at most {len(gpus)}, the number of GPUs here")
         return found
 
 

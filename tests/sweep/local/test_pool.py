@@ -346,6 +346,28 @@ def test_slots_are_counted_by_the_jobs_that_are_left(job, monkeypatch, names, de
     assert [len(slot.cores) for slot in LocalLauncher().slots_for(jobs)] == expected
 
 
+@pytest.mark.parametrize("slots, jobs_per_gpu, gpus, message", [
+    (1, 1, "01", "hydra.launcher.slots=1: must be at least trainer.devices=2"),
+    (1, 2, "0", "trainer.devices=2: must be at most 1, the number of GPUs here"),
+    (None, 2, "0", "trainer.devices=2: must be at most 1, the number of GPUs here"),
+    (8, 1, "0", "trainer.devices=2: must be at most 1, the number of GPUs here"),
+])  # fmt: skip
+def test_a_dry_run_refuses_too_few_slots_and_gpus_as_the_sweep_does(
+    job, monkeypatch, slots, jobs_per_gpu, gpus, message
+):
+    """So does a search, whose first trials may be done before."""
+    monkeypatch.setattr(slot_module, "visible_gpus", lambda _: list(gpus))
+    launcher, jobs = LocalLauncher(slots, jobs_per_gpu, mps=False), [job("a", gpu=True), job("b", devices=2, gpu=True)]
+    for refused in (launcher.dry_run, launcher.run, launcher.check_search):
+        with pytest.raises(UserError, match=f"^{message}$"):
+            refused(jobs)
+    for each in jobs:
+        each.folder.mkdir(parents=True)
+        (each.folder / "run.json").write_text('{"state": "done"}')
+    with pytest.raises(UserError, match=f"^{message}$"):
+        launcher.check_search(jobs)
+
+
 def test_a_single_job_computes_on_all_cores(job, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     made, cores = job("a"), sorted(os.sched_getaffinity(0))
