@@ -33,7 +33,10 @@ def benchmark_table(network: FoldedNetwork, inputs: InputSpec, size: int, dense_
     for column in ("network", "1 image, ms", f"{THROUGHPUT_BATCH} images, ms", "images/s", "file, MB"):
         table.add_column(column, justify="left" if column == "network" else "right")
     x = torch.randn(THROUGHPUT_BATCH, inputs.channels, inputs.side, inputs.side)
-    candidates: list[tuple[str, Network, Tensor, int]] = [("sparse", sparse_forward(network, inputs), x, size)]
+    candidates: list[tuple[str, Network, Tensor, int]] = [
+        ("sparse", sparse_forward(network, inputs), x, size),
+        ("sparse, bfloat16 storage", sparse_forward(network, inputs, torch.bfloat16), x, size),
+    ]
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         dense = without_masks(network).to(dtype).to(memory_format=torch.channels_last)
         y = x.to(dtype, memory_format=torch.channels_last)

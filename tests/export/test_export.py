@@ -82,6 +82,20 @@ def test_dilated_layers_relu6_and_dropout_are_predicted(tmp_path):
         torch.testing.assert_close(predict(x[:count]), wanted[:count].detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_bfloat16_storage_rounds_activations_of_large_batches_only(tmp_path):
+    """257 is no number of bfloat16; of its neighbours 256 and 258 the first has an even last bit."""
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1)).eval()
+    network[0].weight.data.fill_(257.0), network[0].bias.data.zero_()
+    network[2].weight.data.fill_(1.0), network[2].bias.data.zero_()
+    sparsify(network, "uniform", 0.0)
+    sparse_file.write(tmp_path / "network.sparse", fold(network), sparse_file.InputSpec(1, 1, [0.0], [1.0]))
+    predict = ersparse.load_sparse(tmp_path / "network.sparse", storage="bfloat16")
+    for count, value in ((1, 257.0), (16, 257.0), (17, 256.0)):
+        assert predict(torch.ones(count, 1, 1, 1)).flatten().tolist() == [value] * count
+    with pytest.raises(ersparse.UserError, match="storage='float16': must be one of float32, bfloat16"):
+        ersparse.load_sparse(tmp_path / "network.sparse", storage="float16")
+
+
 def assert_predicts(network, side, tmp_path, counts=(1, 17)):
     """Compare predictions from the network's file with the network, for one image and for blocks of images."""
     network = sparsify_all(network.eval())
@@ -207,10 +221,10 @@ def test_benchmark_reports_compilation_failures(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network: fails)
     table = benchmark.benchmark_table(fold(trained(width=0.125)), input_spec(16), size=1000, dense_size=4000)
     names, latency, batch, throughput, megabytes = (list(column.cells) for column in table.columns)
-    assert names[0] == "sparse" and len(names) == 5
+    assert names[:2] == ["sparse", "sparse, bfloat16 storage"] and len(names) == 6
     compiled = [name.endswith("compiled") for name in names]
     assert [found == "RuntimeError" for found in latency] == compiled == [not found for found in throughput]
-    assert megabytes == ["0.001", "0.004", "", "0.002", ""]
+    assert megabytes == ["0.001", "0.001", "0.004", "", "0.002", ""]
     for ms, per_second in zip(batch, throughput, strict=True):
         assert not ms or float(ms) * float(per_second.replace(",", "")) == pytest.approx(128e3, rel=0.2)
 
