@@ -211,7 +211,9 @@ def _check_trainer(settings: Settings, method: Method) -> None:
         if not settings.dataset.validation:
             raise UserError(f"{key}: needs a validation split, dataset.validation above 0")
         if not method.keeps_sparsity():
-            raise UserError(f"{key}: must not be set with method={method.name}, whose epochs differ in sparsity")
+            raise UserError(
+                f"{key}: must not be set with method={method.name}, whose masks are final in the last epoch only"
+            )
     if "top5" in trainer.metrics and settings.dataset.num_classes < 6:
         raise UserError(f"trainer.metrics={trainer.metrics}: top5 needs more than five classes")
 

@@ -201,7 +201,7 @@ def test_what_a_finished_run_lacks_is_said(launch, finished):
         (["trainer.keep_best=true"], "trainer.keep_best=true: needs a validation split"),
         (
             ["trainer.keep_best=true", "dataset.validation=0.1", "method=granet"],
-            "trainer.keep_best=true: must not be set with method=granet, whose epochs differ in sparsity",
+            "trainer.keep_best=true: must not be set with method=granet, whose masks are final in the last epoch only",
         ),
         (
             ["trainer.early_stopping=1", "dataset.validation=0.1", "method=imp"],
