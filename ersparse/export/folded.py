@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ersparse.kernels.activations import Activation
 from ersparse.kernels.fused_graph import FusedGraph
-from ersparse.kernels.nodes import Convolution, FusedStep, Node, NotCovered
+from ersparse.kernels.nodes import Concatenation, Convolution, FusedStep, Input, Node, NotCovered, Product
 from ersparse.kernels.pooling import Pool
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import attach, masks_of
@@ -54,8 +54,13 @@ class FoldedLayer:
 class FoldedStep:
     """Fused operations pool(activation(layer(source) + residual)), any of which may be absent.
 
+    A product or a concatenation is a step of its own, with nothing but its operands.
+
     Attributes:
         source, residual: 0 is the image, n the result of the n-th step.
+        factor: the number of the result by which `source` is multiplied.
+        more: the numbers of the results that follow `source` in a concatenation of channels.
+        unflattened: the one of `source` and `factor` that is [B, C], and read as [B, C, 1, 1].
     """
 
     source: int
@@ -63,6 +68,24 @@ class FoldedStep:
     residual: int | None = None
     activation: Activation | None = None
     pool: Pool | None = None
+    factor: int | None = None
+    more: Sequence[int] = ()
+    unflattened: int | None = None
+
+    @property
+    def sources(self) -> list[int]:
+        """The numbers of the results whose channels are concatenated, or of the only one."""
+        return [self.source, *self.more]
+
+    def combine(self, y: Tensor, results: Sequence[Tensor]) -> Tensor:
+        """Add, multiply or append the other operands to `y`, the output of the layer."""
+        if self.residual is not None:
+            return y + results[self.residual]
+        if self.factor is not None:
+            factors = ((y, self.source), (results[self.factor], self.factor))
+            first, second = (torch.unflatten(x, 1, (-1, 1, 1)) if n == self.unflattened else x for x, n in factors)
+            return first * second
+        return torch.cat([y, *(results[number] for number in self.more)], 1) if self.more else y
 
     def build_epilogue(self) -> nn.Module:
         """Return the PyTorch module of what follows the sum: activation and pooling."""
@@ -84,7 +107,7 @@ class FoldedNetwork(nn.Module):
         results = [x]
         for step, layer, epilogue in zip(self.steps, self.layers, self.epilogues, strict=True):
             y = layer(results[step.source])
-            results.append(epilogue(y if step.residual is None else y + results[step.residual]))
+            results.append(epilogue(step.combine(y, results)))
         return results[-1]
 
 
@@ -97,12 +120,12 @@ def fold(network: nn.Module) -> FoldedNetwork:
             convolution.
     """
     graph, masks = FusedGraph(network, evaluation=True), masks_of(network)
-    steps = [node for node in graph.nodes if isinstance(node, FusedStep)]
+    steps = [node for node in graph.nodes if not isinstance(node, Convolution | Input)]
     if isinstance(graph.output, Convolution):
         steps.append(FusedStep(graph.output.position, graph.output))
     numbers: dict[Node, int] = {graph.nodes[0]: 0} | {step: number for number, step in enumerate(steps, 1)}
     folded = FoldedNetwork([_fold_step(step, numbers) for step in steps])
-    weighted = [step for step in steps if isinstance(step.source, Convolution)]
+    weighted = [step for step in steps if isinstance(step, FusedStep) and isinstance(step.source, Convolution)]
     folded_masks = {}
     for step, (name, held) in zip(weighted, prunable_weights(folded).items(), strict=True):
         assert isinstance(step.source, Convolution)
@@ -114,7 +137,15 @@ def fold(network: nn.Module) -> FoldedNetwork:
     return folded
 
 
-def _fold_step(step: FusedStep, numbers: dict[Node, int]) -> FoldedStep:
+def _fold_step(step: Node, numbers: dict[Node, int]) -> FoldedStep:
+    if isinstance(step, Product):
+        flat = [operand for operand in (step.source, step.factor) if _is_flat(operand)]
+        unflattened = numbers[flat[0]] if len(flat) == 1 else None
+        return FoldedStep(numbers[step.source], factor=numbers[step.factor], unflattened=unflattened)
+    if isinstance(step, Concatenation):
+        first, *more = (numbers[source] for source in step.sources)
+        return FoldedStep(first, more=more)
+    assert isinstance(step, FusedStep)
     residual = numbers[step.residual] if step.residual else None
     if not isinstance(step.source, Convolution):
         if step.norm:
@@ -125,6 +156,13 @@ def _fold_step(step: FusedStep, numbers: dict[Node, int]) -> FoldedStep:
     end_padding = None if node.end_padding == node.padding else list(node.end_padding)
     layer = FoldedLayer(node.name, shape, stride, padding, node.groups, list(node.dilation), end_padding)
     return FoldedStep(numbers[node.source], layer, residual, step.activation, step.pool)
+
+
+def _is_flat(node: Node) -> bool:
+    """Return whether the folded network computes a node as [B, features]."""
+    if isinstance(node, Convolution):
+        return node.kernel is None
+    return bool(node.operands) and all(_is_flat(operand) for operand in node.operands)
 
 
 def _fold_norm(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,12 @@ from ersparse.export.folded import FoldedLayer, FoldedNetwork, FoldedStep
 from ersparse.kernels import abi
 from ersparse.kernels.abi import Op, TensorStruct, pointer
 from ersparse.kernels.activations import code_of
-from ersparse.kernels.buffers import VECTOR_SIZE, ImageShape
+from ersparse.kernels.buffers import VECTOR_SIZE
 from ersparse.kernels.compile import library
 from ersparse.kernels.csr import MaskCoordinates
 from ersparse.kernels.input_blocks import InputBlocks
 from ersparse.kernels.pooling import windows_of
+from ersparse.kernels.shapes import ImageShape
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import masks_of
 
@@ -39,6 +40,12 @@ class PlanarBuffer:
             data=pointer(self.data), block_size=size, columns=self.columns, height=height, width=width,
             origin=border[0] * self.columns + border[1], row_step=1, step=1,
         )  # fmt: skip
+
+    def from_channel(self, begin: int) -> TensorStruct:
+        """Return the struct of the channels from `begin` on."""
+        struct = TensorStruct.from_buffer_copy(self.struct)
+        struct.data = pointer(self.data[begin * struct.block_size :])
+        return struct
 
     @property
     def interior(self) -> Tensor:
@@ -120,10 +127,9 @@ class SingleImageNetwork:
                 ops.append(convolution.op)
                 struct, shape = convolution.struct, convolution.shape
                 self._convolutions.append(convolution)
-            size = step.pool.output_size(*shape[1:]) if step.pool else shape[1:]
-            result = PlanarBuffer(ImageShape(shape[0], *size), border)
-            residual = None if step.residual is None else self._results[step.residual].struct
-            ops.append(_epilogue(step, struct, result.struct, shape.channels, residual))
+            shape = self._result_shape(step, shape)
+            result = PlanarBuffer(shape, border)
+            ops += self._epilogue(step, struct, result)
             self._results.append(result)
         self._ops = (Op * len(ops))(*ops)
 
@@ -131,6 +137,29 @@ class SingleImageNetwork:
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the output [B, ...] of normalised images [B, channels, side, side]."""
         return torch.stack([self._forward(image) for image in x])
+
+    def _result_shape(self, step: FoldedStep, source: ImageShape) -> ImageShape:
+        """Return the shape of a step's result, given that of its layer's output or of its source."""
+        if step.factor is not None:
+            return max(source, self._results[step.factor].shape)  # the one that is not a single pixel
+        if step.more:
+            return source._replace(channels=sum(self._results[n].shape.channels for n in step.sources))
+        return ImageShape(source.channels, *step.pool.output_size(*source[1:])) if step.pool else source
+
+    def _epilogue(self, step: FoldedStep, source: TensorStruct, result: PlanarBuffer) -> list[Op]:
+        """Build the operations that compute pool(activation(source + residual)), a product or a concatenation."""
+        if step.more:
+            parts, begin = [], 0
+            for part in (self._results[number] for number in step.sources):
+                parts.append(_planes(FoldedStep(0), part.struct, result.from_channel(begin), part.shape.channels))
+                begin += part.shape.channels
+            return parts
+        if step.factor is not None:
+            factors = sorted((self._results[n] for n in (step.source, step.factor)), key=lambda r: r.shape)
+            small, large = (factor.struct for factor in factors)
+            return [_planes(step, large, result.struct, result.shape.channels, small)]
+        residual = None if step.residual is None else self._results[step.residual].struct
+        return [_planes(step, source, result.struct, result.shape.channels, residual)]
 
     def _forward(self, image: Tensor) -> Tensor:
         self._results[0].interior.copy_(image)
@@ -148,14 +177,15 @@ def _borders(network: FoldedNetwork) -> list[tuple[int, int]]:
     return borders
 
 
-def _epilogue(
-    step: FoldedStep, source: TensorStruct, target: TensorStruct, channels: int, residual: TensorStruct | None
+def _planes(
+    step: FoldedStep, source: TensorStruct, target: TensorStruct, channels: int, other: TensorStruct | None = None
 ) -> Op:
-    """Build the operation that computes pool(activation(source + residual)) of `step` into `target`."""
+    """Build the operation that computes pool(activation(source + other)) of `step`, or source * other."""
     rows, columns = windows_of(step.pool, source.height, source.width)
-    optional: dict[str, Any] = {} if residual is None else {"residual": residual}
+    optional: dict[str, Any] = {} if other is None else {"residual": other}
     return Op(
         kind=abi.PLANES, channels=channels, input=source, output=target, has_residual=len(optional),
-        activation=code_of(step.activation), slope=step.activation.slope if step.activation else 0.0,
+        multiplies=int(step.factor is not None), activation=code_of(step.activation),
+        slope=step.activation.slope if step.activation else 0.0,
         average=int(step.pool is not None and step.pool.averages), pool_rows=rows, pool_columns=columns, **optional,
     )  # fmt: skip

@@ -20,7 +20,9 @@ def fields_of(step: FoldedStep) -> dict[str, Any]:
         "layer": _layer_fields(step.layer) if step.layer else None,
         "residual": step.residual,
         **_activation_fields(step.activation),
-    } | _pool_fields(step.pool)
+        **_pool_fields(step.pool),
+        **_operand_fields(step),
+    }
 
 
 def step_from(fields: dict[str, Any]) -> FoldedStep:
@@ -30,8 +32,13 @@ def step_from(fields: dict[str, Any]) -> FoldedStep:
         layer["stride"] = [layer["stride"]] * 2
     return FoldedStep(
         fields["source"], FoldedLayer(**layer) if layer else None, fields["residual"], _activation_from(fields),
-        _pool_from(fields),
+        _pool_from(fields), fields.get("factor"), fields.get("more", ()), fields.get("unflattened"),
     )  # fmt: skip
+
+
+def _operand_fields(step: FoldedStep) -> dict[str, Any]:
+    fields = {"factor": step.factor, "more": list(step.more) or None, "unflattened": step.unflattened}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _layer_fields(layer: FoldedLayer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import ctypes
 from torch import Tensor
 
 CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT, PLANES = range(8)
-ENTER, LEAVE = 8, 9
+ENTER, LEAVE, PRODUCT, PRODUCT_GRADIENT = range(8, 12)
 STATISTICS, NORM_GRADIENT, SUM_BLOCKS, GATHER, EVALUATION = range(100, 105)
 
 
@@ -49,7 +49,8 @@ class Op(ctypes.Structure):
         ("channels", ctypes.c_int64),
         *((name, TensorStruct) for name in ("input", "output", "gradient", "residual", "residual_gradient")),
         *_fields(pointers="rows offsets segments weight bias result order"),
-        *_fields("count row_stride stride shift input_blocks adds adds_residual has_residual activation average full"),
+        *_fields("count row_stride stride shift input_blocks adds adds_residual has_residual multiplies"),
+        *_fields("activation average full"),
         ("pool_rows", WindowStruct),
         ("pool_columns", WindowStruct),
         *_fields("abreast", "batch"),

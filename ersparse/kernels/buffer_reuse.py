@@ -42,13 +42,12 @@ def share_gradients(graph: FusedGraph, sizes: Mapping[Node, int]) -> tuple[dict[
 
     take(graph.output.source if isinstance(graph.output, Convolution) else graph.output)
     for node in reversed(graph.nodes):
-        if isinstance(node, FusedStep):
+        if node.operands and not isinstance(node, Convolution):
             take(node)
-            for operand in (node.residual, node.source):
-                if operand is not None:
-                    take(operand)
+            for operand in node.operands:
+                take(operand)
             free.append(places[node])
-            if isinstance(node.source, Convolution):
+            if isinstance(node, FusedStep) and isinstance(node.source, Convolution):
                 take(node.source.source)
     return places, pieces
 

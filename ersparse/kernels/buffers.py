@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from ersparse.kernels import abi
 from ersparse.kernels.abi import TensorStruct, pointer
 from ersparse.kernels.buffer_reuse import Scratch
 from ersparse.kernels.csr import MaskCoordinates, dilated
-from ersparse.kernels.nodes import Convolution, NotCovered
+from ersparse.kernels.nodes import Convolution
+from ersparse.kernels.shapes import ImageShape
 
 VECTOR_SIZE = 16  # elements per SIMD vector: HALF in vectors.h
 
@@ -44,14 +45,6 @@ class Precision:
     def bytes_per_pixel(self) -> int:
         """Bytes of one pixel of all images that lie side by side in memory."""
         return self.images_per_block * self.storage_dtype.itemsize
-
-
-class ImageShape(NamedTuple):
-    """Shape of one image or activation, without the batch dimension."""
-
-    channels: int
-    height: int
-    width: int
 
 
 class ActivationBuffer:
@@ -105,6 +98,12 @@ class ActivationBuffer:
             shape.width * abreast, self.rows, self.columns, border[0] * self.columns + border[1], *dilation,
         )  # fmt: skip
 
+    def from_channel(self, begin: int) -> TensorStruct:
+        """Return the struct of the channels from `begin` on."""
+        struct = TensorStruct.from_buffer_copy(self.struct)
+        struct.data = pointer(self.data[:, begin:])
+        return struct
+
 
 class BatchNormBuffers:
     """Per-channel vectors of a batch normalisation and their gradients; the identity for a step without one.
@@ -141,32 +140,28 @@ class SparseWeights:
         mask: boolean, in the shape of the weight.
         values: the kept weights, in the order of `weight[mask]`.
         source: the activation that the convolution reads.
+        output_shape: the shape of its result.
         images_per_block: as in `source`.
-
-    Raises:
-        NotCovered: a linear layer's number of inputs is not that of the image it reads.
     """
 
     def __init__(
-        self, node: Convolution, mask: Tensor, values: Tensor, source: ActivationBuffer, images_per_block: int
+        self,
+        node: Convolution,
+        mask: Tensor,
+        values: Tensor,
+        source: ActivationBuffer,
+        output_shape: ImageShape,
+        images_per_block: int,
     ) -> None:
-        self.input_shape = source.shape
+        self.input_shape, self.output_shape = source.shape, output_shape
         kernel = node.kernel or self.input_shape[1:]
         self.kernel, self.padding = dilated(kernel, node.dilation), node.padding
         self.stride, self.bias, self.values = node.stride, node.module.bias, values
-        weights, inputs = mask[0].numel() * node.groups, self.input_shape.channels * kernel[0] * kernel[1]
-        if weights != inputs:
-            raise NotCovered(f"{node.name}, which reads {weights} numbers of {inputs}")
         self.coordinates = MaskCoordinates.from_mask(mask.reshape(len(mask), -1, *kernel), node.groups, node.dilation)
         self.is_dense = int(node.groups == 1 and len(values) == mask.numel())
         self.pattern = self.coordinates.forward_pattern(source.rows, source.columns, images_per_block)
         self.gradient, self.transposed_values = torch.zeros_like(values), torch.empty_like(values)
         self.bias_gradient = values.new_zeros(len(mask))
-        self.output_shape = ImageShape(
-            len(mask),
-            (self.input_shape.height + node.padding[0] + node.end_padding[0] - self.kernel[0]) // node.stride[0] + 1,
-            (self.input_shape.width + node.padding[1] + node.end_padding[1] - self.kernel[1]) // node.stride[1] + 1,
-        )
 
     @property
     def gradient_padding(self) -> tuple[int, int]:

@@ -14,11 +14,18 @@ from torch import fx, nn
 
 from ersparse.kernels.activations import activation_of
 from ersparse.kernels.calls import FLATTEN_FUNCTIONS, called
-from ersparse.kernels.nodes import Convolution, FusedStep, Input, Node, NotCovered
-from ersparse.kernels.pooling import POOLS, pair, pool_of
+from ersparse.kernels.nodes import Concatenation, Convolution, FusedStep, Input, Node, NotCovered, Product
+from ersparse.kernels.pooling import POOLS, Pool, pair, pool_of
+from ersparse.kernels.reshaping import Requirement, Size, reads_size, size_of, view
+from ersparse.kernels.shapes import ImageShape, infer_shapes
 from ersparse.sparse.layers import prunable_weights
 
-ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+UNFLATTEN_FUNCTIONS = (torch.unflatten, "unflatten")
+VIEWS = ("view", "reshape", torch.reshape)
+MEANS = ("mean", torch.mean)
 DROPOUTS = (nn.Dropout, nn.Dropout2d)
 N = TypeVar("N", bound=Node)
 
@@ -26,7 +33,7 @@ N = TypeVar("N", bound=Node)
 class Padded(NamedTuple):
     """A tensor with zero rows and columns around it, which convolutions alone may read."""
 
-    value: FusedStep | Input
+    value: Node
     before: tuple[int, int]
     after: tuple[int, int]
 
@@ -53,13 +60,14 @@ class FusedGraph:
         self._names = {id(held.weight): name for name, held in prunable_weights(network).items()}
         self._values: dict[fx.Node, Any] = {}
         self._shared: set[Node] = set()  # read by several nodes: nothing more may be fused into these
-        self._flat: set[fx.Node] = set()
+        self._flat: set[fx.Node] = set()  # traced tensors that are [B, features]
+        self._requirements: list[Requirement] = []
         for position, node in enumerate(self._trace(network).nodes):
             if node.op == "output":
                 self._set_output(node, position)
                 continue
             value = self._convert(node, position)
-            if len(node.users) != 1:
+            if sum(not reads_size(user) for user in node.users) != 1:
                 value = self._as_step(value, position)
                 self._shared.add(value)
             self._values[node] = value
@@ -83,6 +91,14 @@ class FusedGraph:
         """The node that computes the network's output."""
         return self.nodes[-1]
 
+    def shapes(self, image: ImageShape) -> dict[Node, ImageShape]:
+        """Return the shape of each node for images of one shape.
+
+        Raises:
+            NotCovered: an operation does not fit its operands, or broadcasts them in a way that has no kernel.
+        """
+        return infer_shapes(self.nodes, self._requirements, image)
+
     def _trace(self, network: nn.Module) -> fx.Graph:
         if isinstance(network, nn.Conv2d | nn.Linear):  # torch.fx would trace into the root module's own code
             network = nn.Sequential(network)
@@ -94,16 +110,15 @@ class FusedGraph:
 
     def _set_output(self, node: fx.Node, position: int) -> None:
         value = self._values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
-        if not isinstance(value, Convolution | FusedStep):
+        if not isinstance(value, Node) or isinstance(value, Input):
             raise NotCovered("an output other than one tensor of a layer")
         value.position = position
         self.output_is_flat = node.args[0] in self._flat
 
     def _link_users(self) -> None:
         for node in self.nodes:
-            for operand in (getattr(node, "source", None), getattr(node, "residual", None)):
-                if operand is not None:
-                    operand.users.append(node)
+            for operand in node.operands:
+                operand.users.append(node)
 
     def _add(self, node: N) -> N:
         self.nodes.append(node)
@@ -118,27 +133,33 @@ class FusedGraph:
         if node.op == "placeholder":
             return self._add(Input(position))
         target = called(node, self._modules)
-        operands = [self._values[argument] for argument in node.args if isinstance(argument, fx.Node)]
-        if (
-            self._flat & set(node.all_input_nodes)
-            or isinstance(target, nn.Linear | nn.Flatten)
-            or target in FLATTEN_FUNCTIONS
-        ):
-            self._flat.add(node)
+        operands = [v for v in map(self._values.__getitem__, _tensors(node)) if not isinstance(v, Size)]
+        flat = bool(self._flat & set(_tensors(node)))
+        size = size_of(node, operands[0] if operands else None, flat)
+        if size is not None:
+            return size
         if isinstance(target, nn.Conv2d):
             return self._convolution(str(node.target), target, operands[0], position)
         if any(isinstance(operand, Padded) for operand in operands):
             raise NotCovered(f"{node.target} ({_type_name(target)} after padding)")
+        for convert in (self._reshaped, self._combined):
+            value = convert(node, target, operands, position)
+            if value is not None:
+                return value
+        if flat or isinstance(target, nn.Linear):
+            self._flat.add(node)
         if isinstance(target, nn.Linear):
             return self._linear(target, operands[0], position)
         if isinstance(target, nn.ZeroPad2d) and min(target.padding) >= 0:
             left, right, top, bottom = target.padding
             return Padded(self._as_step(operands[0], position), (top, left), (bottom, right))
         idle = isinstance(target, DROPOUTS) and (self._evaluation or not target.p)
-        if idle or isinstance(target, nn.Identity | nn.Flatten) or target in (*FLATTEN_FUNCTIONS, "contiguous"):
-            return self._identity(node, target, operands[0])
-        if target in ADD_FUNCTIONS and len(operands) == 2 and operands[0] is not operands[1]:
-            return self._sum(operands[0], operands[1], position)
+        if idle or isinstance(target, nn.Identity) or target == "contiguous":
+            return operands[0]
+        return self._elementwise_or_pooled(node, target, operands, position)
+
+    def _elementwise_or_pooled(self, node: fx.Node, target: Any, operands: list[Node], position: int) -> FusedStep:
+        """Return the fused step of a normalisation, activation or pooling."""
         if type(target) is nn.BatchNorm2d and target.affine and target.track_running_stats and target.momentum:
             return self._add(FusedStep(position, operands[0], norm=target))
         if activation := activation_of(target):
@@ -150,15 +171,74 @@ class FusedGraph:
             return self._fuse(operands[0], position, pool=pool)
         raise NotCovered(f"{node.target} ({_type_name(target)})")
 
-    def _identity(self, node: fx.Node, target: Any, value: Any) -> Any:
-        """Return `value`: channels come first in memory, and linear layers read whole images, so flattening is free."""
+    def _combined(self, node: fx.Node, target: Any, operands: list[Node], position: int) -> Node | None:
+        """Return the sum, product or concatenation of tensors, or None for another operation."""
+        if not operands or target not in (*SUMS, *PRODUCTS, *CONCATENATIONS):
+            return None
+        flat = {tensor in self._flat for tensor in _tensors(node)}
+        if len(flat) > 1:
+            raise NotCovered(f"{node.name} ({_type_name(target)} of [B, features] and [B, C, H, W])")
+        if flat == {True}:
+            self._flat.add(node)
+        if target in CONCATENATIONS:
+            if (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) not in (
+                1,
+                -1 if flat == {True} else -3,
+            ):
+                raise NotCovered(f"{node.name} (concatenation along another dimension than 1)")
+            return self._add(Concatenation(position, [self._as_step(source, position) for source in operands]))
+        if len(operands) != 2 or (target in SUMS and (operands[0] is operands[1] or "alpha" in node.kwargs)):
+            raise NotCovered(f"{node.name} ({_type_name(target)} of other than two tensors)")
+        if target in SUMS:
+            return self._sum(operands[0], operands[1], position)
+        return self._add(Product(position, *(self._as_step(operand, position) for operand in operands)))
+
+    def _reshaped(self, node: fx.Node, target: Any, operands: list[Node], position: int) -> Node | None:
+        """Return the operand of a change of shape, the global average of means, or None for another operation.
+
+        Channels come first in memory, and linear layers read whole images, so that a change of shape is free.
+        """
+        if isinstance(target, nn.Flatten) or target in FLATTEN_FUNCTIONS:
+            self._check_flatten(node, target)
+            self._flat.add(node)
+            return operands[0]
+        if target in VIEWS:
+            sizes: Any = node.args[1] if isinstance(node.args[1], tuple | list) else node.args[1:]
+            known = [self._values[size] if isinstance(size, fx.Node) else size for size in sizes]
+            flat, requirement = view(node.name, operands[0], known)
+            self._requirements.append(requirement)
+            self._flat |= {node} if flat else set()
+            return operands[0]
+        if isinstance(target, nn.Unflatten) or target in UNFLATTEN_FUNCTIONS:
+            self._requirements.append(self._unflattened(node, target, operands[0]))
+            return operands[0]
+        if target in MEANS:
+            return self._mean(node, operands[0], position)
+        return None
+
+    def _unflattened(self, node: fx.Node, target: Any, value: Node) -> Requirement:
+        arguments: Any = (target.dim, target.unflattened_size) if isinstance(target, nn.Unflatten) else node.args[1:]
+        axis, sizes = arguments
+        if axis != 1 or tuple(sizes[1:]) != (1, 1) or not self._flat & set(_tensors(node)):
+            raise NotCovered(f"{node.name} (unflatten to another shape than [B, C, 1, 1])")
+        return Requirement(node.name, value, None if sizes[0] == -1 else sizes[0], single_pixel=True)
+
+    def _mean(self, node: fx.Node, value: Node, position: int) -> FusedStep:
+        axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        pixels = isinstance(axes, tuple | list) and sorted(axis % 4 for axis in axes) == [2, 3]
+        if not pixels or self._flat & set(_tensors(node)):
+            raise NotCovered(f"{node.name} (mean over other dimensions than 2 and 3)")
+        self._flat |= set() if keep else {node}
+        return self._fuse(value, position, pool=Pool("average"))
+
+    def _check_flatten(self, node: fx.Node, target: Any) -> None:
         if isinstance(target, nn.Flatten) and (target.start_dim, target.end_dim) != (1, -1):
             raise NotCovered(f"{node.target} (Flatten from dimension {target.start_dim})")
         if target in FLATTEN_FUNCTIONS and (tuple(node.args[1:]), dict(node.kwargs)) not in (
             ((1,), {}), ((1, -1), {}), ((), {"start_dim": 1}),
         ):  # fmt: skip
             raise NotCovered(f"{node.name} (flatten from another dimension than 1)")
-        return value
 
     def _linear(self, module: nn.Linear, source: Any, position: int) -> Convolution:
         return self._add(Convolution(position, self._as_step(source, position), self._names[id(module.weight)], module))
@@ -204,6 +284,13 @@ def _paddings(
         return (rows // 2, columns // 2), (rows - rows // 2, columns - columns // 2)
     both = (0, 0) if padding == "valid" else pair(padding)
     return both, both
+
+
+def _tensors(node: fx.Node) -> list[fx.Node]:
+    """Return the traced tensors that a call reads: its first arguments, up to one that is none."""
+    first = node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("tensors", ()))
+    arguments = first if isinstance(first, tuple | list) else (first, *node.args[1:])
+    return [argument for argument in arguments if isinstance(argument, fx.Node)]
 
 
 def _type_name(target: Any) -> str:

@@ -22,6 +22,7 @@
 #include "layout.h"
 #include "operation.h"
 #include "planes.h"
+#include "products.h"
 #include "reductions.h"
 #include "vectors.h"
 #include "weight_gradient.h"
@@ -70,6 +71,8 @@ void run_block(const Op& op, const Part& p) {
         case ACTIVATION_GRADIENT: return with_pooling<Gradient>(op, p);
         case ENTER: return enter(op, p);
         case LEAVE: return leave(op, p);
+        case PRODUCT: return product(op, p);
+        case PRODUCT_GRADIENT: return product_gradient(op, p);
         case PLANES: return planes(op, p);
     }
 }

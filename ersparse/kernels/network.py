@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ersparse.kernels.buffers import ImageShape, Precision
+from ersparse.kernels.buffers import Precision
 from ersparse.kernels.fused_graph import FusedGraph
 from ersparse.kernels.program import Program
+from ersparse.kernels.shapes import ImageShape
 from ersparse.kernels.workspace import Workspace
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import masks_of

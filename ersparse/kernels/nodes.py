@@ -26,6 +26,11 @@ class Node:
     position: int
     users: list[Node] = field(default_factory=list, init=False)
 
+    @property
+    def operands(self) -> list[Node]:
+        """The nodes that this one reads."""
+        return []
+
 
 @dataclass(eq=False)
 class Input(Node):
@@ -45,7 +50,7 @@ class Convolution(Node):
         dilation: distance between the weights of a kernel in rows and columns.
     """
 
-    source: FusedStep | Input
+    source: Node
     name: str
     module: nn.Conv2d | nn.Linear
     kernel: tuple[int, int] | None = None
@@ -55,6 +60,11 @@ class Convolution(Node):
     groups: int = 1
     dilation: tuple[int, int] = (1, 1)
 
+    @property
+    def operands(self) -> list[Node]:
+        """The nodes that this one reads."""
+        return [self.source]
+
 
 @dataclass(eq=False)
 class FusedStep(Node):
@@ -63,11 +73,16 @@ class FusedStep(Node):
     Maxima and averages are fused with activations that clamp; after another one they are a step of their own.
     """
 
-    source: Convolution | FusedStep | Input
+    source: Node
     norm: nn.BatchNorm2d | None = None
-    residual: FusedStep | Input | None = None
+    residual: Node | None = None
     activation: Activation | None = None
     pool: Pool | None = None
+
+    @property
+    def operands(self) -> list[Node]:
+        """The nodes that this one reads."""
+        return [self.source] if self.residual is None else [self.residual, self.source]
 
     @property
     def materialized(self) -> bool:
@@ -81,3 +96,28 @@ class FusedStep(Node):
         if operation == "pool":
             return self.activation is None or self.activation.clamps
         return not self.activation and not (operation == "residual" and self.residual)
+
+
+@dataclass(eq=False)
+class Product(Node):
+    """The product of two tensors of one shape, or of a tensor and one factor for each of its channels."""
+
+    source: Node
+    factor: Node
+
+    @property
+    def operands(self) -> list[Node]:
+        """The nodes that this one reads."""
+        return [self.factor, self.source]
+
+
+@dataclass(eq=False)
+class Concatenation(Node):
+    """The channels of several tensors, one after the other."""
+
+    sources: list[Node]
+
+    @property
+    def operands(self) -> list[Node]:
+        """The nodes that this one reads."""
+        return self.sources

@@ -45,7 +45,7 @@ struct Op {
     real* result;
     const int64_t* order;
     int64_t count, row_stride, stride, shift, input_blocks;
-    int64_t adds, adds_residual, has_residual;
+    int64_t adds, adds_residual, has_residual, multiplies;  // by the residual, rather than adds it
     int64_t activation, average;
     int64_t full;  // no weight is removed
     Windows pool_rows, pool_columns;
@@ -61,7 +61,7 @@ struct Op {
 namespace {
 
 enum Kind { CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVATION_SUMS, ACTIVATION_GRADIENT, PLANES, ENTER,
-            LEAVE };
+            LEAVE, PRODUCT, PRODUCT_GRADIENT };
 enum Reduction { STATISTICS = 100, NORM_GRADIENT, SUM_BLOCKS, GATHER, EVALUATION };
 
 struct Part {  // of a block operation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from ersparse.kernels.activations import code_of
 from ersparse.kernels.buffers import ActivationBuffer
 from ersparse.kernels.csr import CSRPattern
 from ersparse.kernels.input_blocks import InputBlocks, window_bytes
-from ersparse.kernels.nodes import Convolution, FusedStep, Node
+from ersparse.kernels.nodes import Concatenation, Convolution, FusedStep, Node, Product
 from ersparse.kernels.pooling import windows_of
 from ersparse.kernels.workspace import Workspace
 
@@ -45,6 +46,10 @@ class OperationBuilder:
                     ops.append(self._reduce(abi.STATISTICS, node))
                 if node.materialized and not self.workspace.is_convolution_epilogue(node):
                     ops.append(self._step(abi.ACTIVATE, node))
+            elif isinstance(node, Product):
+                ops.append(self._product(abi.PRODUCT, node, output=self.activations[node]))
+            elif isinstance(node, Concatenation):
+                ops += [self._part(abi.ACTIVATE, node, *part) for part in self._parts(node)]
             if training:
                 ops += [self._step(abi.MOMENTS, step) for step in self._normalised_steps() if step.source is node]
         return [*ops, self._transfer(abi.LEAVE, self.activations[self.graph.output])]
@@ -66,6 +71,10 @@ class OperationBuilder:
         for node in reversed(self.graph.nodes):
             if isinstance(node, FusedStep):
                 ops += self._step_gradients(node)
+            elif isinstance(node, Product):
+                ops.append(self._product(abi.PRODUCT_GRADIENT, node, **self._product_targets(node)))
+            elif isinstance(node, Concatenation):
+                ops += self._concatenation_gradients(node)
         if workspace.needs_input_gradient:
             ops.append(self._transfer(abi.LEAVE, self.gradients[workspace.input]))
         return ops + self._block_sums
@@ -99,7 +108,7 @@ class OperationBuilder:
         ops: list[Op] = []
         if node.norm is not None:
             ops += [self._step(abi.ACTIVATION_SUMS, node), self._reduce(abi.NORM_GRADIENT, node)]
-        if isinstance(node.source, Convolution) or self.workspace.needs_gradient(node.source):
+        if any(isinstance(n, Convolution) or self.workspace.needs_gradient(n) for n in node.operands):
             ops.append(self._step(abi.ACTIVATION_GRADIENT, node, **self._gradient_targets(node)))
         if isinstance(node.source, Convolution):
             ops += self._convolution_gradients(node.source)
@@ -159,6 +168,56 @@ class OperationBuilder:
             targets["residual_gradient"] = self.gradients[node.residual]
             targets["adds_residual"] = self._accumulates(node.residual)
         return targets
+
+    def _product(self, kind: int, node: Product, **targets: Any) -> Op:
+        """Build a product, or its gradients; the operand that may have one number a channel is the residual."""
+        large, small = self._by_size(node)
+        fields = {"adds_residual": -1} | targets
+        return self._op(
+            kind, self.workspace.shapes[node].channels, input=self.activations[large],
+            residual=self.activations[small], gradient=self.gradients.get(node), **fields,
+        )  # fmt: skip
+
+    def _by_size(self, node: Product) -> tuple[Node, Node]:
+        """Return the operand that has the shape of the product, and the other one."""
+        same = self.workspace.shapes[node.source] == self.workspace.shapes[node]
+        return (node.source, node.factor) if same else (node.factor, node.source)
+
+    def _product_targets(self, node: Product) -> dict[str, Any]:
+        """Return the operands that receive the gradients of a product's factors, if they need one."""
+        targets: dict[str, Any] = {}
+        for operand, name, adds in zip(
+            self._by_size(node), ("output", "residual_gradient"), ("adds", "adds_residual"), strict=True
+        ):
+            if self.workspace.needs_gradient(operand):
+                targets |= {name: self.gradients[operand], adds: self._accumulates(operand)}
+        return targets
+
+    def _parts(self, node: Concatenation) -> list[tuple[Node, int]]:
+        """Return the tensors that are concatenated, with the first channel of each."""
+        channels = [self.workspace.shapes[source].channels for source in node.sources]
+        return list(zip(node.sources, itertools.accumulate(channels, initial=0), strict=False))
+
+    def _part(self, kind: int, node: Concatenation, source: Node, begin: int, **targets: Any) -> Op:
+        """Copy a tensor into its channels of a concatenation, or the gradient of these channels out of them."""
+        shape = self.workspace.shapes[source]
+        rows, columns = windows_of(None, shape.height, shape.width)
+        gradient = self.gradients.get(node)
+        fields = {"output": self.activations[node].from_channel(begin), "adds_residual": -1} | targets
+        return self._op(
+            kind, shape.channels, input=self.activations[source], gradient=gradient and gradient.from_channel(begin),
+            pool_rows=rows, pool_columns=columns, norm=self.workspace.norms[node].struct(), **fields,
+        )  # fmt: skip
+
+    def _concatenation_gradients(self, node: Concatenation) -> list[Op]:
+        return [
+            self._part(
+                abi.ACTIVATION_GRADIENT, node, source, begin, output=self.gradients[source],
+                adds=self._accumulates(source),
+            )
+            for source, begin in self._parts(node)
+            if self.workspace.needs_gradient(source)
+        ]  # fmt: skip
 
     def _accumulates(self, node: Node) -> int:
         """Return whether an operation adds to the gradient of `node`, since it is not the first one to write it."""

@@ -24,6 +24,18 @@ struct PlaneSum {  // in + residual, of one channel
     }
 };
 
+void product_of_planes(const Op& op, const Part& p) {  // by one number, if the residual has a single pixel
+    const bool single = op.residual.height == 1 && op.residual.width == 1;
+    for (int64_t c = p.begin; c < p.end; c++) {
+        const real *in = plane_of(op.in, c), *factor = plane_of(op.residual, c);
+        real* out = plane_of(op.out, c);
+        for (int64_t y = 0; y < op.out.height; y++)
+            for (int64_t x = 0; x < op.out.width; x++)
+                out[y * op.out.columns + x] =
+                    in[y * op.in.columns + x] * factor[single ? 0 : y * op.residual.columns + x];
+    }
+}
+
 struct RealBounds {
     real floor, ceiling;
     RealBounds(const Op& op) : floor(lowest(op)), ceiling(highest(op)) {}
@@ -85,6 +97,7 @@ void apply_to_planes(const Op& op, const Part& p) {
 
 void planes(const Op& op, const Part& p) {  // pool(activation(in + residual))
     const int64_t height = op.pool_rows.window, width = op.pool_columns.window;
+    if (op.multiplies) return product_of_planes(op, p);
     if (!op.pool_rows.disjoint || !op.pool_columns.disjoint)
         op.average ? overlapping_planes<true>(op, p) : overlapping_planes<false>(op, p);
     else if (op.average) disjoint_planes<0, true>(op, p);

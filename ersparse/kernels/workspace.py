@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ersparse.kernels.buffer_reuse import Scratch, share_gradients
-from ersparse.kernels.buffers import ActivationBuffer, BatchNormBuffers, ImageShape, Precision, SparseWeights
+from ersparse.kernels.buffers import ActivationBuffer, BatchNormBuffers, Precision, SparseWeights
 from ersparse.kernels.csr import CSRPattern
 from ersparse.kernels.fused_graph import FusedGraph
-from ersparse.kernels.nodes import Convolution, FusedStep, Input, Node
+from ersparse.kernels.nodes import Concatenation, Convolution, FusedStep, Input, Node
+from ersparse.kernels.shapes import ImageShape
 
 MAX_VECTORS = 8  # of images in a row, if there are no pixels: sums of a kept weight that fill the registers
 
@@ -41,10 +42,10 @@ class Workspace:
         activations, gradients: buffer of each node's result and of its gradient.
         weights: kept weights of each convolution.
         transposed: for each convolution the CSR pattern of the input gradient, and the permutation of its values.
-        norms: batch normalisation of each fused step.
+        norms: batch normalisation of each fused step and concatenation, which has none.
 
     Raises:
-        NotCovered: a layer does not fit its input.
+        NotCovered: an operation does not fit its operands.
     """
 
     def __init__(
@@ -67,12 +68,12 @@ class Workspace:
             shape = ImageShape(shape.channels * shape.height * shape.width, 1, 1)
             self.abreast = min(-(-max_images // precision.images_per_block), MAX_VECTORS // precision.vectors)
         self.blocks = -(-max_images // (self.abreast * precision.images_per_block))
-        self.shapes: dict[Node, ImageShape] = {}
+        self.shapes = graph.shapes(shape)
         self.activations: dict[Node, ActivationBuffer] = {}
         self.gradients: dict[Node, ActivationBuffer] = {}
         self.weights: dict[Convolution, SparseWeights] = {}
         self.transposed: dict[Convolution, tuple[CSRPattern, Tensor]] = {}
-        self.norms: dict[FusedStep, BatchNormBuffers] = {}
+        self.norms: dict[Node, BatchNormBuffers] = {}
         self._step_scratch, self._gradient_scratch = Scratch(), Scratch()  # a layer reads one of each
         for node in graph.nodes:
             if isinstance(node, Convolution):
@@ -80,7 +81,9 @@ class Workspace:
             elif isinstance(node, FusedStep):
                 self._allocate_step(node)
             else:
-                self._allocate_result(node, shape)
+                self._allocate_result(node)
+            if isinstance(node, Concatenation):
+                self.norms[node] = BatchNormBuffers(None, self.shapes[node].channels, 1, precision.compute_dtype)
         if training:
             self._allocate_gradients()
 
@@ -117,8 +120,8 @@ class Workspace:
 
     def _allocate_convolution(self, node: Convolution, mask: Tensor, values: Tensor) -> None:
         images = self.precision.images_per_block
-        w = SparseWeights(node, mask, values, self.activations[node.source], images)
-        self.weights[node], self.shapes[node] = w, w.output_shape
+        w = SparseWeights(node, mask, values, self.activations[node.source], self.shapes[node], images)
+        self.weights[node] = w
         self.activations[node] = self._buffer(w.output_shape, per_thread=not self.is_stored(node))
         if self.training:
             per_thread = node is not self.graph.output
@@ -129,21 +132,19 @@ class Workspace:
         del w.coordinates  # they take more memory than the weights
 
     def _allocate_step(self, node: FusedStep) -> None:
-        channels, *size = self.shapes[node.source]
-        shape = ImageShape(channels, *(node.pool.output_size(*size) if node.pool else size))
-        self.norms[node] = BatchNormBuffers(node.norm, shape.channels, self.blocks, self.precision.compute_dtype)
-        self._allocate_result(node, shape)
+        channels = self.shapes[node].channels
+        self.norms[node] = BatchNormBuffers(node.norm, channels, self.blocks, self.precision.compute_dtype)
+        self._allocate_result(node)
         if self.is_convolution_epilogue(node):
             self.activations[node.source] = self.activations[node]
 
-    def _allocate_result(self, node: Node, shape: ImageShape) -> None:
+    def _allocate_result(self, node: Node) -> None:
         """Allocate a result with the largest border that a convolution which reads it needs."""
         paddings = [p for user in node.users if isinstance(user, Convolution) for p in (user.padding, user.end_padding)]
         border = (max([0, *(p[0] for p in paddings)]), max([0, *(p[1] for p in paddings)]))
-        self.shapes[node] = shape
         stored = self.is_stored(node)
         scratch = self._step_scratch if self.training and not stored else None
-        self.activations[node] = self._buffer(shape, border=border, per_thread=not stored, scratch=scratch)
+        self.activations[node] = self._buffer(self.shapes[node], border=border, per_thread=not stored, scratch=scratch)
 
     def _allocate_gradients(self) -> None:
         """Allocate the gradients of steps and of the input, in as few pieces as their uses allow."""

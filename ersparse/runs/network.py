@@ -14,6 +14,7 @@ from ersparse.config.schema import Settings
 from ersparse.errors import UserError
 from ersparse.kernels.fused_graph import FusedGraph
 from ersparse.kernels.nodes import NotCovered
+from ersparse.kernels.shapes import ImageShape
 from ersparse.locate import describe_failure
 from ersparse.models.build import NetworkSpec
 from ersparse.sparse.channel_graph import GraphError, trace
@@ -110,7 +111,9 @@ def architecture(spec: NetworkSpec) -> Architecture:
 def unsupported_operation(spec: NetworkSpec) -> NotCovered | None:
     """Return the first operation that sparse execution has no kernel for, or None."""
     try:
-        FusedGraph(architecture(spec).module)
+        graph = FusedGraph(architecture(spec).module)
+        if spec.image_size is not None:
+            graph.shapes(ImageShape(spec.channels, *spec.size))
     except NotCovered as error:
         return error
     return None

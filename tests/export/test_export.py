@@ -133,6 +133,27 @@ def test_overlapping_pools_and_activations_are_predicted(tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("linear", [True, False])
+def test_products_and_concatenations_are_predicted(tmp_path, linear):
+    class Network(nn.Module):
+        """Squeeze-excitation by linear layers or convolutions, and concatenations."""
+
+        def __init__(self):
+            super().__init__()
+            layer = nn.Linear if linear else lambda *channels: nn.Conv2d(*channels, 1)
+            self.first, self.scale, self.last = nn.Conv2d(3, 6, 3), layer(6, 6), nn.Linear(15, 5)
+
+        def forward(self, x):
+            y = self.first(x)
+            scale = y.mean((2, 3), keepdim=not linear)
+            scale = torch.sigmoid(self.scale(scale))
+            y = (scale.view(x.size(0), 6, 1, 1) if linear else scale) * y
+            y = torch.cat([y, y * y, nn.functional.avg_pool2d(x, 3, 1)], 1)
+            return self.last(nn.functional.adaptive_max_pool2d(torch.tanh(y), 1).flatten(1))
+
+    assert_predicts(Network(), 7, tmp_path)
+
+
 def test_file_of_a_network_computed_by_hand(tmp_path):
     """A 1x1 convolution of two channels with one kept weight, and a normalisation y = 2x - 1."""
     network = nn.Sequential(nn.Conv2d(2, 1, 1), nn.BatchNorm2d(1, eps=0), nn.ReLU()).eval()

@@ -22,6 +22,7 @@ from ersparse.kernels.buffers import Precision
 from ersparse.kernels.fused_graph import FusedGraph
 from ersparse.kernels.network import SparseNetwork, to_dense
 from ersparse.kernels.nodes import Convolution, NotCovered
+from ersparse.kernels.shapes import ImageShape
 from ersparse.sparse.mask import attach, enforce, masks_of
 
 COVERED = ("resnet18", "resnet20", "resnet50", "resnet110", "vgg16", "vgg19", "wrn28")
@@ -197,6 +198,125 @@ def test_activations_match_pytorch(activation):
         near = {"rtol": tolerance, "atol": tolerance}
         torch.testing.assert_close(found.double(), y, **near)
         torch.testing.assert_close(given.grad.double(), wanted.grad, **near)
+
+
+class SqueezeExcitation(nn.Module):
+    """As MobileNetV3 has them, or with linear layers and views."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear, self.first, self.last = linear, nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 3, 1)
+        layer = nn.Linear if linear else lambda *channels: nn.Conv2d(*channels, 1)
+        self.down, self.up, self.pool = layer(6, 4), layer(4, 6), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x):
+        x = F.silu(self.first(x))
+        batch, channels, _, _ = x.size()
+        scale = x.mean((2, 3)) if self.linear else self.pool(x)
+        scale = F.hardsigmoid(self.up(F.relu(self.down(scale))))
+        if self.linear:
+            scale = scale.view(batch, channels, 1, 1)
+        return self.last(scale * x)
+
+
+class DenseBlock(nn.Module):
+    """Concatenations of all that comes before, the images too, and a product of two tensors of one shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(2 + 3 * n, 3, 3, padding=1) for n in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(2 + 3 * n) for n in range(3))
+        self.last = nn.Linear(11 * 6, 4)
+
+    def forward(self, x):
+        features = [x]
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            features.append(layer(F.relu(norm(torch.cat(features, 1)))))
+        features[2] = features[2] * features[1] * features[1]
+        x = F.max_pool2d(torch.cat(features, dim=1), 2)
+        return self.last(x.view(x.size(0), -1))
+
+
+class Gates(nn.Module):
+    """Products and concatenations of features."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(30, 7), nn.Linear(30, 7), nn.Linear(14, 3)
+
+    def forward(self, x):
+        x = x.reshape(-1, 30)
+        y = self.first(x)
+        return self.last(torch.cat([y * torch.sigmoid(self.second(x)), y * y], -1))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: SqueezeExcitation(False), lambda: SqueezeExcitation(True), DenseBlock, Gates]
+)
+def test_products_and_concatenations_match_pytorch(build):
+    torch.manual_seed(0)
+    channels = 5 if build is Gates else 2
+    assert_same(
+        masked(build(), 0.6), torch.randn(21, channels, *((3, 2) if channels == 5 else (4, 7)), dtype=torch.float64)
+    )
+
+
+def test_parameters_have_gradients_though_the_images_have_none():
+    """The images are an operand of a sum, of a product and of a concatenation."""
+
+    class Shortcuts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = (nn.Conv2d(2, 2, 3, padding=1) for _ in range(3))
+
+        def forward(self, x):
+            return torch.cat([x + self.first(x), x * self.second(x), self.third(x), x], 1)
+
+    network, x = masked(Shortcuts(), 0.6), torch.randn(5, 2, 4, 4, dtype=torch.float64)
+    reference, sparse = copy.deepcopy(network), SparseNetwork(network, DOUBLE)
+    for run in (reference, sparse):
+        run(x).square().sum().backward()
+    masks = masks_of(reference)
+    for (name, parameter), trained in zip(reference.named_parameters(), sparse.trainable_parameters(), strict=True):
+        torch.testing.assert_close(trained.grad, parameter.grad[masks[name]] if name in masks else parameter.grad)
+
+
+class Reshaped(nn.Module):
+    def __init__(self, reshape):
+        super().__init__()
+        self.layer, self.reshape, self.last = nn.Conv2d(2, 3, 3), reshape, nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.last(self.reshape(self.layer(x)))
+
+
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda x: x.view(x.size(0), -1), lambda x: x.view(-1, 12), lambda x: x.reshape(x.shape[0], 12),
+        lambda x: torch.reshape(x, (x.size(dim=0), -1)), lambda x: x.flatten(1), lambda x: x.view(x.size()[0], 12),
+    ],
+)  # fmt: skip
+def test_views_are_covered(reshape):
+    assert_same(masked(Reshaped(reshape), 0.6), torch.randn(5, 2, 4, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "reshape, message",
+    [
+        (lambda x: x.view(-1, 6), r"view of \[3, 2, 2\] numbers"),
+        (lambda x: x.view(x.size(0), 3, 4), "view to another shape than"),
+        (lambda x: x.view(-1, -1), "view to another shape than"),
+        (lambda x: x + x.mean((2, 3), keepdim=True), r"a sum of \[3, 2, 2\] and \[3, 1, 1\] numbers"),
+        (lambda x: x + x.mean((2, 3)), r"add of \[B, features\] and \[B, C, H, W\]"),
+        (lambda x: torch.cat([x, x], 2), "concatenation along another dimension than 1"),
+        (lambda x: x.mean(1), "mean over other dimensions than 2 and 3"),
+        (lambda x: x * 2, "mul of other than two tensors"),
+    ],
+)
+def test_shapes_that_are_not_covered_are_named(reshape, message):
+    with pytest.raises(NotCovered, match=message):
+        FusedGraph(Reshaped(reshape)).shapes(ImageShape(2, 4, 4))
 
 
 def test_functions_are_covered_as_their_modules_are():
