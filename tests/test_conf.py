@@ -189,6 +189,7 @@ def test_presets_have_the_jobs_of_their_tables(launch, tmp_path, preset):
         ("acdc_imagenet", 4),
         ("str_imagenet", 1),
         pytest.param("ham_imagenet", 54, marks=pytest.mark.slow),
+        pytest.param("ham_imagenet_acdc", 18, marks=pytest.mark.slow),
     ],
 )
 def test_presets_of_imagenet_are_planned_without_its_images(launch, tmp_path, preset, jobs):
