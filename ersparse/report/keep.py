@@ -14,7 +14,7 @@ from ersparse.storage.atomic import write_text
 from ersparse.storage.run_json import load
 
 FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\",=]+/)+")  # the folders of an absolute path
-LOCAL_OVERRIDE = re.compile(r"\s?(?:paths\.\w+|dataset\.root|hydra\.\S+?|dataset\.download)=\S+")
+LOCAL_OVERRIDE = re.compile(r"\s?(?:paths\.\w+|dataset\.root|hydra\.(?!mode=)\S+?|dataset\.download)=\S+")
 
 
 def keep(root: Path, runs: Iterable[Run], out: Path) -> None:

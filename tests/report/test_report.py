@@ -18,6 +18,7 @@ from ersparse.report.analysis.groups import group_by_experiment
 from ersparse.report.analysis.labels import labels
 from ersparse.report.analysis.runs import read_runs
 from ersparse.report.analysis.settings import varying_keys
+from ersparse.report.keep import compact
 from ersparse.report.section import section
 from ersparse.sparse.positions import positions
 
@@ -272,6 +273,23 @@ def test_kept_runs_give_the_same_report(report, tmp_path):
     texts = [path.read_text() for path in kept.rglob("run.json")]
     assert len(texts) == 5 and max(map(len, texts)) < 4096
     assert not any(word in text for text in texts for word in ("somewhere", "/data", "/outputs", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "local, kept",
+    [
+        ("hydra.mode=RUN seed=0 paths.root=/a/b", "hydra.mode=RUN seed=0"),
+        (
+            "paths.cache=/a hydra.run.dir=/c hydra.mode=MULTIRUN seed=0,1 dataset.root=/b",
+            "hydra.mode=MULTIRUN seed=0,1",
+        ),
+        ("hydra.launcher.slots=4 seed=0 hydra.job.name=hydra.mode=RUN", "seed=0"),
+    ],
+)
+def test_kept_commands_do_the_same_run(tmp_path, local, kept):
+    """Without hydra.mode=RUN, a run of a preset became the sweep of the preset."""
+    record = {"command": f"python launch.py experiment=table2 {local}", "config": {}, "layers": []}
+    assert json.loads(compact(record, tmp_path))["command"] == f"python launch.py experiment=table2 {kept}"
 
 
 def test_figures_label_their_sparsities(report, tmp_path):
