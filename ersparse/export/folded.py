@@ -120,6 +120,8 @@ def fold(network: nn.Module) -> FoldedNetwork:
             convolution.
     """
     graph, masks = FusedGraph(network, evaluation=True), masks_of(network)
+    if any(isinstance(node, Convolution) and isinstance(node.module, nn.Conv1d) for node in graph.nodes):
+        raise NotCovered("Conv1d in prediction, which is of images")
     steps = [node for node in graph.nodes if not isinstance(node, Convolution | Input)]
     if isinstance(graph.output, Convolution):
         steps.append(FusedStep(graph.output.position, graph.output))
@@ -165,7 +167,9 @@ def _is_flat(node: Node) -> bool:
     return bool(node.operands) and all(_is_flat(operand) for operand in node.operands)
 
 
-def _fold_norm(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+def _fold_norm(
+    layer: nn.Conv1d | nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d | None
+) -> tuple[Tensor, Tensor]:
     """Return weight and bias of the layer followed by the normalisation with its running statistics."""
     bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
     if norm is None:

@@ -76,6 +76,8 @@ def _pool_fields(pool: Pool | None) -> dict[str, Any]:
         "pool_stride": list(pool.stride), "pool_padding": list(pool.padding), "ceil_mode": pool.ceil_mode,
         "counts_padding": pool.counts_padding, "bins": list(pool.bins),
     }  # fmt: skip
+    if pool.scale:
+        fields["scale"] = list(pool.scale)
     own = {name: getattr(standard, name.removeprefix("pool_")) for name in more}
     return fields | {n: v for n, v in more.items() if v != (list(own[n]) if isinstance(own[n], tuple) else own[n])}
 
@@ -87,7 +89,7 @@ def _pool_from(fields: dict[str, Any]) -> Pool | None:
     return Pool(
         fields["pool"], window, _pair(fields.get("pool_stride") or window or (1, 1)),
         _pair(fields.get("pool_padding", (0, 0))), fields.get("ceil_mode", False), fields.get("counts_padding", True),
-        _pair(fields.get("bins", (1, 1))),
+        _pair(fields.get("bins", (1, 1))), _pair(fields["scale"]) if "scale" in fields else None,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ersparse.kernels.fused_graph import FusedGraph
-from ersparse.kernels.nodes import Convolution, FusedStep, Node
+from ersparse.kernels.nodes import Convolution, DropoutMask, FusedStep, Node
 
 
 def share_gradients(graph: FusedGraph, sizes: Mapping[Node, int]) -> tuple[dict[Node, int], list[int]]:
@@ -31,7 +31,7 @@ def share_gradients(graph: FusedGraph, sizes: Mapping[Node, int]) -> tuple[dict[
     free: list[int] = []
 
     def take(node: Node) -> None:
-        if isinstance(node, Convolution) or node in places:
+        if isinstance(node, Convolution | DropoutMask) or node in places:
             return
         if not free:
             free.append(len(pieces))

@@ -111,7 +111,9 @@ class BatchNormBuffers:
     A step computes alpha * x + beta. Attribute names are those of `NormStruct`.
     """
 
-    def __init__(self, norm: nn.BatchNorm2d | None, channels: int, blocks: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, norm: nn.BatchNorm1d | nn.BatchNorm2d | None, channels: int, blocks: int, dtype: torch.dtype
+    ) -> None:
         self.alpha, self.inverse_std = torch.ones(channels, dtype=dtype), torch.zeros(channels, dtype=dtype)
         self.beta, self.mean, self.mean_gradient, self.mean_product = torch.zeros(4, channels, dtype=dtype)
         self.weight_gradient, self.bias_gradient = torch.zeros(2, channels, dtype=dtype)

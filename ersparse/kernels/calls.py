@@ -12,6 +12,16 @@ from torch.nn import functional as F
 from ersparse.kernels.nodes import NotCovered
 
 FLATTEN_FUNCTIONS = (torch.flatten, "flatten")
+
+
+def _dropout(p: float = 0.5, training: bool = True) -> nn.Module:
+    return nn.Dropout(p) if training else nn.Identity()
+
+
+def _dropout2d(p: float = 0.5, training: bool = True) -> nn.Module:
+    return nn.Dropout2d(p) if training else nn.Identity()
+
+
 # A function, its module, and the function's arguments after the tensor, by the names that the module gives them.
 _FUNCTIONS: list[tuple[tuple[Any, ...], Any, str]] = [
     ((F.relu, torch.relu, torch.relu_, "relu", "relu_"), nn.ReLU, "inplace"),
@@ -31,6 +41,12 @@ _FUNCTIONS: list[tuple[tuple[Any, ...], Any, str]] = [
         "kernel_size stride padding ceil_mode count_include_pad divisor_override",
     ),
     ((F.adaptive_avg_pool2d,), nn.AdaptiveAvgPool2d, "output_size"),
+    ((F.interpolate,), nn.Upsample, "size scale_factor mode align_corners recompute_scale_factor"),
+    ((F.max_pool1d, torch.max_pool1d), nn.MaxPool1d, "kernel_size stride padding dilation ceil_mode return_indices"),
+    ((F.avg_pool1d,), nn.AvgPool1d, "kernel_size stride padding ceil_mode count_include_pad"),
+    ((F.adaptive_avg_pool1d,), nn.AdaptiveAvgPool1d, "output_size"),
+    ((F.dropout,), _dropout, "p training inplace"),
+    ((F.dropout2d,), _dropout2d, "p training inplace"),
     ((F.adaptive_max_pool2d,), nn.AdaptiveMaxPool2d, "output_size return_indices"),
 ]
 _MODULES = {function: (module, names.split()) for functions, module, names in _FUNCTIONS for function in functions}

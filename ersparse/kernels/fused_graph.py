@@ -14,8 +14,8 @@ from torch import fx, nn
 
 from ersparse.kernels.activations import activation_of
 from ersparse.kernels.calls import FLATTEN_FUNCTIONS, called
-from ersparse.kernels.nodes import Concatenation, Convolution, FusedStep, Input, Node, NotCovered, Product
-from ersparse.kernels.pooling import POOLS, Pool, pair, pool_of
+from ersparse.kernels.nodes import Concatenation, Convolution, DropoutMask, FusedStep, Input, Node, NotCovered, Product
+from ersparse.kernels.pooling import POOLS, Pool, pool_of
 from ersparse.kernels.reshaping import Requirement, Size, reads_size, size_of, view
 from ersparse.kernels.shapes import ImageShape, infer_shapes
 from ersparse.sparse.layers import prunable_weights
@@ -43,7 +43,8 @@ class FusedGraph:
 
     Args:
         network: any module; its weights are not read, so it may be on the meta device.
-        evaluation: whether it is the graph of the network in evaluation mode, in which dropout does nothing.
+        evaluation: whether it is the graph of the network in evaluation mode, in which dropout does nothing;
+            otherwise in training mode.
 
     Attributes:
         nodes: in the order of computation; the last one is the output.
@@ -75,7 +76,7 @@ class FusedGraph:
         self._link_users()
 
     @property
-    def norms(self) -> list[nn.BatchNorm2d]:
+    def norms(self) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
         """The batch normalisations in the order of computation."""
         return [node.norm for node in self.nodes if isinstance(node, FusedStep) and node.norm is not None]
 
@@ -100,13 +101,21 @@ class FusedGraph:
         return infer_shapes(self.nodes, self._requirements, image)
 
     def _trace(self, network: nn.Module) -> fx.Graph:
-        if isinstance(network, nn.Conv2d | nn.Linear):  # torch.fx would trace into the root module's own code
+        if isinstance(
+            network, nn.Conv1d | nn.Conv2d | nn.Linear
+        ):  # torch.fx would trace into the root module's own code
             network = nn.Sequential(network)
             self._modules = dict(network.named_modules())
+        modes = {module: module.training for module in network.modules()}
+        for module in modes:  # the forward pass may depend on the mode
+            module.training = not self._evaluation
         try:
             return fx.symbolic_trace(network).graph
         except Exception as error:  # the module's own code may raise anything when it is executed on proxies
             raise NotCovered(f"{type(network).__name__} cannot be traced ({error})") from None
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
     def _set_output(self, node: fx.Node, position: int) -> None:
         value = self._values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
@@ -138,7 +147,7 @@ class FusedGraph:
         size = size_of(node, operands[0] if operands else None, flat)
         if size is not None:
             return size
-        if isinstance(target, nn.Conv2d):
+        if isinstance(target, nn.Conv1d | nn.Conv2d):
             return self._convolution(str(node.target), target, operands[0], position)
         if any(isinstance(operand, Padded) for operand in operands):
             raise NotCovered(f"{node.target} ({_type_name(target)} after padding)")
@@ -156,11 +165,16 @@ class FusedGraph:
         idle = isinstance(target, DROPOUTS) and (self._evaluation or not target.p)
         if idle or isinstance(target, nn.Identity) or target == "contiguous":
             return operands[0]
+        if isinstance(target, DROPOUTS):
+            return self._dropout(target, operands[0], flat, position)
         return self._elementwise_or_pooled(node, target, operands, position)
 
     def _elementwise_or_pooled(self, node: fx.Node, target: Any, operands: list[Node], position: int) -> FusedStep:
         """Return the fused step of a normalisation, activation or pooling."""
-        if type(target) is nn.BatchNorm2d and target.affine and target.track_running_stats and target.momentum:
+        norm = type(target) in (nn.BatchNorm1d, nn.BatchNorm2d)
+        if norm and target.affine and target.track_running_stats and target.momentum:
+            if node in self._flat:
+                self._requirements.append(Requirement(node.name, operands[0], single_pixel=True))
             return self._add(FusedStep(position, operands[0], norm=target))
         if activation := activation_of(target):
             return self._fuse(operands[0], position, activation=activation)
@@ -240,14 +254,24 @@ class FusedGraph:
         ):  # fmt: skip
             raise NotCovered(f"{node.name} (flatten from another dimension than 1)")
 
+    def _dropout(self, module: nn.Dropout | nn.Dropout2d, value: Node, flat: bool, position: int) -> Product:
+        """Return the product with a dropout mask."""
+        per_channel = isinstance(module, nn.Dropout2d)
+        if per_channel and flat:
+            raise NotCovered("Dropout2d of [B, features]")
+        source = self._as_step(value, position)
+        mask = self._add(DropoutMask(position, source, float(module.p), per_channel))
+        return self._add(Product(position, source, mask))
+
     def _linear(self, module: nn.Linear, source: Any, position: int) -> Convolution:
         return self._add(Convolution(position, self._as_step(source, position), self._names[id(module.weight)], module))
 
-    def _convolution(self, path: str, module: nn.Conv2d, source: Any, position: int) -> Convolution:
+    def _convolution(self, path: str, module: nn.Conv1d | nn.Conv2d, source: Any, position: int) -> Convolution:
         if module.padding_mode != "zeros":
-            raise NotCovered(f"{path} (Conv2d with padding={module.padding}, {module.padding_mode})")
-        kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
-        before, after = _paddings(module.padding, kernel, dilation)
+            raise NotCovered(f"{path} ({_type_name(module)} with padding={module.padding}, {module.padding_mode})")
+        kernel, stride, dilation = (_axes(v, 1) for v in (module.kernel_size, module.stride, module.dilation))
+        padding = module.padding if isinstance(module.padding, str) else _axes(module.padding, 0)
+        before, after = _paddings(padding, kernel, dilation)
         if isinstance(source, Padded):
             source, (top, left), (bottom, right) = source
             before, after = (before[0] + top, before[1] + left), (after[0] + bottom, after[1] + right)
@@ -282,8 +306,13 @@ def _paddings(
     if padding == "same":  # an odd number of rows or columns has one more after the image
         rows, columns = ((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
         return (rows // 2, columns // 2), (rows - rows // 2, columns - columns // 2)
-    both = (0, 0) if padding == "valid" else pair(padding)
+    both = (0, 0) if padding == "valid" else padding
     return both, both
+
+
+def _axes(value: tuple[int, ...], fill: int) -> tuple[int, int]:
+    """Return rows and columns of a pair, or of the only axis of a one-dimensional convolution, which has one row."""
+    return (fill, value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ersparse.kernels.buffers import Precision
 from ersparse.kernels.fused_graph import FusedGraph
 from ersparse.kernels.program import Program
-from ersparse.kernels.shapes import ImageShape
+from ersparse.kernels.shapes import image_shape
 from ersparse.kernels.workspace import Workspace
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import masks_of
@@ -33,7 +33,8 @@ class SparseNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, precision: Precision = Precision()) -> None:
         super().__init__()
-        self.graph, self.precision = FusedGraph(network), precision
+        self._graphs = {True: FusedGraph(network), False: FusedGraph(network, evaluation=True)}  # by training mode
+        self.precision = precision
         self._dense = [network]  # in a list, so that its weights are not registered as parameters of this module
         self.layers = prunable_weights(network)
         self.values = nn.ParameterList()
@@ -98,7 +99,7 @@ class SparseNetwork(nn.Module):
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the output [B, ...] of a batch [B, C, H, W], in training mode by the batch's own statistics.
+        """Compute the output of a batch [B, C, H, W], [B, C, L] or [B, F], in training mode by its own statistics.
 
         Raises:
             KernelsUnavailable: the kernels cannot be compiled.
@@ -107,7 +108,7 @@ class SparseNetwork(nn.Module):
         if not (self._dense[0].training and torch.is_grad_enabled()):
             return self._program(x, training=False).forward(x)
         program = self._program(x, training=True, needs_input_gradient=x.requires_grad)
-        for norm in self.graph.norms:
+        for norm in self._graphs[True].norms:
             assert norm.num_batches_tracked is not None
             norm.num_batches_tracked.add_(1)
         output: Tensor = _RunProgram.apply(program, x, *program.parameters)  # type: ignore[no-untyped-call]
@@ -118,7 +119,7 @@ class SparseNetwork(nn.Module):
 
         It is rebuilt for a larger batch, for another number of threads, and when a parameter has moved in memory.
         """
-        shape = ImageShape(*x.shape[1:])
+        shape = image_shape(x.shape[1:])
         key = (shape, training, needs_input_gradient)
         threads = torch.get_num_threads()
         version = (tuple(p.data_ptr() for p in self.trainable_parameters()), threads)
@@ -126,7 +127,7 @@ class SparseNetwork(nn.Module):
         if program is None or program.workspace.max_images < len(x) or built_for != version:
             values = dict(zip(self.layers, self.values, strict=True))
             workspace = Workspace(
-                self.graph, self.masks(), values, shape, len(x), self.precision, threads, training,
+                self._graphs[training], self.masks(), values, shape, len(x), self.precision, threads, training,
                 needs_input_gradient,
             )  # fmt: skip
             program = Program(workspace)
@@ -149,7 +150,7 @@ class _RunProgram(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, program: Program, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.program, ctx.run = program, program.runs
+        ctx.program, ctx.run, ctx.shape = program, program.runs, x.shape
         return program.forward(x)
 
     @staticmethod
@@ -161,4 +162,4 @@ class _RunProgram(torch.autograd.Function):
                 "call backward before the next forward pass"
             )
         image = program.backward(gradient)
-        return None, image, *program.parameter_gradients
+        return None, image if image is None else image.view(ctx.shape), *program.parameter_gradients

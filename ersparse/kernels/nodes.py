@@ -38,6 +38,21 @@ class Input(Node):
 
 
 @dataclass(eq=False)
+class DropoutMask(Node):
+    """Random factors of dropout, drawn anew in each forward pass: 0, or 1 / (1 - p).
+
+    Attributes:
+        like: the node whose shape they have.
+        p: the probability of 0.
+        per_channel: whether there is one factor for each channel of an image.
+    """
+
+    like: Node
+    p: float
+    per_channel: bool
+
+
+@dataclass(eq=False)
 class Convolution(Node):
     """A convolution, or a linear layer, which is a convolution whose kernel covers the whole image.
 
@@ -52,7 +67,7 @@ class Convolution(Node):
 
     source: Node
     name: str
-    module: nn.Conv2d | nn.Linear
+    module: nn.Conv1d | nn.Conv2d | nn.Linear
     kernel: tuple[int, int] | None = None
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
@@ -74,7 +89,7 @@ class FusedStep(Node):
     """
 
     source: Node
-    norm: nn.BatchNorm2d | None = None
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | None = None
     residual: Node | None = None
     activation: Activation | None = None
     pool: Pool | None = None

@@ -13,7 +13,7 @@ from ersparse.kernels.activations import code_of
 from ersparse.kernels.buffers import ActivationBuffer
 from ersparse.kernels.csr import CSRPattern
 from ersparse.kernels.input_blocks import InputBlocks, window_bytes
-from ersparse.kernels.nodes import Concatenation, Convolution, FusedStep, Node, Product
+from ersparse.kernels.nodes import Concatenation, Convolution, DropoutMask, FusedStep, Node, Product
 from ersparse.kernels.pooling import windows_of
 from ersparse.kernels.workspace import Workspace
 
@@ -22,6 +22,7 @@ class OperationBuilder:
     """Builds the operations of a network over the buffers of a workspace.
 
     Attributes:
+        dropout: the dropout masks that enter in the forward pass, by the index of their operation.
         alive: the tensors that operations point to; whoever runs the operations keeps them alive.
     """
 
@@ -29,6 +30,7 @@ class OperationBuilder:
         self.workspace = workspace
         self.graph, self.activations, self.gradients = workspace.graph, workspace.activations, workspace.gradients
         self.alive: list[Tensor] = []
+        self.dropout: dict[int, DropoutMask] = {}
         self._written: set[Node] = set()  # nodes whose gradient a preceding operation has written
         self._block_sums: list[Op] = []
 
@@ -46,6 +48,9 @@ class OperationBuilder:
                     ops.append(self._reduce(abi.STATISTICS, node))
                 if node.materialized and not self.workspace.is_convolution_epilogue(node):
                     ops.append(self._step(abi.ACTIVATE, node))
+            elif isinstance(node, DropoutMask):
+                ops.append(self._transfer(abi.ENTER, self.activations[node]))
+                self.dropout[len(ops) - 1] = node
             elif isinstance(node, Product):
                 ops.append(self._product(abi.PRODUCT, node, output=self.activations[node]))
             elif isinstance(node, Concatenation):

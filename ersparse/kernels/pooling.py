@@ -10,7 +10,16 @@ from torch import nn
 from ersparse.kernels.abi import WindowStruct
 
 Pair = tuple[int, int]
-POOLS = nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d
+POOLS = (
+    nn.MaxPool2d
+    | nn.AvgPool2d
+    | nn.AdaptiveAvgPool2d
+    | nn.AdaptiveMaxPool2d
+    | nn.MaxPool1d
+    | nn.AvgPool1d
+    | nn.AdaptiveAvgPool1d
+    | nn.Upsample
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Pool:
         ceil_mode: whether windows may extend beyond the padding.
         counts_padding: whether averages count the padding as zeros.
         bins: for adaptive pooling the number of windows, which share the image evenly.
+        scale: factors of nearest upsampling, which is adaptive: each pixel is the window of as many results.
     """
 
     kind: str
@@ -34,6 +44,7 @@ class Pool:
     ceil_mode: bool = False
     counts_padding: bool = True
     bins: Pair = (1, 1)
+    scale: Pair | None = None
 
     @property
     def averages(self) -> bool:
@@ -52,6 +63,8 @@ class Pool:
 
     def build(self) -> nn.Module:
         """Return the PyTorch module of this pooling."""
+        if self.scale:
+            return nn.Upsample(scale_factor=(float(self.scale[0]), float(self.scale[1])))
         if self.window is None:
             return (nn.AdaptiveMaxPool2d if self.kind == "max" else nn.AdaptiveAvgPool2d)(self.bins)
         if self.kind == "max":
@@ -60,7 +73,7 @@ class Pool:
 
     def _number(self, axis: int, size: int) -> int:
         if self.window is None:
-            return self.bins[axis]
+            return self.scale[axis] * size if self.scale else self.bins[axis]
         stride, padding = self.stride[axis], self.padding[axis]
         beyond = size + 2 * padding - self.window[axis]
         if not self.ceil_mode:
@@ -96,14 +109,34 @@ def pool_of(module: POOLS) -> Pool | str:
         if None in bins or (not average and module.return_indices):
             return f"to {module.output_size}"
         return Pool("average" if average else "max", bins=bins)
-    window, stride, padding = (pair(v) for v in (module.kernel_size, module.stride, module.padding))
-    if isinstance(module, nn.MaxPool2d):
-        if pair(module.dilation) != (1, 1) or module.return_indices:
+    if isinstance(module, nn.AdaptiveAvgPool1d):
+        return Pool("average", bins=(1, along(module.output_size)))
+    if isinstance(module, nn.Upsample):
+        return _upsampling(module)
+    one_axis = isinstance(module, nn.MaxPool1d | nn.AvgPool1d)
+    window, stride, padding = (
+        (fill, along(value)) if one_axis else pair(value)
+        for value, fill in ((module.kernel_size, 1), (module.stride, 1), (module.padding, 0))
+    )
+    if isinstance(module, nn.MaxPool2d | nn.MaxPool1d):
+        if set(pair(module.dilation)) != {1} or module.return_indices:
             return "with dilation or indices"
         return Pool("max", window, stride, padding, module.ceil_mode)
-    if module.divisor_override:
+    if getattr(module, "divisor_override", None):
         return "with divisor_override"
     return Pool("average", window, stride, padding, module.ceil_mode, module.count_include_pad)
+
+
+def _upsampling(module: nn.Upsample) -> Pool | str:
+    factors = module.scale_factor if isinstance(module.scale_factor, tuple) else (module.scale_factor,) * 2
+    if module.mode != "nearest" or not all(factor and factor == int(factor) >= 1 for factor in factors):
+        return f"of mode {module.mode}, other than nearest by a whole scale_factor"
+    return Pool("average", scale=(int(factors[0] or 1), int(factors[1] or 1)))
+
+
+def along(value: Any) -> Any:
+    """Return the number of a one-dimensional module, which may be in a tuple."""
+    return value[0] if isinstance(value, tuple | list) else value
 
 
 def pair(value: Any) -> Any:

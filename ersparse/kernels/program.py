@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from ersparse.kernels import abi
 from ersparse.kernels.abi import Op, pointer
 from ersparse.kernels.compile import library
+from ersparse.kernels.nodes import DropoutMask
 from ersparse.kernels.operations import OperationBuilder
 from ersparse.kernels.workspace import Workspace
 
@@ -38,18 +40,28 @@ class Program:
         self.parameters, self.parameter_gradients = [p for p, _ in pairs], [gradient for _, gradient in pairs]
         operations = OperationBuilder(workspace)
         self.runs = 0
-        self._forward = OperationList(operations.forward())
-        self._backward = OperationList(operations.backward() if workspace.training else [])
+        self._forward = OperationList(operations.forward(), operations.dropout)
+        self._backward = OperationList(operations.backward() if workspace.training else [], {})
+        self._dropout = operations.dropout
         self._alive = operations.alive
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the output [B, ...] of a batch [B, C, H, W], with B at most `max_images`."""
+        """Compute the output [B, ...] of a batch [B, C, H, W], [B, C, L] or [B, F], with B at most `max_images`."""
         workspace = self.workspace
         self.runs += 1
         shape = workspace.shapes[workspace.graph.output]
         y = torch.empty(len(x), *shape, dtype=workspace.precision.compute_dtype)
+        masks = {index: self._draw(node, len(x)) for index, node in self._dropout.items()}
+        self._forward.connect_dropout(masks)
         self._run(self._forward, self._batch(x), y)
-        return y.flatten(1) if workspace.graph.output_is_flat else y
+        if workspace.graph.output_is_flat or x.dim() == 2:
+            return y.flatten(1)
+        return y.squeeze(2) if x.dim() == 3 else y
+
+    def _draw(self, node: DropoutMask, images: int) -> Tensor:
+        """Draw the factors of dropout [B, C, H, W] from PyTorch's generator, as its dropout does on the CPU."""
+        factors = torch.empty(images, *self.workspace.shapes[node], dtype=self.workspace.precision.compute_dtype)
+        return factors.bernoulli_(1 - node.p).div_(1 - node.p) if node.p < 1 else factors.zero_()
 
     def backward(self, gradient: Tensor) -> Tensor | None:
         """Compute `parameter_gradients` for the batch of the last forward pass.
@@ -77,11 +89,22 @@ class Program:
 
 
 class OperationList:
-    """Operations in one array, as the kernels read them."""
+    """Operations in one array, as the kernels read them.
 
-    def __init__(self, ops: list[Op]) -> None:
+    Args:
+        ops: the operations.
+        dropout: indices of those by which dropout masks enter.
+    """
+
+    def __init__(self, ops: list[Op], dropout: Collection[int]) -> None:
         self.packed = (Op * len(ops))(*ops)
-        self._transfers = [op for op in self.packed if op.kind in (abi.ENTER, abi.LEAVE)]
+        transfers = enumerate(self.packed)
+        self._transfers = [op for i, op in transfers if op.kind in (abi.ENTER, abi.LEAVE) and i not in dropout]
+
+    def connect_dropout(self, masks: Mapping[int, Tensor]) -> None:
+        """Set the addresses of dropout masks, by the index of the operation; the caller keeps them alive."""
+        for index, mask in masks.items():
+            self.packed[index].batch = pointer(mask)
 
     def connect(self, entering: Tensor, leaving: Tensor | None) -> None:
         """Set the addresses of the batches that enter and leave; the caller keeps them alive."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from ersparse.kernels.nodes import Concatenation, Convolution, FusedStep, Node, NotCovered, Product
+from ersparse.kernels.nodes import Concatenation, Convolution, DropoutMask, FusedStep, Node, NotCovered, Product
 from ersparse.kernels.reshaping import Requirement
 
 
@@ -15,6 +16,13 @@ class ImageShape(NamedTuple):
     channels: int
     height: int
     width: int
+
+
+def image_shape(sizes: Sequence[int]) -> ImageShape:
+    """Return the shape of an image [C, H, W], of a signal [C, L] as one row, or of features [F] as one pixel."""
+    channels, *pixels = sizes
+    height, width = [1] * (2 - len(pixels)) + pixels
+    return ImageShape(channels, height, width)
 
 
 def infer_shapes(nodes: list[Node], requirements: list[Requirement], image: ImageShape) -> dict[Node, ImageShape]:
@@ -38,6 +46,9 @@ def infer_shapes(nodes: list[Node], requirements: list[Requirement], image: Imag
             shapes[node] = _of_product(shapes[node.source], shapes[node.factor])
         elif isinstance(node, Concatenation):
             shapes[node] = _of_concatenation([shapes[source] for source in node.sources])
+        elif isinstance(node, DropoutMask):
+            like = shapes[node.like]
+            shapes[node] = ImageShape(like.channels, 1, 1) if node.per_channel else like
         else:
             shapes[node] = image
     for requirement in requirements:

@@ -13,7 +13,7 @@ from ersparse.kernels.buffer_reuse import Scratch, share_gradients
 from ersparse.kernels.buffers import ActivationBuffer, BatchNormBuffers, Precision, SparseWeights
 from ersparse.kernels.csr import CSRPattern
 from ersparse.kernels.fused_graph import FusedGraph
-from ersparse.kernels.nodes import Concatenation, Convolution, FusedStep, Input, Node
+from ersparse.kernels.nodes import Concatenation, Convolution, DropoutMask, FusedStep, Input, Node
 from ersparse.kernels.shapes import ImageShape
 
 MAX_VECTORS = 8  # of images in a row, if there are no pixels: sums of a kept weight that fill the registers
@@ -106,7 +106,7 @@ class Workspace:
 
     def needs_gradient(self, node: Node) -> bool:
         """Return whether the backward pass computes the gradient of a result."""
-        return self.needs_input_gradient or not isinstance(node, Input)
+        return not isinstance(node, DropoutMask) and (self.needs_input_gradient or not isinstance(node, Input))
 
     def parameter_gradients(self) -> list[tuple[Tensor, Tensor]]:
         """Return each parameter with the tensor into which the backward pass writes its gradient."""

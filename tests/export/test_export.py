@@ -126,7 +126,8 @@ def test_overlapping_pools_and_activations_are_predicted(tmp_path):
         nn.Sequential(
             nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1, ceil_mode=True),
             nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.3), nn.AvgPool2d(3, 1, 1, count_include_pad=False),
-            nn.Conv2d(8, 8, 1), nn.GELU(), nn.AdaptiveMaxPool2d((3, 2)), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8),
+            nn.Conv2d(8, 8, 1), nn.GELU(), nn.Dropout(), nn.Upsample(scale_factor=2),
+            nn.AdaptiveMaxPool2d((3, 2)), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8),
             nn.SiLU(),
             nn.Flatten(), nn.Linear(48, 20), nn.Hardswish(), nn.Linear(20, 5), nn.Sigmoid(),
         ), 18, tmp_path,

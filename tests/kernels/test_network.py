@@ -44,7 +44,7 @@ def masked(network, density, seed=0):
     layers = {
         f"{name}.weight" if name else "weight": module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
     }
     attach(network, {n: torch.rand(m.weight.shape, generator=random) < density for n, m in layers.items()})
     enforce(network)
@@ -135,6 +135,8 @@ OPERATIONS = {
     "adaptive max": [nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveMaxPool2d((4, 3))],
     "silu, max": [nn.BatchNorm2d(5), nn.SiLU(), nn.MaxPool2d(3, 2, 1)],
     "gelu, average": [nn.GELU(), nn.AvgPool2d(2)],
+    "upsampled": [nn.BatchNorm2d(5), nn.ReLU(), nn.Upsample(scale_factor=(2, 3))],
+    "upsampled, silu": [nn.SiLU(), nn.UpsamplingNearest2d(scale_factor=2), nn.BatchNorm2d(5)],
     "two activations": [nn.Tanh(), nn.LeakyReLU(0.2), nn.Sigmoid()],
     "two norms": [nn.ReLU(), nn.BatchNorm2d(5), nn.MaxPool2d(2), nn.BatchNorm2d(5)],
 }
@@ -281,6 +283,51 @@ def test_parameters_have_gradients_though_the_images_have_none():
         torch.testing.assert_close(trained.grad, parameter.grad[masks[name]] if name in masks else parameter.grad)
 
 
+class Dropouts(nn.Module):
+    """Dropout of images, of pixels, of channels and of features."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(2, 5, 3), nn.Conv2d(5, 4, 3), nn.Linear(16, 3)
+        self.pixels, self.channels, self.features = nn.Dropout(0.3), nn.Dropout2d(0.5), nn.Dropout(0.8)
+
+    def forward(self, x):
+        x = self.pixels(F.relu(self.first(F.dropout(x, 0.1, self.training))))
+        x = F.max_pool2d(self.channels(self.second(x)), 2)
+        return self.last(self.features(x.flatten(1)))
+
+
+def test_dropout_draws_the_numbers_of_pytorch():
+    network, x = masked(Dropouts(), 0.6), torch.randn(21, 2, 8, 8, dtype=torch.float64)
+    reference, sparse = copy.deepcopy(network), SparseNetwork(network, DOUBLE)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    for seed in range(2):
+        for run, images in ((sparse, ours), (reference, theirs)):
+            torch.manual_seed(seed)
+            run(images).square().sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    weight, mask = reference.last.weight, masks_of(reference)["last.weight"]
+    torch.testing.assert_close(sparse.values[2].grad, weight.grad[mask])
+    with torch.no_grad():
+        torch.testing.assert_close(sparse.eval()(x), reference.eval()(x))
+
+
+def test_signals_match_pytorch():
+    network = nn.Sequential(
+        nn.Conv1d(2, 6, 5, 2, 2), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(3, 2, 1),
+        nn.Conv1d(6, 4, 3, padding="same", dilation=2, groups=2), nn.GELU(), nn.AvgPool1d(2, 1),
+    )  # fmt: skip
+    head = nn.Conv1d(4, 3, 1), nn.AdaptiveAvgPool1d(2), nn.Flatten(), nn.Linear(6, 3), nn.BatchNorm1d(3)
+    x = torch.randn(19, 2, 37, dtype=torch.float64)
+    assert_same(masked(nn.Sequential(*copy.deepcopy(network), *head), 0.6), x)
+    assert_same(masked(network, 0.6), x)
+
+
+def test_features_match_pytorch():
+    network = nn.Sequential(nn.Linear(9, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 3))
+    assert_same(masked(network, 0.6), torch.randn(19, 9, dtype=torch.float64))
+
+
 class Reshaped(nn.Module):
     def __init__(self, reshape):
         super().__init__()
@@ -317,6 +364,13 @@ def test_views_are_covered(reshape):
 def test_shapes_that_are_not_covered_are_named(reshape, message):
     with pytest.raises(NotCovered, match=message):
         FusedGraph(Reshaped(reshape)).shapes(ImageShape(2, 4, 4))
+
+
+def test_normalisations_of_flattened_pixels_are_not_covered():
+    for channels, message in ((3, "_2 of "), (12, "12 features of 3 channels")):
+        network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.BatchNorm1d(channels))
+        with pytest.raises(NotCovered, match=message):
+            FusedGraph(network).shapes(ImageShape(2, 4, 4))
 
 
 def test_functions_are_covered_as_their_modules_are():
@@ -543,7 +597,9 @@ def test_to_dense_is_the_inverse_of_masking():
     "layer, message",
     [
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), r"0 \(Conv2d with padding=\(1, 1\), reflect"),
-        (nn.Dropout(0.1), r"0 \(Dropout\)"),
+        (nn.Sequential(nn.Flatten(), nn.Dropout2d(0.1)), r"Dropout2d of \[B, features\]"),
+        (nn.Upsample(scale_factor=1.5), r"0 \(Upsample of mode nearest, other than"),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), r"0 \(Upsample of mode bilinear, other than"),
         (nn.Softplus(), r"0 \(Softplus\)"),
         (nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(2)), r"0.1 \(MaxPool2d after padding\)"),
         (nn.MaxPool2d(3, 2, dilation=2), r"0 \(MaxPool2d with dilation"),
