@@ -50,6 +50,10 @@ def _cannot_be_parsed(override: str) -> str:
         return f"{override}: must have no quotes around the key; write {override[1:-1]}"
     if key != key.strip():
         return f"{override}: must have no spaces before =; write {key.strip()}={value.strip()}"
+    unquoted = re.sub(r"""(["'])([^"':{}]+)\1(?=\s*:)""", r"\2", value)
+    if value.startswith("{") and unquoted != value:
+        mapping = shlex.quote(f"{key}={unquoted}")
+        return f"{override}: must have no quotes around the keys of a mapping; write {mapping}"
     return f"{override}: cannot be parsed; quote the value, as in {_as_text(key, value)}"
 
 
@@ -89,7 +93,7 @@ LINES: tuple[tuple[str, Callable[..., str]], ...] = (
     ),
     (r"Could not (?:override|append to config\b.*?) '([^']*)'", _unknown),
     (r"Could not delete (?:from config\. )?'([^']*)'", _not_there),
-    (r"Could not find '([^']+)/([^'/]*)'", no_such_option),
+    (r"Could not find '((?:hydra/)?[^'/]+)/([^']*)'", no_such_option),
     (r"Key '[^']+' is not in struct full_key: (\S+)", no_such_key),
     (r"Ambiguous value for argument '(.*)' 1\. To use it as a list", _several_values),
     (r"Sweep parameters '(.*)' requires --multirun", lambda text: f"{text}: several values are a sweep; add -m"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
@@ -64,10 +64,10 @@ def _not_empty(value: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a configuration value as YAML has it: numbers of NumPy and PyTorch, paths and tuples are converted."""
+    """Return a configuration value as YAML has it: numbers of NumPy and PyTorch, paths and sequences are converted."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain(item) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)

@@ -69,9 +69,10 @@ def run(config: Mapping[str, Any], objective: str | None = None) -> Path | tuple
         KeyboardInterrupt: the run was interrupted, and can be resumed.
     """
     with screen.logging_to(None, screen.make_console()), interruptible():
-        values = plain(OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config)
+        values: Any = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
         if not isinstance(values, Mapping):
             raise UserError(f"config={values}: must be a mapping of groups and keys, as hydra.compose returns")
+        values = plain({key: value for key, value in values.items() if key != "hydra"})  # of return_hydra_config=True
         with path_errors(values):
             settings = build(Settings, values)
             method = method_of(settings)

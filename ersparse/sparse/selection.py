@@ -54,7 +54,8 @@ class Selection:
         included = self._matching("include", self.include, layers, names) if self.include is not None else layers
         excluded = self._matching("exclude", self.exclude, layers, names)
         if layers and not (found := [layer for layer in included if layer not in excluded]):
-            raise UserError(f"{self.prefix}exclude={_shown(self.exclude)}: leaves no layer to prune")
+            key, patterns = ("exclude", self.exclude) if included else ("include", self.include or ())
+            raise UserError(f"{self.prefix}{key}={_shown(patterns)}: leaves no layer to prune")
         return found if layers else []
 
     def _matching(

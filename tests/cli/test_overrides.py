@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ import ersparse
 from ersparse.cli.overrides import flags_first, quoted_path
 from ersparse.config.hydra_errors import explain
 from ersparse.config.options import CONF
+from ersparse.errors import UserError
 from ersparse.sweep.local.launcher import LocalLauncher
 
 DRAW = ("method=draw", "dry_run=true")
@@ -76,6 +78,12 @@ REFUSED = [
     (["+dataset=[digits,cifar10]"], "+dataset=[digits,cifar10]: must be one option"),
     (["+model=vgg16"], "+model=vgg16: the group has an option already; write model=vgg16 without +"),
     (["++model=vgg16"], "++model=vgg16: the group has an option already; write model=vgg16 without ++"),
+    (["logger=[]"], "logger=[]: must be one of csv, mlflow, tensorboard, wandb, or several of them"),
+    (["experiment=../../etc"], "experiment=../../etc: no such option; must be one of "),
+    (["sparsity.include=[]"], "sparsity.include=[]: leaves no layer to prune"),
+    (["sparsity.exclude=['*']"], "sparsity.exclude=[*]: leaves no layer to prune"),
+    (['sparsity.layers={"*":0}'], 'sparsity.layers={"*":0}: must have no quotes around the keys of a mapping; write '),
+    (["sparsity.layers={'a'b:0.5}"], "sparsity.layers={'a'b:0.5}: cannot be parsed; quote the value"),
     (["~sparsity.nope"], "sparsity.nope: no such key"),
     (["~sparsity.file"], "~sparsity.file: has no value that could be removed"),
     (["method.delta_t=5"], "method.delta_t: no such key of this method; other options of the group have it"),
@@ -217,16 +225,34 @@ def test_the_quotes_that_a_refusal_proposes_are_right(value):
     assert OverridesParser.create().parse_override(word).value() == value
 
 
+@pytest.mark.parametrize("word, value", [
+    ('sparsity.layers={"*":0.5}', {"*": 0.5}), ("a={'b.*' : {c: 1},\"d\":2}", {"b.*": {"c": 1}, "d": 2}),
+])  # fmt: skip
+def test_the_mapping_that_a_refusal_proposes_is_right(word, value):
+    (proposed,) = shlex.split(explain(OverrideParseException(word, "")).partition("write ")[2])
+    assert OverridesParser.create().parse_override(proposed).value() == value
+
+
 @pytest.mark.parametrize("words", [["seed=3"], ["-m", "seed=1,2"], ["seed=("], ["--nope"], ["hydra/launcher=slurm"]])
 def test_hydra_help_needs_no_configuration(launch, words):
     status, printed = launch("--hydra-help", *words)
     assert status == 0 and printed.startswith("Hydra (")
 
 
-def test_a_composed_configuration_runs(tmp_path, capsys):
+@pytest.mark.parametrize("changed", [
+    lambda config: config, dict, OmegaConf.to_container, partial(OmegaConf.to_container, resolve=True),
+    lambda config: OmegaConf.create(OmegaConf.to_yaml(config)), lambda config: OmegaConf.merge(config, {"seed": 0}),
+])  # fmt: skip
+@pytest.mark.parametrize("with_hydra", [False, True])
+def test_a_composed_configuration_runs(tmp_path, capsys, changed, with_hydra):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", overrides=[*DRAW, f"paths.root={tmp_path}"])
-    folder = ersparse.run(config)
+        words = [*DRAW, f"paths.root={tmp_path}"]
+        config = compose("config", overrides=words, return_hydra_config=with_hydra)
+    if changed is OmegaConf.to_container:
+        with pytest.raises(UserError, match=r"^trainer.max_epochs=\$\{dataset.epochs\}: "):
+            ersparse.run(changed(config))
+        return
+    folder = ersparse.run(changed(config))
     assert folder.name == "s0" and not folder.exists()
 
 

@@ -64,6 +64,14 @@ def test_shifts_are_uniform_and_independent_of_flips_and_one_another():
     assert stats.chisquare(counts.numpy()).pvalue > ODDS
 
 
+def test_reflected_borders_of_images_that_are_no_squares_match_numpy():
+    found = Augmentation(3, "reflect").source_positions(200, (12, 5), torch.Generator().manual_seed(0))
+    for positions, length in zip(found, (12, 5), strict=True):
+        padded = np.pad(np.arange(length), 3, mode="reflect")
+        crops = {tuple(padded[start : start + length]) for start in range(7)}
+        assert {tuple(row) for row in positions.tolist()} == crops
+
+
 @pytest.mark.parametrize(
     "keys, shifted, flipped",
     [

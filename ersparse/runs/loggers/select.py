@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ersparse.config.groups import build
-from ersparse.config.options import with_defaults
+from ersparse.config.options import options_of, with_defaults
 from ersparse.config.schema import Settings
 from ersparse.errors import UserError
 from ersparse.locate import locate
@@ -25,6 +25,8 @@ def logger_of(settings: Settings) -> RunLogger:
     """
     values = dict(settings.logger)
     names = values.pop(NAMES, None)
+    if not (names or values.get("name")):
+        raise UserError(f"logger=[]: must be one of {', '.join(options_of('logger'))}, or several of them")
     if not names:
         return _logger(values)
     options = [with_defaults("logger", name) for name in names]
