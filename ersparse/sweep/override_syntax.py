@@ -13,7 +13,7 @@ MULTIRUN = ("-m", "--multirun")
 IMPLY_MULTIRUN = ("hydra/launcher=slurm", "hydra/sweeper=optuna")  # they never run a job in this process
 ZIPPED_AXIS = re.compile(r"[^=\s-][^=\s]*,[^=\s]*=.*", re.DOTALL)
 SWEPT_GROUP = re.compile(r"(\w+)=(?:choice\()?[^\[{'\"]*,.*")
-FREE_KEY = re.compile(r"((model|dataset)\.args|hydra\.sweeper\.(sampler|pruner))[.=]")
+FREE_KEY = re.compile(r"((model|dataset|optimizer)\.args|hydra\.(sweeper\.(sampler|pruner)|launcher\.sbatch))[.=]")
 
 
 def with_free_key(override: str) -> str:

@@ -42,3 +42,11 @@ def test_weights_of_a_search_may_be_scaled_by_the_kept_fan_in():
         weights.append([network.get_parameter(layer.name).detach() for layer in plan.layers])
     for plain, larger, density in zip(*weights, plan.source.densities, strict=True):
         torch.testing.assert_close(larger, plain / density**0.5)
+
+
+@pytest.mark.parametrize("level, final, each, whole", [(2, 5, 2, 5), (5, 2, 2, 2), (3, 3, 3, 3)])
+def test_the_learning_rate_falls_within_each_training_or_in_the_final_one(level, final, each, whole):
+    lengths = (f"method.epochs_per_level={level}", f"method.final_epochs={final}")
+    for schedule, expected in (("each", each), ("final", whole)):
+        plan = planned("method=imp", *lengths, f"method.schedule={schedule}")
+        assert plan.method.schedule_epochs(plan.settings) == expected

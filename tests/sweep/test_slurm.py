@@ -138,6 +138,19 @@ def test_a_refusal_by_slurm_names_the_key(fake_command, tmp_path, said, line):
     assert str(error.value).startswith(line) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("word, line", [
+    ("hydra.launcher.sbatch={constraint: a100}", "#SBATCH --constraint=a100"),
+    ("hydra.launcher.sbatch.gres='gpu:1'", "#SBATCH --gres=gpu:1"),
+    ("+hydra.launcher.sbatch.nice=7", "#SBATCH --nice=7"),
+])  # fmt: skip
+def test_options_of_sbatch_are_set_on_the_command_line(launch, fake_command, word, line):
+    fake_command("scontrol", "PartitionName=main Default=YES MaxTime=UNLIMITED")
+    for command in ("sbatch", "squeue", "sinfo"):
+        fake_command(command, "")
+    status, printed = launch("-m", "seed=0", "method=draw", "hydra/launcher=slurm", word, "dry_run=true")
+    assert status == 0 and line in printed.splitlines(), printed
+
+
 def test_the_time_limit_of_a_partition(fake_command):
     fake_command(
         "scontrol",
