@@ -166,6 +166,15 @@ def cifar_root():
     return root
 
 
+def need_kernels(*types):
+    """Compile the kernels, or skip the test where there is no compiler; sources that do not compile are a failure."""
+    from ersparse.kernels import compile as compiling
+
+    if not any(map(shutil.which, compiling.COMPILERS)):
+        pytest.skip("there is no C++ compiler")
+    compiling.library(*types)
+
+
 def read(folder):
     return json.loads((folder / "run.json").read_text())
 

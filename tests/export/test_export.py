@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, read
+from conftest import TINY, need_kernels, read
 from damage import flip_a_bit, truncate
 from safetensors.numpy import load_file, save_file
 from torch import nn
@@ -43,10 +43,7 @@ def compiler(request, monkeypatch):
         compiling.library.cache_clear()
         monkeypatch.setenv("CXX", "no-such-compiler")
         return
-    try:
-        compiling.library("float", "float")  # before the test, which counts log records: a cold cache adds one
-    except compiling.KernelsUnavailable as reason:
-        pytest.skip(str(reason))
+    need_kernels("float", "float")  # before the test, which counts log records: a cold cache adds one
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "resnet20"])

@@ -1,7 +1,7 @@
 """The cost model, and when `trainer.execution=auto` chooses sparse execution."""
 
 import pytest
-from conftest import TINY, read
+from conftest import TINY, need_kernels, read
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,10 +33,7 @@ def test_predicted_speedup_increases_with_sparsity(density, less):
     ],
 )
 def test_auto_chooses_sparse_execution_for_a_large_predicted_speedup(launch, only_run, overrides, expected):
-    try:
-        compiling.library("float", "float")
-    except compiling.KernelsUnavailable as reason:
-        pytest.skip(str(reason))
+    need_kernels("float", "float")
     status, printed = launch(*TINY, *overrides, "trainer.accelerator=cpu")
     assert status == 0, printed
     assert read(only_run())["config"]["trainer"]["execution"] == expected

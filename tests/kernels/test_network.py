@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, need_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -31,10 +31,7 @@ DOUBLE = Precision(torch.float64, torch.float64)
 
 @pytest.fixture(scope="module", autouse=True)
 def compiler():
-    try:
-        compiling.library("double", "double")
-    except compiling.KernelsUnavailable as reason:
-        pytest.skip(str(reason))
+    need_kernels("double", "double")
 
 
 def masked(network, density, seed=0):
@@ -644,6 +641,10 @@ for name in ("vgg16", "resnet20", "resnet50"):
 test_network.test_convolutions_match_pytorch()
 for operations in test_network.OPERATIONS.values():
     test_network.test_operations_between_convolutions_match_pytorch(operations, 11)
+for build in (test_network.DenseBlock, test_network.Gates, lambda: test_network.SqueezeExcitation(True)):
+    test_network.test_products_and_concatenations_match_pytorch(build)
+test_network.test_dropout_draws_the_numbers_of_pytorch()
+test_network.test_signals_match_pytorch()
 print("clean")
 """
 

@@ -5,7 +5,7 @@ import errno
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import KILLED, TINY, killed_and_undisturbed, outcome, read, rows
+from conftest import KILLED, TINY, killed_and_undisturbed, need_kernels, outcome, read, rows
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ersparse import models, sparsify
 from ersparse.config.optimizer_settings import OptimizerSettings
 from ersparse.config.rewiring_rules import RewiringRules
-from ersparse.kernels.compile import KernelsUnavailable, library
+from ersparse.kernels.compile import library
 from ersparse.lightning.callbacks import Checkpoints, FixedMask, WeightAverage
 from ersparse.lightning.callbacks.rewiring import Rewiring
 from ersparse.lightning.callbacks.sparse_rewiring import SparseRewiring
@@ -28,10 +28,7 @@ EXACT = [*TINY, "trainer.max_epochs=2", "trainer.precision=32-true", "optimizer.
 
 @pytest.fixture(scope="module", autouse=True)
 def compiler():
-    try:
-        library("float", "float")
-    except KernelsUnavailable as reason:
-        pytest.skip(str(reason))
+    need_kernels("float", "float")
 
 
 def finished(launch, only_run, *words):
