@@ -69,7 +69,9 @@ def test_sparsify_meets_density_and_flow(name, density):
     assert effective == pytest.approx(1 - record["sparsity"]["effective"])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "resnet50" else name for name in NETWORKS]
+)
 def test_removed_weights_stay_zero_in_training(name):
     build, side = NETWORKS[name]
     torch.manual_seed(0)

@@ -205,6 +205,7 @@ def test_both_decoders_give_the_same_pixels(monkeypatch, size, subsampling, qual
             assert part.equal(crops.open_image(bytearray(content.getvalue()), channels).read(box))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_named(tmp_path):
     made, pool = loader(photographs(tmp_path), 2)
     batches = iter(made)

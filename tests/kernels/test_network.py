@@ -446,7 +446,9 @@ def test_gradients_match_central_differences():
     torch.testing.assert_close(torch.tensor((values[0] - values[1]) / 2e-5).double(), slope, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", COVERED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("wrn28", "resnet110") else name for name in COVERED]
+)
 def test_ten_training_steps_match_pytorch(name):
     torch.manual_seed(0)
     network = getattr(models, name)(10, width=0.125).double()

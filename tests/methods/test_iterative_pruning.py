@@ -193,6 +193,7 @@ def test_the_densities_of_any_level_define_a_source(launch, pruned, tmp_path):
         assert (record["mask_sha256"] == content["mask_sha256"]) == (keep == "true")
 
 
+@pytest.mark.slow
 def test_cycles_train_one_mask_and_sculpting_prunes_it_once(launch, tmp_path):
     """Weights and statistics stay, the learning rate restarts. SCULPT's first cycles are those of cyclic training."""
     words = [*LEVELS[:4], "sparsity=erk", "sparsity.level=0.5", "schedule.warmup=0.5", "method.epochs_per_level=2"]

@@ -44,6 +44,7 @@ def fully_connected(random):
             return target, q, by_layer, widths
 
 
+@pytest.mark.slow
 def test_tickets_equal_200_fully_connected_targets():
     """Each fails with probability DELTA at most; more than 7 of 200 fail by chance once in 10^8."""
     random, failures = np.random.default_rng(2026), 0
