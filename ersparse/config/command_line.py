@@ -12,16 +12,8 @@ from ersparse.config.options import CONF, PROGRAM, folders, options_of, with_def
 from ersparse.config.schema import Settings
 
 GROUPS = ("model", "dataset", "sparsity", "method")
-DENSE_BY_DEFAULT = (
-    "imp",
-    "synflow",
-    "lrr",
-    "gmp",
-    "acdc",
-    "topkast",
-    "str",
-    "spred",
-)  # methods that choose sparsity=dense
+# methods that choose sparsity=dense
+DENSE_BY_DEFAULT = ("imp", "synflow", "lrr", "gmp", "acdc", "topkast", "str", "spred")
 GROUPS_WITH_DEFAULT = {"optimizer": "sgd", "schedule": "multistep"}
 
 

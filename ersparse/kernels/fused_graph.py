@@ -7,7 +7,7 @@ computes between two convolutions becomes as few of these steps as possible.
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
@@ -15,8 +15,9 @@ from torch import fx, nn
 from ersparse.kernels.activations import activation_of
 from ersparse.kernels.calls import FLATTEN_FUNCTIONS, called
 from ersparse.kernels.nodes import Concatenation, Convolution, DropoutMask, FusedStep, Input, Node, NotCovered, Product
+from ersparse.kernels.padding import Padded, axes_of, paddings
 from ersparse.kernels.pooling import POOLS, Pool, pool_of
-from ersparse.kernels.reshaping import Requirement, Size, reads_size, size_of, view
+from ersparse.kernels.reshaping import Requirement, Size, check_flatten, reads_size, size_of, view
 from ersparse.kernels.shapes import ImageShape, infer_shapes
 from ersparse.sparse.layers import prunable_weights
 
@@ -28,14 +29,6 @@ VIEWS = ("view", "reshape", torch.reshape)
 MEANS = ("mean", torch.mean)
 DROPOUTS = (nn.Dropout, nn.Dropout2d)
 N = TypeVar("N", bound=Node)
-
-
-class Padded(NamedTuple):
-    """A tensor with zero rows and columns around it, which convolutions alone may read."""
-
-    value: Node
-    before: tuple[int, int]
-    after: tuple[int, int]
 
 
 class FusedGraph:
@@ -101,9 +94,8 @@ class FusedGraph:
         return infer_shapes(self.nodes, self._requirements, image)
 
     def _trace(self, network: nn.Module) -> fx.Graph:
-        if isinstance(
-            network, nn.Conv1d | nn.Conv2d | nn.Linear
-        ):  # torch.fx would trace into the root module's own code
+        if isinstance(network, nn.Conv1d | nn.Conv2d | nn.Linear):
+            # torch.fx would trace into the root module's own code
             network = nn.Sequential(network)
             self._modules = dict(network.named_modules())
         modes = {module: module.training for module in network.modules()}
@@ -195,10 +187,8 @@ class FusedGraph:
         if flat == {True}:
             self._flat.add(node)
         if target in CONCATENATIONS:
-            if (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) not in (
-                1,
-                -1 if flat == {True} else -3,
-            ):
+            axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+            if axis not in (1, -1 if flat == {True} else -3):
                 raise NotCovered(f"{node.name} (concatenation along another dimension than 1)")
             return self._add(Concatenation(position, [self._as_step(source, position) for source in operands]))
         if len(operands) != 2 or (target in SUMS and (operands[0] is operands[1] or "alpha" in node.kwargs)):
@@ -213,7 +203,7 @@ class FusedGraph:
         Channels come first in memory, and linear layers read whole images, so that a change of shape is free.
         """
         if isinstance(target, nn.Flatten) or target in FLATTEN_FUNCTIONS:
-            self._check_flatten(node, target)
+            check_flatten(node, target)
             self._flat.add(node)
             return operands[0]
         if target in VIEWS:
@@ -246,14 +236,6 @@ class FusedGraph:
         self._flat |= set() if keep else {node}
         return self._fuse(value, position, pool=Pool("average"))
 
-    def _check_flatten(self, node: fx.Node, target: Any) -> None:
-        if isinstance(target, nn.Flatten) and (target.start_dim, target.end_dim) != (1, -1):
-            raise NotCovered(f"{node.target} (Flatten from dimension {target.start_dim})")
-        if target in FLATTEN_FUNCTIONS and (tuple(node.args[1:]), dict(node.kwargs)) not in (
-            ((1,), {}), ((1, -1), {}), ((), {"start_dim": 1}),
-        ):  # fmt: skip
-            raise NotCovered(f"{node.name} (flatten from another dimension than 1)")
-
     def _dropout(self, module: nn.Dropout | nn.Dropout2d, value: Node, flat: bool, position: int) -> Product:
         """Return the product with a dropout mask."""
         per_channel = isinstance(module, nn.Dropout2d)
@@ -269,9 +251,9 @@ class FusedGraph:
     def _convolution(self, path: str, module: nn.Conv1d | nn.Conv2d, source: Any, position: int) -> Convolution:
         if module.padding_mode != "zeros":
             raise NotCovered(f"{path} ({_type_name(module)} with padding={module.padding}, {module.padding_mode})")
-        kernel, stride, dilation = (_axes(v, 1) for v in (module.kernel_size, module.stride, module.dilation))
-        padding = module.padding if isinstance(module.padding, str) else _axes(module.padding, 0)
-        before, after = _paddings(padding, kernel, dilation)
+        kernel, stride, dilation = (axes_of(v, 1) for v in (module.kernel_size, module.stride, module.dilation))
+        padding = module.padding if isinstance(module.padding, str) else axes_of(module.padding, 0)
+        before, after = paddings(padding, kernel, dilation)
         if isinstance(source, Padded):
             source, (top, left), (bottom, right) = source
             before, after = (before[0] + top, before[1] + left), (after[0] + bottom, after[1] + right)
@@ -297,22 +279,6 @@ class FusedGraph:
         for name, value in operation.items():
             setattr(source, name, value)
         return source
-
-
-def _paddings(
-    padding: Any, kernel: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the padding of a convolution in rows and columns, before and after the image."""
-    if padding == "same":  # an odd number of rows or columns has one more after the image
-        rows, columns = ((k - 1) * d for k, d in zip(kernel, dilation, strict=True))
-        return (rows // 2, columns // 2), (rows - rows // 2, columns - columns // 2)
-    both = (0, 0) if padding == "valid" else padding
-    return both, both
-
-
-def _axes(value: tuple[int, ...], fill: int) -> tuple[int, int]:
-    """Return rows and columns of a pair, or of the only axis of a one-dimensional convolution, which has one row."""
-    return (fill, value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import fx
+from torch import fx, nn
 
+from ersparse.kernels.calls import FLATTEN_FUNCTIONS
 from ersparse.kernels.nodes import Node, NotCovered
 
 
@@ -116,3 +117,13 @@ def view(name: str, value: Node, sizes: Sequence[Any]) -> tuple[bool, Requiremen
 def _along(sizes: Sizes, axis: Any) -> Size:
     """Return the size of one axis, which may be counted from the last."""
     return Size(sizes.value, sizes.flat, axis % (2 if sizes.flat else 4))
+
+
+def check_flatten(node: fx.Node, target: Any) -> None:
+    """Raise NotCovered unless a call flattens all dimensions but that of the batch."""
+    if isinstance(target, nn.Flatten) and (target.start_dim, target.end_dim) != (1, -1):
+        raise NotCovered(f"{node.target} (Flatten from dimension {target.start_dim})")
+    if target in FLATTEN_FUNCTIONS and (tuple(node.args[1:]), dict(node.kwargs)) not in (
+        ((1,), {}), ((1, -1), {}), ((), {"start_dim": 1}),
+    ):  # fmt: skip
+        raise NotCovered(f"{node.name} (flatten from another dimension than 1)")
