@@ -29,8 +29,8 @@ template <bool RESIDUAL> struct Channel {  // the affine map of one channel
         : y(plane(op.in, p, c)), residual(RESIDUAL ? plane(op.residual, p, c) : nullptr),
           alpha(broadcast(op.norm.alpha[c])), beta(broadcast(op.norm.beta[c])), bounds(op) {}
     Vector before_relu(int64_t at_y, int64_t at_residual) const {
-        const Vector v = alpha * load(y + at_y) + beta;
-        return RESIDUAL ? v + load(residual + at_residual) : v;
+        const Vector v = alpha * load_in_order(y + at_y) + beta;
+        return RESIDUAL ? v + load_in_order(residual + at_residual) : v;
     }
 };
 
@@ -60,7 +60,7 @@ template <int SIDE, bool AVERAGE> struct Disjoint {
         const int64_t pooled_rows = op.gradient.height * w.height, pooled_columns = op.gradient.width * w.width;
         for (int64_t i = 0; i < op.gradient.height; i++)
             for (int64_t j = 0; j < op.gradient.width; j++) {
-                const Vector g = load(gradient + (i * op.gradient.columns + j) * LANES);
+                const Vector g = load_in_order(gradient + (i * op.gradient.columns + j) * LANES);
                 Vector best{};
                 if (!AVERAGE)
                     for (int64_t y = 0; y < w.height; y++)
@@ -143,7 +143,7 @@ void moments(const Op& op, const Part& p) {
         Vector total[2] = {}, square[2] = {};
         for (int64_t i = 0; i < op.in.height; i++)
             for (int64_t j = 0; j < op.in.width; j++) {
-                const Vector d = load(y + (i * op.in.columns + j) * LANES) - about;
+                const Vector d = load_in_order(y + (i * op.in.columns + j) * LANES) - about;
                 total[j % 2] += d, square[j % 2] += d * d;
             }
         const double count = double(p.images) * op.in.height * op.in.width;

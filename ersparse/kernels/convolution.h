@@ -43,8 +43,11 @@ inline void add_products(const Taps<STRIDE>& t, int64_t from, const Op& op, int6
     const Bounds bounds(op);
     for (int y = 0; y < ROWS; y++)
         for (int x = 0; x < COLUMNS; x++)
-            if constexpr (LAST) store(out + y * out_row + x * LANES, bounds.clamp(total[y][x]));
-            else sums[y * COLUMNS + x] = total[y][x];
+            if constexpr (LAST) {
+                stored* to = out + y * out_row + x * LANES;
+                __builtin_prefetch(to + COLUMNS * LANES, 1);  // of the next tile
+                store(to, bounds.clamp(total[y][x]));
+            } else sums[y * COLUMNS + x] = total[y][x];
 }
 
 // A segment does not follow the one before it in memory, so that the processor does not load it ahead of time.

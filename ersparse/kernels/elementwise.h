@@ -21,7 +21,7 @@ struct Elementwise {
     template <bool RESIDUAL, typename Visit>
     static inline void route(const Op& op, const stored* gradient, const Channel<RESIDUAL>& channel, Visit visit) {
         for_each(op, channel, differentiate, [&](int64_t y, int64_t x, Vector slope) {
-            const Vector g = load(gradient + (y * op.gradient.columns + x) * LANES);
+            const Vector g = load_in_order(gradient + (y * op.gradient.columns + x) * LANES);
             visit((y * op.in.columns + x) * LANES, y, x, g * slope);
         });
     }

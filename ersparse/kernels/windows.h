@@ -73,7 +73,7 @@ template <bool AVERAGE> struct Overlapping {
             visit_until(std::min(rows.begin, op.in.height));
             for (int64_t j = 0; j < op.gradient.width; j++) {
                 const Span columns = span(op.pool_columns, j);
-                const Vector g = load(gradient + (i * op.gradient.columns + j) * LANES);
+                const Vector g = load_in_order(gradient + (i * op.gradient.columns + j) * LANES);
                 if (AVERAGE) {
                     const Vector part = g * share(op, i, j);
                     for (int64_t y = rows.begin; y < rows.end; y++)
