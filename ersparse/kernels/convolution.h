@@ -13,6 +13,16 @@ namespace {
 constexpr int64_t TOGETHER = 64;  // output channels whose sums wait while others read a block of input channels
 constexpr int64_t AHEAD = 8;      // output channels by which weights are loaded ahead of time
 
+inline bool pools(const Op& op) { return op.pool_rows.window == 2; }
+inline int64_t before_pool(const Op& op, int64_t size) { return pools(op) ? 2 * size : size; }
+
+struct Pixel {
+    int64_t y, x;
+};
+inline stored* pixel(const Tensor& t, const Part& p, int64_t channel, Pixel at) {
+    return plane(t, p, channel) + (at.y * t.columns + at.x) * LANES;
+}
+
 template <int STRIDE> struct Taps {  // what a tile reads
     const stored* in;
     int64_t row, column;  // numbers from one output pixel to the next
@@ -22,12 +32,42 @@ template <int STRIDE> struct Taps {  // what a tile reads
     int64_t across(int x) const { return STRIDE ? x * STRIDE * LANES : x * column; }
 };
 
+// What becomes of the sums of a tile: pool(clamp(sums + residual)), where a pool takes maxima of 2 x 2.
+template <int ROWS, int COLUMNS>
+inline void finish(const Op& op, const Part& p, Pixel at, int64_t channel, Vector (&total)[ROWS][COLUMNS]) {
+    const Bounds bounds(op);
+    stored* out = plane(op.out, p, channel);
+    const auto put = [&](int64_t y, int64_t x, int columns, Vector v) {
+        stored* to = out + (y * op.out.columns + x) * LANES;
+        __builtin_prefetch(to + columns * LANES, 1);  // of the next tile
+        store(to, bounds.clamp(v));
+    };
+    if (op.has_residual) {
+        const stored* residual = pixel(op.residual, p, channel, at);
+        for (int y = 0; y < ROWS; y++)
+            for (int x = 0; x < COLUMNS; x++) total[y][x] += load(residual + (y * op.residual.columns + x) * LANES);
+    }
+    if (!pools(op)) {
+        for (int y = 0; y < ROWS; y++)
+            for (int x = 0; x < COLUMNS; x++) put(at.y + y, at.x + x, COLUMNS, total[y][x]);
+    } else if constexpr (ROWS > 1 && COLUMNS > 1) {
+        for (int y = 0; y < ROWS; y += 2)
+            for (int x = 0; x < COLUMNS; x += 2) {
+                Vector best = total[y][x];
+                for (const Vector& v : {total[y][x + 1], total[y + 1][x], total[y + 1][x + 1]})
+                    best = choose(v > best, v, best);
+                put((at.y + y) / 2, (at.x + x) / 2, COLUMNS / 2, best);
+            }
+    }
+}
+
 // Adds the products of the kept weights from k to end, which read one block of input channels: the FIRST, the LAST, both
 // or neither. Between the blocks the sums of a channel wait in `sums`, and are not rounded.
 template <int ROWS, int COLUMNS, int STRIDE, bool FIRST, bool LAST>
-inline void add_products(const Taps<STRIDE>& t, int64_t from, const Op& op, int64_t channel, int32_t k, int32_t end,
-                         Vector* sums, stored* out) {
-    const int64_t out_row = op.out.columns * LANES;
+inline void add_products(const Taps<STRIDE>& t, Pixel at, const Op& op, const Part& p, int64_t channel, int32_t k,
+                         int32_t end, Vector* sums) {
+    const int64_t from = at.y * t.row + at.x * t.column, out_row = op.out.columns * LANES;
+    const stored* out = pixel(op.out, p, channel, at);
     const Vector start = broadcast(FIRST && op.bias ? op.bias[channel] : 0);
     Vector total[ROWS][COLUMNS];
     for (int y = 0; y < ROWS; y++)
@@ -40,14 +80,10 @@ inline void add_products(const Taps<STRIDE>& t, int64_t from, const Op& op, int6
         for (int y = 0; y < ROWS; y++)
             for (int x = 0; x < COLUMNS; x++) total[y][x] += weight * load(in + y * t.row + t.across(x));
     }
-    const Bounds bounds(op);
-    for (int y = 0; y < ROWS; y++)
-        for (int x = 0; x < COLUMNS; x++)
-            if constexpr (LAST) {
-                stored* to = out + y * out_row + x * LANES;
-                __builtin_prefetch(to + COLUMNS * LANES, 1);  // of the next tile
-                store(to, bounds.clamp(total[y][x]));
-            } else sums[y * COLUMNS + x] = total[y][x];
+    if constexpr (LAST) finish(op, p, at, channel, total);
+    else
+        for (int y = 0; y < ROWS; y++)
+            for (int x = 0; x < COLUMNS; x++) sums[y * COLUMNS + x] = total[y][x];
 }
 
 // A segment does not follow the one before it in memory, so that the processor does not load it ahead of time.
@@ -55,19 +91,24 @@ inline void fetch(const Op& op, int32_t begin, int32_t end) {
     for (int32_t k = begin; k < end; k += 16) __builtin_prefetch(op.weight + k), __builtin_prefetch(op.offsets + k);
 }
 
+template <int ROWS, int COLUMNS> inline void fetch_residual(const Op& op, const Part& p, Pixel at, int64_t channel) {
+    const stored* residual = pixel(op.residual, p, channel, at);
+    for (int y = 0; y < ROWS; y++)
+        for (int x = 0; x < COLUMNS; x++) __builtin_prefetch(residual + (y * op.residual.columns + x) * LANES);
+}
+
 // All channels of a tile before the next tile: they find what they read in the second-level cache, and those that read one
 // block of input channels find it in the first-level cache.
 template <int ROWS, int COLUMNS, int STRIDE>
-inline void tile(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& op, const Part& p) {
-    const int64_t from = y * t.row + x * t.column, to = (y * op.out.columns + x) * LANES;
+inline void tile(const Taps<STRIDE>& t, Pixel at, const Op& op, const Part& p) {
     Vector sums[TOGETHER][ROWS * COLUMNS];
     const auto add_block = [&](auto first, auto last, int64_t block, int64_t begin) {
         const int32_t *starts = op.segments + block * op.channels, *ends = starts + op.channels;
         for (int64_t c = begin; c < std::min(begin + TOGETHER, p.end); c++) {
+            if (last && op.has_residual && c + AHEAD < p.end) fetch_residual<ROWS, COLUMNS>(op, p, at, c + AHEAD);
             if (!(first && last) && c + AHEAD < p.end) fetch(op, starts[c + AHEAD], ends[c + AHEAD]);
             if (first || last || starts[c] < ends[c])
-                add_products<ROWS, COLUMNS, STRIDE, first, last>(t, from, op, c, starts[c], ends[c], sums[c - begin],
-                                                                 plane(op.out, p, c) + to);
+                add_products<ROWS, COLUMNS, STRIDE, first, last>(t, at, op, p, c, starts[c], ends[c], sums[c - begin]);
         }
     };
     const std::true_type yes;
@@ -83,21 +124,24 @@ inline void tile(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& op, cons
 
 template <int ROWS, int COLUMNS, int STRIDE>
 inline void row_of_tiles(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& op, const Part& p) {
-    for (; x + COLUMNS <= op.out.width; x += COLUMNS) tile<ROWS, COLUMNS, STRIDE>(t, y, x, op, p);
+    const int64_t width = before_pool(op, op.out.width);
+    for (; x + COLUMNS <= width; x += COLUMNS) tile<ROWS, COLUMNS, STRIDE>(t, {y, x}, op, p);
     if constexpr (COLUMNS > 1) row_of_tiles<ROWS, COLUMNS / 2, STRIDE>(t, y, x, op, p);
 }
 
 template <int ROWS, int STRIDE> void convolve_rows(const Taps<STRIDE>& t, int64_t y, const Op& op, const Part& p) {
-    for (; y + ROWS <= op.out.height; y += ROWS) row_of_tiles<ROWS, TILE / ROWS, STRIDE>(t, y, 0, op, p);
+    const int64_t end = before_pool(op, p.rows.end);
+    for (; y + ROWS <= end; y += ROWS) row_of_tiles<ROWS, TILE / ROWS, STRIDE>(t, y, 0, op, p);
     if constexpr (ROWS > 1) convolve_rows<ROWS / 2, STRIDE>(t, y, op, p);
 }
 
-// As long as the image allows: vectors that follow each other come ahead of time.
+// As long as the image allows: vectors that follow each other come ahead of time. A pool needs two rows.
 template <int STRIDE> void convolve(const Op& op, const Part& p) {
     const Taps<STRIDE> t(op, p);
-    if (op.out.width >= TILE) convolve_rows<1, STRIDE>(t, 0, op, p);
-    else if (op.out.width >= TILE / 2) convolve_rows<2, STRIDE>(t, 0, op, p);
-    else convolve_rows<(TILE >= 8 ? 4 : 2), STRIDE>(t, 0, op, p);
+    const int64_t width = before_pool(op, op.out.width), begin = before_pool(op, p.rows.begin);
+    if (width >= TILE && !pools(op)) convolve_rows<1, STRIDE>(t, begin, op, p);
+    else if (width >= TILE / 2) convolve_rows<2, STRIDE>(t, begin, op, p);
+    else convolve_rows<(TILE >= 8 ? 4 : 2), STRIDE>(t, begin, op, p);
 }
 
 }  // namespace

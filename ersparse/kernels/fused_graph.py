@@ -268,8 +268,9 @@ class FusedGraph:
             if isinstance(step, FusedStep) and step.accepts("residual") and step not in self._shared:
                 step.residual, step.position = self._as_step(other, position), position
                 return step
-        residual = self._as_step(second, position)
-        return self._add(FusedStep(position, first, residual=residual))
+        if isinstance(second, Convolution) and first.position < second.position:
+            first, second = second, first  # a convolution can add what is computed before it
+        return self._add(FusedStep(position, first, residual=self._as_step(second, position)))
 
     def _fuse(self, source: Any, position: int, **operation: Any) -> FusedStep:
         """Fuse an activation or a pooling into the step `source` if it accepts one, or add a step."""

@@ -95,19 +95,33 @@ struct Team {
     int64_t to(int64_t work) const { return work * (me + 1) / size; }
 };
 
+Part whole(const Op& op, int64_t block, int64_t slot, Batch batch) {
+    return {block, slot, 0, op.channels, int(batch.in(block)), {0, op.out.height}};
+}
+
 // Each thread takes its blocks through all operations.
 void by_block(const Op* ops, int64_t count, Batch batch, Team team) {
     for (int64_t b = team.from(batch.blocks()); b < team.to(batch.blocks()); b++)
-        for (int64_t i = 0; i < count; i++) run_block(ops[i], {b, team.me, 0, ops[i].channels, int(batch.in(b))});
+        for (int64_t i = 0; i < count; i++) run_block(ops[i], whole(ops[i], b, team.me, batch));
 }
 
-// More threads than blocks: they share the channels of every block.
+// More threads than blocks: they share every block. By rows, a thread finds most of what it reads in its own cache; by
+// channels, it loads no more than its weights.
+void by_row(const Op& op, Batch batch, Team team) {
+    for (int64_t b = 0; b < batch.blocks(); b++) {
+        Part part = whole(op, b, b, batch);
+        part.rows = {team.from(op.out.height), team.to(op.out.height)};
+        run_block(op, part);
+    }
+}
+
 void by_channel(const Op& op, Batch batch, Team team) {
     const int64_t work = batch.blocks() * op.channels, from = team.from(work), to = team.to(work);
     for (int64_t b = 0; b < batch.blocks(); b++) {
-        const int64_t begin = std::max<int64_t>(from - b * op.channels, 0);
-        const int64_t end = std::min(to - b * op.channels, op.channels);
-        if (begin < end) run_block(op, {b, b, begin, end, int(batch.in(b))});
+        Part part = whole(op, b, b, batch);
+        part.begin = std::max<int64_t>(from - b * op.channels, 0);
+        part.end = std::min(to - b * op.channels, op.channels);
+        if (part.begin < part.end) run_block(op, part);
     }
 }
 
@@ -125,6 +139,8 @@ void work(const Op* ops, int64_t count, Batch batch, Team team) {
         } else if (batch.blocks() >= team.size) {
             while (next < count && !reduces(ops[next])) next++;
             by_block(ops + i, next - i, batch, team);
+        } else if (ops[i].kind == CONVOLVE && ops[i].out.height >= 4 * team.size) {
+            by_row(ops[i], batch, team);
         } else {
             by_channel(ops[i], batch, team);
         }

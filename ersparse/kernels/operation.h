@@ -64,9 +64,14 @@ enum Kind { CONVOLVE, ACTIVATE, MOMENTS, WEIGHT_GRADIENT, BIAS_GRADIENT, ACTIVAT
             LEAVE, PRODUCT, PRODUCT_GRADIENT };
 enum Reduction { STATISTICS = 100, NORM_GRADIENT, SUM_BLOCKS, GATHER, EVALUATION };
 
+struct Rows {
+    int64_t begin, end;
+};
+
 struct Part {  // of a block operation
     int64_t block, slot, begin, end;  // channels
     int images;                       // in this block
+    Rows rows;                        // of a convolution's result; other operations compute all
 };
 
 inline stored* plane(const Tensor& t, const Part& p, int64_t channel) {

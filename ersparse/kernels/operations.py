@@ -15,6 +15,7 @@ from ersparse.kernels.csr import CSRPattern
 from ersparse.kernels.input_blocks import InputBlocks, window_bytes
 from ersparse.kernels.nodes import Concatenation, Convolution, DropoutMask, FusedStep, Node, Product
 from ersparse.kernels.pooling import windows_of
+from ersparse.kernels.shapes import ImageShape
 from ersparse.kernels.workspace import Workspace
 
 
@@ -101,13 +102,23 @@ class OperationBuilder:
 
     def _convolve(self, node: Convolution) -> Op:
         w, source = self.workspace.weights[node], self.activations[node.source]
-        steps = [user for user in node.users if isinstance(user, FusedStep)]
-        fused = [code_of(step.activation) for step in steps if self.workspace.is_convolution_epilogue(step)]
         return self._op(
             abi.CONVOLVE, w.output_shape.channels, input=source, output=self.activations[node],
-            **self._pattern(w.pattern, w.input_shape.channels, self.activations[node], w.kernel, w.stride),
-            weight=w.values, bias=w.bias, shift=w.forward_shift(source), activation=max(fused, default=0),
+            **self._pattern(w.pattern, w.input_shape.channels, w.output_shape, w.kernel, w.stride),
+            weight=w.values, bias=w.bias, shift=w.forward_shift(source), **self._epilogue(node),
         )  # fmt: skip
+
+    def _epilogue(self, node: Convolution) -> dict[str, Any]:
+        """Return the operands of what a convolution computes besides: the step that reads its result, if it can."""
+        step = node.users[0] if node.users else None
+        if not isinstance(step, FusedStep) or not self.workspace.is_convolution_epilogue(step):
+            return {}
+        fields: dict[str, Any] = {"activation": code_of(step.activation)}
+        if step.residual:
+            fields |= {"residual": self.activations[step.residual], "has_residual": 1}
+        if step.pool:
+            fields["pool_rows"], fields["pool_columns"] = windows_of(step.pool, *self.workspace.shapes[node][1:])
+        return fields
 
     def _step_gradients(self, node: FusedStep) -> list[Op]:
         ops: list[Op] = []
@@ -143,7 +154,7 @@ class OperationBuilder:
         pattern, _ = self.workspace.transposed[node]
         return self._op(
             abi.CONVOLVE, w.input_shape.channels, input=gradient, output=self.gradients[node.source],
-            **self._pattern(pattern, w.output_shape.channels, self.gradients[node.source], w.kernel),
+            **self._pattern(pattern, w.output_shape.channels, w.input_shape, w.kernel),
             weight=w.transposed_values, shift=w.backward_shift(gradient), adds=self._accumulates(node.source),
         )  # fmt: skip
 
@@ -151,13 +162,13 @@ class OperationBuilder:
         self,
         pattern: CSRPattern,
         n_in: int,
-        output: ActivationBuffer,
+        output: ImageShape,
         kernel: tuple[int, int],
         stride: tuple[int, int] = (1, 1),
     ) -> dict[str, Any]:
         """Return the operands of a convolution that say which weights it keeps, in blocks of input channels."""
         precision = self.workspace.precision
-        size = output.shape.height, output.shape.width * output.abreast
+        size = output.height, output.width * self.workspace.abreast
         window = window_bytes(size, kernel, stride, precision.vectors, precision.bytes_per_pixel)
         blocks = InputBlocks.of(pattern, n_in, window)
         return {

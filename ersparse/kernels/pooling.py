@@ -51,6 +51,12 @@ class Pool:
         """Whether the pooling computes averages rather than maxima."""
         return self.kind == "average"
 
+    @property
+    def is_2x2_maximum(self) -> bool:
+        """Whether it takes the maxima of windows of 2 x 2 that neither overlap nor reach beyond the image."""
+        window = (self.kind, self.window, self.stride, self.padding, self.ceil_mode)
+        return window == ("max", (2, 2), (2, 2), (0, 0), False)
+
     def output_size(self, height: int, width: int) -> Pair:
         """Return the number of windows in rows and columns for an image."""
         rows, columns = (self._number(axis, size) for axis, size in enumerate((height, width)))

@@ -10,10 +10,6 @@
 
 namespace {
 
-struct Rows {  // of the image, a part that fits the cache together with the same rows of all other channels
-    int64_t begin, end;
-};
-
 template <int COUNT, int COLUMNS, int STRIDE>
 inline __attribute__((always_inline)) void add_rows(const Taps<STRIDE>& t, const Op& op, const int32_t* offsets,
                                                     const stored* gradient, Rows rows, Half (&total)[COUNT]) {
@@ -81,6 +77,7 @@ template <int STRIDE> void weight_gradient(const Op& op, const Part& p) {
     const int64_t row = op.in.block_size / op.in.rows * op.row_stride + op.gradient.block_size / op.gradient.rows;
     const int64_t enough = (HALF + op.gradient.width - 1) / op.gradient.width;  // products for each sum of a vector
     const int64_t at_once = std::max(enough, CACHED / int64_t(sizeof(stored)) / row);
+    // At a time as many rows as fit the cache together with the same rows of all other channels.
     for (Rows rows{0, 0}; rows.begin < op.gradient.height; rows.begin = rows.end) {
         rows.end = std::min(rows.begin + at_once, op.gradient.height);
         for (int64_t c = begin; c < p.end; c++)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,8 @@ class Workspace:
         precision: data types of computation and storage.
         threads: number of threads that run the program.
         training: allocate gradients and keep what the backward pass reads; otherwise the activations of all nodes but
-            the input and the output are scratch memory of one block per thread.
+            the input and the output are scratch memory of one block per thread, which a later result of the same
+            layout reuses.
         needs_input_gradient: whether the backward pass also computes the gradient of the images.
 
     Attributes:
@@ -75,6 +77,8 @@ class Workspace:
         self.transposed: dict[Convolution, tuple[CSRPattern, Tensor]] = {}
         self.norms: dict[Node, BatchNormBuffers] = {}
         self._step_scratch, self._gradient_scratch = Scratch(), Scratch()  # a layer reads one of each
+        self._free: dict[object, list[ActivationBuffer]] = defaultdict(list)
+        done_after = defaultdict(list) if training else self._last_readers()
         for node in graph.nodes:
             if isinstance(node, Convolution):
                 self._allocate_convolution(node, masks[node.name], values[node.name])
@@ -84,6 +88,8 @@ class Workspace:
                 self._allocate_result(node)
             if isinstance(node, Concatenation):
                 self.norms[node] = BatchNormBuffers(None, self.shapes[node].channels, 1, precision.compute_dtype)
+            for operand in done_after[node]:
+                self._free[self._layout(operand)].append(self.activations[operand])
         if training:
             self._allocate_gradients()
 
@@ -98,11 +104,13 @@ class Workspace:
             return True
         return self.training and (node.materialized if isinstance(node, FusedStep) else True)
 
-    def is_convolution_epilogue(self, step: FusedStep) -> bool:
-        """Return whether the convolution before `step` writes its result, since it is at most a ReLU."""
-        has_more = self.training or step.norm or step.residual or step.pool
-        clamps = step.activation is None or step.activation.clamps
-        return clamps and not has_more and isinstance(step.source, Convolution)
+    def is_convolution_epilogue(self, node: Node) -> bool:
+        """Return whether the convolution before a step computes it: a sum, ReLU and 2 x 2 maxima, in evaluation."""
+        if self.training or not isinstance(node, FusedStep) or node.norm or not isinstance(node.source, Convolution):
+            return False
+        clamps = node.activation is None or node.activation.clamps
+        before = node.residual is None or self._computed_at(node.residual).position < node.source.position
+        return clamps and before and (node.pool is None or node.pool.is_2x2_maximum)
 
     def needs_gradient(self, node: Node) -> bool:
         """Return whether the backward pass computes the gradient of a result."""
@@ -122,7 +130,9 @@ class Workspace:
         images = self.precision.images_per_block
         w = SparseWeights(node, mask, values, self.activations[node.source], self.shapes[node], images)
         self.weights[node] = w
-        self.activations[node] = self._buffer(w.output_shape, per_thread=not self.is_stored(node))
+        result = next(filter(self.is_convolution_epilogue, node.users), node)
+        self._allocate_result(result)
+        self.activations[node] = self.activations[result]
         if self.training:
             per_thread = node is not self.graph.output
             scratch = self._gradient_scratch if per_thread else None
@@ -134,17 +144,41 @@ class Workspace:
     def _allocate_step(self, node: FusedStep) -> None:
         channels = self.shapes[node].channels
         self.norms[node] = BatchNormBuffers(node.norm, channels, self.blocks, self.precision.compute_dtype)
-        self._allocate_result(node)
-        if self.is_convolution_epilogue(node):
-            self.activations[node.source] = self.activations[node]
+        if not self.is_convolution_epilogue(node):
+            self._allocate_result(node)
 
     def _allocate_result(self, node: Node) -> None:
-        """Allocate a result with the largest border that a convolution which reads it needs."""
-        paddings = [p for user in node.users if isinstance(user, Convolution) for p in (user.padding, user.end_padding)]
-        border = (max([0, *(p[0] for p in paddings)]), max([0, *(p[1] for p in paddings)]))
-        stored = self.is_stored(node)
+        shape, border = self._layout(node)
+        stored, free = self.is_stored(node), self._free[shape, border]
+        if free and not stored:
+            self.activations[node] = free.pop()
+            return
         scratch = self._step_scratch if self.training and not stored else None
-        self.activations[node] = self._buffer(self.shapes[node], border=border, per_thread=not stored, scratch=scratch)
+        self.activations[node] = self._buffer(shape, border=border, per_thread=not stored, scratch=scratch)
+
+    def _layout(self, node: Node) -> tuple[ImageShape, tuple[int, int]]:
+        """Return the shape of a result, and the largest border that a convolution which reads it needs."""
+        paddings = [p for user in node.users if isinstance(user, Convolution) for p in (user.padding, user.end_padding)]
+        return self.shapes[node], (max([0, *(p[0] for p in paddings)]), max([0, *(p[1] for p in paddings)]))
+
+    def _last_readers(self) -> dict[Node, list[Node]]:
+        """Return the results whose memory is free after the operations of each node, in evaluation."""
+        order = {node: index for index, node in enumerate(self.graph.nodes)}
+        done_after: dict[Node, list[Node]] = defaultdict(list)
+        for node in self.graph.nodes:
+            has_memory = not (isinstance(node, Convolution) and any(map(self.is_convolution_epilogue, node.users)))
+            if has_memory and not self.is_stored(node):
+                readers = [node, *map(self._computed_at, node.users)]
+                done_after[max(readers, key=order.__getitem__)].append(node)
+        return done_after
+
+    def _computed_at(self, node: Node) -> Node:
+        """Return the node with whose operations a result is computed: its own, its source's or its reader's."""
+        if not isinstance(node, FusedStep):
+            return node
+        if self.is_convolution_epilogue(node):
+            return node.source
+        return node if node.materialized else node.users[0]  # or computed where it is read
 
     def _allocate_gradients(self) -> None:
         """Allocate the gradients of steps and of the input, in as few pieces as their uses allow."""

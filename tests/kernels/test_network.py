@@ -260,6 +260,56 @@ def test_products_and_concatenations_match_pytorch(build):
     )
 
 
+ONE_OPERAND = {
+    "convolution": lambda layer, x: layer(x),
+    "relu": lambda layer, x: F.relu(layer(x)),
+    "silu": lambda layer, x: F.silu(layer(x)),
+}
+TWO_OPERANDS = {
+    "sum": lambda layer, x, y: layer(x) + y,
+    "sum, relu": lambda layer, x, y: F.relu(y + layer(x)),
+    "product": lambda layer, x, y: x * layer(y),
+}
+
+
+class AnyGraph(nn.Module):
+    """Operations on earlier results, all of one shape, and a last convolution that reads what nothing else reads."""
+
+    def __init__(self, operations):
+        super().__init__()
+        self.plan = [(kind, first % n, second % n) for n, (kind, first, second) in enumerate(operations, 1)]
+        read = {i for kind, *both in self.plan for i in (both if kind in TWO_OPERANDS else both[:1])}
+        self.unread = [i for i in range(len(operations) + 1) if i not in read]
+        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(len(operations) + 1))
+        self.last = nn.Conv2d(3 * len(self.unread), 2, 1)
+
+    def forward(self, x):
+        results = [self.layers[-1](x)]
+        for (kind, first, second), layer in zip(self.plan, self.layers, strict=False):
+            if kind in TWO_OPERANDS:
+                results.append(TWO_OPERANDS[kind](layer, results[first], results[second]))
+            else:
+                results.append(ONE_OPERAND[kind](layer, results[first]))
+        return self.last(F.max_pool2d(F.relu(torch.cat([results[i] for i in self.unread], 1)), 2))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    operations=st.lists(
+        st.tuples(
+            st.sampled_from([*ONE_OPERAND, *TWO_OPERANDS]),
+            st.integers(0, 9),
+            st.integers(0, 9),
+        ),
+        min_size=2,
+        max_size=10,
+    )
+)
+def test_networks_of_any_graph_match_pytorch(operations):
+    torch.manual_seed(0)
+    assert_same(masked(AnyGraph(operations), 0.5), torch.randn(19, 3, 9, 7, dtype=torch.float64))
+
+
 def test_parameters_have_gradients_though_the_images_have_none():
     """The images are an operand of a sum, of a product and of a concatenation."""
 
@@ -526,23 +576,33 @@ def pools_and_activations(precision):
     )
 
 
+def sums(precision):
+    graph = AnyGraph([("relu", 0, 0), ("sum, relu", 1, 1), ("convolution", 1, 1), ("sum", 2, 3)])
+    return masked(nn.Sequential(graph, nn.Flatten(), nn.Linear(128, 10)), 0.3).to(precision.compute_dtype)
+
+
 def results(precision, threads, build=convolutions, images=70):
-    """Return the output and the gradients of a training step."""
+    """Return the output and the gradients of a training step, and the output in evaluation."""
     torch.manual_seed(0)
     network = build(precision)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         sparse = SparseNetwork(network, precision)
-        output = sparse(torch.randn(images, 3, 16, 16, dtype=precision.compute_dtype))
+        x = torch.randn(images, 3, 16, 16, dtype=precision.compute_dtype)
+        output = sparse(x)
         F.cross_entropy(output, torch.arange(images) % 10).backward()
-        return [output.detach(), *(p.grad for p in sparse.trainable_parameters())]
+        with torch.no_grad():
+            evaluated = sparse.eval()(x)
+        return [output.detach(), *(p.grad for p in sparse.trainable_parameters()), evaluated]
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("build, images", [(convolutions, 70), (linear_layers, 300), (pools_and_activations, 70)])
+@pytest.mark.parametrize(
+    "build, images", [(convolutions, 70), (linear_layers, 300), (pools_and_activations, 70), (sums, 70)]
+)
 def test_results_do_not_depend_on_the_number_of_threads(build, images, stored):
     # three or five blocks of images: more and fewer than threads, so parallel over blocks and over channels
     one, *others = [results(Precision(torch.float32, stored), threads, build, images) for threads in (1, 2, 6)]
