@@ -68,8 +68,9 @@ def window_bytes(
         vectors: vectors of sums for each pixel.
         bytes_per_pixel: bytes of one pixel of all images that lie side by side in memory.
     """
-    columns = min(output[1], TILE // vectors)
-    rows = min(output[0], TILE // vectors // columns)
+    tile = TILE // vectors
+    columns = min(output[1], tile // 2 if output[0] > 1 else tile)
+    rows = min(output[0], tile // columns)
     height, width = ((n - 1) * s + k for n, s, k in zip((rows, columns), stride, kernel, strict=True))
     return height * width * bytes_per_pixel
 

@@ -47,9 +47,10 @@ def test_blocks_fit_the_cache_and_hold_enough_weights(n_in, weights, window, siz
 
 
 def test_a_window_is_what_a_tile_of_sixteen_vectors_reads():
-    assert window_bytes((32, 32), (3, 3), (1, 1)) == 3 * 18 * 64
-    assert window_bytes((8, 8), (3, 3), (2, 2)) == 5 * 17 * 64  # two rows of eight pixels
-    assert window_bytes((8, 8), (3, 3), (1, 1), vectors=2) == 3 * 10 * 64  # bfloat16: one row of eight
+    assert window_bytes((32, 32), (3, 3), (1, 1)) == 4 * 10 * 64  # two rows of eight pixels
+    assert window_bytes((1, 32), (3, 3), (1, 1)) == 3 * 18 * 64  # one of sixteen
+    assert window_bytes((8, 8), (3, 3), (2, 2)) == 5 * 17 * 64
+    assert window_bytes((8, 8), (3, 3), (1, 1), vectors=2) == 4 * 6 * 64  # bfloat16: two rows of four
     assert window_bytes((2, 2), (3, 3), (1, 1)) == 4 * 4 * 64
 
 
