@@ -6,6 +6,7 @@
     python -m benchmarks.sparse inference [--model vgg16] [--cells uniform:0.99 ...] [--peers FOLDER]
     python -m benchmarks.sparse memory [--sparsity 0.99]
     python -m benchmarks.sparse epoch --data FOLDER [--density 0.05 0.01]
+    python -m benchmarks.sparse run --data FOLDER [--model vgg16] [--cells erk:0.995 ...]
 
 All alternatives are interleaved in one process, but those of `memory`, each of which is a process of its own. The
 output is the median of --rounds, and the speed-up over the faster of dense float32 and bfloat16 (channels-last). Dense
@@ -32,12 +33,13 @@ from benchmarks.sparse.epoch import compare_epochs
 from benchmarks.sparse.inference import compare_inference
 from benchmarks.sparse.layers import compare_convolutions, compare_linear
 from benchmarks.sparse.memory import compare_memory
+from benchmarks.sparse.run import compare_run
 from benchmarks.sparse.steps import compare_steps
 
 CELLS = ["uniform:0.99", "uniform:0.999"]  # density distribution and sparsity
 COMPARISONS = {
     "steps": compare_steps, "convolutions": compare_convolutions, "linear": compare_linear,
-    "inference": compare_inference, "memory": compare_memory, "epoch": compare_epochs,
+    "inference": compare_inference, "memory": compare_memory, "epoch": compare_epochs, "run": compare_run,
 }  # fmt: skip
 
 

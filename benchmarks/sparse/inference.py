@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from ersparse.cli.export import dense_size
 from ersparse.export.benchmark import benchmark_table
 from ersparse.export.folded import fold
 from ersparse.export.sparse_file import InputSpec, write
+from ersparse.models.libraries import torchvision_network
 
 
 def compare_inference(arguments: argparse.Namespace) -> None:
@@ -21,7 +23,8 @@ def compare_inference(arguments: argparse.Namespace) -> None:
     inputs = InputSpec(3, 32, [0.5] * 3, [0.2] * 3)
     for cell in arguments.cells:
         density, level = cell.split(":")
-        network = getattr(models, arguments.model)(10)
+        build = getattr(models, arguments.model, None) or partial(torchvision_network, name=arguments.model)
+        network = build(10)
         sparsify(network, density, float(level))
         folded = fold(network.eval())
         if arguments.peers:
