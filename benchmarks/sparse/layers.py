@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import importlib.util
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from benchmarks.sparse.comparison import STORAGE_DTYPES, Step, print_comparison
 from ersparse import sparsify
+from ersparse.kernels import abi
 from ersparse.kernels.buffers import Precision
 from ersparse.kernels.network import SparseNetwork
 
@@ -30,6 +32,22 @@ def layer_step(layer: Callable[[Tensor], Tensor], x: Tensor, bfloat16: bool = Fa
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             y = layer(x)
         y.backward(torch.ones_like(y))
+
+    return step
+
+
+def inner_step(sparse: SparseNetwork, x: Tensor) -> Step:
+    """Return the step of a layer inside a network: activations are in the layout of the kernels, and stay in it."""
+    layer_step(sparse, x)()  # allocates the program
+    ((_, program),) = sparse._programs.values()
+    passes = []
+    for operations in (program._forward, program._backward):
+        kept = [op for op in operations.packed if op.kind not in (abi.ENTER, abi.LEAVE)]
+        passes.append((abi.Op * len(kept))(*kept))
+
+    def step() -> None:
+        for ops in passes:
+            program.kernels.run(ctypes.byref(ops), len(ops), len(x), 1, program.workspace.threads)
 
     return step
 
@@ -63,6 +81,7 @@ def compare_convolutions(arguments: argparse.Namespace) -> None:
             for name, dtype in STORAGE_DTYPES.items():
                 sparse = SparseNetwork(copy.deepcopy(layer), Precision(torch.float32, dtype))
                 steps[f"ours {name}"] = layer_step(sparse, x)
+                steps[f"ours {name}, inside a network"] = inner_step(sparse, x)
             if arguments.others:
                 steps["torch.sparse CSR"] = torch_sparse_step(weight, x)
             if arguments.others and importlib.util.find_spec("sparseprop"):

@@ -15,58 +15,61 @@ template <int WIDTH> inline void transpose(Half (&m)[HALF]) {
     if constexpr (WIDTH > 1) transpose<WIDTH / 2>(m);
 }
 
-struct Run {  // numbers that follow each other in an image, for up to LANES images
-    real* images;
-    int64_t image, count, length;  // numbers from one image to the next, images, numbers
-    stored* abreast;
-    int64_t step;  // from one number to the next
+struct Cursor {  // goes through the pixels of a tensor, channel by channel
+    const Tensor& t;
+    const int64_t height, width;
+    stored *channel, *row, *at;
+    int64_t y = 0, x = 0;
+    Cursor(const Op& op, const Tensor& t, const Part& p, int64_t vector)
+        : t(t), height(op.count > 1 ? t.height : 1), width(op.count > 1 ? t.width : 1),
+          channel(plane(t, p, p.begin) + vector * LANES), row(channel), at(channel) {}
+    void next() {
+        at += t.step * LANES;
+        if (++x < width) return;
+        x = 0, row += t.columns * t.row_step * LANES;
+        if (++y == height) y = 0, channel += t.rows * t.columns * LANES, row = channel;
+        at = row;
+    }
 };
 
-// Calls visit(run) for everything that lies inside the borders of `t`.
-template <typename Visit> inline void for_each_run(const Op& op, const Tensor& t, const Part& p, Visit visit) {
-    const int64_t size = op.channels * op.count, first = p.block * op.abreast * LANES * size;  // op.count: pixels
-    if (op.count == 1) {  // along the channels
-        for (int64_t v = 0; v < op.abreast && v * LANES < p.images; v++)
-            visit({op.batch + first + v * LANES * size + p.begin, size, std::min<int64_t>(p.images - v * LANES, LANES),
-                   p.end - p.begin, plane(t, p, p.begin) + v * LANES, t.rows * t.columns * LANES});
-        return;
+// Calls visit(batch, size, images, numbers, cursor) for up to HALF numbers of up to LANES images at a time: the numbers of
+// the first image begin at `batch`, those of the next one `size` behind them; the cursor is at the first number's pixel.
+template <typename Visit> inline void for_each_square(const Op& op, const Tensor& t, const Part& p, Visit visit) {
+    const int64_t size = op.channels * op.count, end = p.end * op.count;
+    for (int64_t v = 0; v < op.abreast && v * LANES < p.images; v++) {
+        real* images = op.batch + (p.block * op.abreast + v) * LANES * size;
+        Cursor cursor(op, t, p, v);
+        for (int64_t n = p.begin * op.count; n < end; n += HALF)
+            visit(images + n, size, std::min<int64_t>(p.images - v * LANES, LANES),
+                  std::min<int64_t>(end - n, HALF), cursor);
     }
-    for (int64_t c = p.begin; c < p.end; c++)
-        for (int64_t y = 0; y < t.height; y++)
-            visit({op.batch + first + c * op.count + y * t.width, size, p.images, t.width,
-                   plane(t, p, c) + y * t.columns * t.row_step * LANES, t.step * LANES});
 }
 
 void enter(const Op& op, const Part& p) {
-    for_each_run(op, op.out, p, [](const Run& run) {
-        for (int64_t i = 0; i < run.length; i += HALF) {
-            Vector pixels[HALF];
-            for (int half = 0; half < LANES / HALF; half++) {
-                Half m[HALF];
-                for (int r = 0; r < HALF; r++) {
-                    const int64_t image = half * HALF + r;
-                    m[r] = image < run.count ? load_first(run.images + image * run.image + i, run.length - i) : Half{};
-                }
-                transpose<HALF / 2>(m);
-                for (int j = 0; j < HALF; j++) set_half(pixels[j], half, m[j]);
+    for_each_square(op, op.out, p, [](real* from, int64_t size, int64_t images, int64_t numbers, Cursor& cursor) {
+        Vector pixels[HALF];
+        for (int half = 0; half < LANES / HALF; half++) {
+            Half m[HALF];
+            for (int r = 0; r < HALF; r++) {
+                const int64_t image = half * HALF + r;
+                m[r] = image < images ? load_first(from + image * size, numbers) : Half{};
             }
-            for (int j = 0; j < std::min<int64_t>(HALF, run.length - i); j++)
-                store(run.abreast + (i + j) * run.step, pixels[j]);
+            transpose<HALF / 2>(m);
+            for (int j = 0; j < HALF; j++) set_half(pixels[j], half, m[j]);
         }
+        for (int j = 0; j < numbers; j++, cursor.next()) store(cursor.at, pixels[j]);
     });
 }
 
 void leave(const Op& op, const Part& p) {
-    for_each_run(op, op.in, p, [](const Run& run) {
-        for (int64_t i = 0; i < run.length; i += HALF) {
-            const int64_t numbers = std::min<int64_t>(HALF, run.length - i);
-            for (int half = 0; half * HALF < std::min<int64_t>(LANES, run.count); half++) {
-                Half m[HALF] = {};
-                for (int j = 0; j < numbers; j++) m[j] = half_of(load(run.abreast + (i + j) * run.step), half);
-                transpose<HALF / 2>(m);
-                for (int r = 0; r < HALF && half * HALF + r < run.count; r++)
-                    store_first(run.images + (half * HALF + r) * run.image + i, m[r], numbers);
-            }
+    for_each_square(op, op.in, p, [](real* to, int64_t size, int64_t images, int64_t numbers, Cursor& cursor) {
+        Half m[LANES / HALF][HALF] = {};
+        for (int j = 0; j < numbers; j++, cursor.next())
+            for (int half = 0; half < LANES / HALF; half++) m[half][j] = half_of(load(cursor.at), half);
+        for (int half = 0; half * HALF < images; half++) {
+            transpose<HALF / 2>(m[half]);
+            for (int r = 0; r < HALF && half * HALF + r < images; r++)
+                store_first(to + (half * HALF + r) * size, m[half][r], numbers);
         }
     });
 }
