@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-DENSE_TO_SPARSE_THROUGHPUT = 2.3  # FLOP/s of dense kernels relative to sparse kernels (measured, benchmarks/README.md)
+DENSE_TO_SPARSE_THROUGHPUT = 1.8  # FLOP/s of dense kernels relative to sparse kernels (measured, docs/performance.md)
 OVERHEAD_FRACTION = 0.05  # normalisation, activations and pooling of a sparse step, relative to a whole masked step
 WORTHWHILE_SPEEDUP = 2.0  # required by `auto`; the margin allows for other processors and networks than the measured
 
