@@ -129,10 +129,11 @@ inline void row_of_tiles(const Taps<STRIDE>& t, int64_t y, int64_t x, const Op& 
     if constexpr (COLUMNS > 1) row_of_tiles<ROWS, COLUMNS / 2, STRIDE>(t, y, x, op, p);
 }
 
-template <int ROWS, int STRIDE> void convolve_rows(const Taps<STRIDE>& t, int64_t y, const Op& op, const Part& p) {
+template <int ROWS, int COLUMNS, int STRIDE>
+void convolve_rows(const Taps<STRIDE>& t, int64_t y, const Op& op, const Part& p) {
     const int64_t end = before_pool(op, p.rows.end);
-    for (; y + ROWS <= end; y += ROWS) row_of_tiles<ROWS, TILE / ROWS, STRIDE>(t, y, 0, op, p);
-    if constexpr (ROWS > 1) convolve_rows<ROWS / 2, STRIDE>(t, y, op, p);
+    for (; y + ROWS <= end; y += ROWS) row_of_tiles<ROWS, COLUMNS, STRIDE>(t, y, 0, op, p);
+    if constexpr (ROWS > 1) convolve_rows<ROWS / 2, COLUMNS * 2, STRIDE>(t, y, op, p);
 }
 
 // Tiles of two rows read less of the input than tiles of one, 4 x 10 pixels rather than 3 x 18 for a kernel of 3 x 3, so
@@ -141,9 +142,11 @@ template <int STRIDE> void convolve(const Op& op, const Part& p) {
     const Taps<STRIDE> t(op, p);
     const int64_t width = before_pool(op, op.out.width), begin = before_pool(op, p.rows.begin);
     const bool from_second_level = op.input_blocks == 1 && width >= (PAIRS ? 4 * TILE : TILE);
-    if (from_second_level && !pools(op)) convolve_rows<1, STRIDE>(t, begin, op, p);
-    else if (width >= TILE / 2) convolve_rows<2, STRIDE>(t, begin, op, p);
-    else convolve_rows<(TILE >= 8 ? 4 : 2), STRIDE>(t, begin, op, p);
+    constexpr int TALL = TILE >= 8 ? 4 : 2;
+    if (pools(op) && TILE < 4) convolve_rows<2, 2, STRIDE>(t, begin, op, p);  // no smaller tile has a maximum
+    else if (from_second_level && !pools(op)) convolve_rows<1, TILE, STRIDE>(t, begin, op, p);
+    else if (width >= TILE / 2) convolve_rows<2, TILE / 2, STRIDE>(t, begin, op, p);
+    else convolve_rows<TALL, TILE / TALL, STRIDE>(t, begin, op, p);
 }
 
 }  // namespace

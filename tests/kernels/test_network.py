@@ -117,6 +117,7 @@ OPERATIONS = {
     "relu6, average": [scaled_norm(), nn.ReLU6(), nn.AvgPool2d(2)],
     "norm": [nn.BatchNorm2d(5)],
     "norm, relu, pool": [nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)],
+    "max 2": [nn.MaxPool2d(2), nn.ReLU()],
     "max 3": [nn.MaxPool2d(3), nn.ReLU()],
     "max 2x3": [nn.ReLU(), nn.MaxPool2d((2, 3))],
     "average": [nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(2)],
@@ -273,7 +274,7 @@ TWO_OPERANDS = {
 
 
 class AnyGraph(nn.Module):
-    """Operations on earlier results, all of one shape, and a last convolution that reads what nothing else reads."""
+    """Operations on earlier results of one shape; what nothing reads is convolved, added to the first, and pooled."""
 
     def __init__(self, operations):
         super().__init__()
@@ -281,7 +282,7 @@ class AnyGraph(nn.Module):
         read = {i for kind, *both in self.plan for i in (both if kind in TWO_OPERANDS else both[:1])}
         self.unread = [i for i in range(len(operations) + 1) if i not in read]
         self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(len(operations) + 1))
-        self.last = nn.Conv2d(3 * len(self.unread), 2, 1)
+        self.before_sum, self.last = nn.Conv2d(3 * len(self.unread), 3, 1), nn.Conv2d(3, 2, 1)
 
     def forward(self, x):
         results = [self.layers[-1](x)]
@@ -290,7 +291,8 @@ class AnyGraph(nn.Module):
                 results.append(TWO_OPERANDS[kind](layer, results[first], results[second]))
             else:
                 results.append(ONE_OPERAND[kind](layer, results[first]))
-        return self.last(F.max_pool2d(F.relu(torch.cat([results[i] for i in self.unread], 1)), 2))
+        total = results[0] + self.before_sum(torch.cat([results[i] for i in self.unread], 1))
+        return self.last(F.max_pool2d(F.relu(total), 2))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -688,6 +690,10 @@ def test_kernels_for_avx2_match_pytorch(monkeypatch, tmp_path):
         test_convolutions_match_pytorch()
         test_ten_training_steps_match_pytorch("resnet20")
         test_bfloat16_approximates_float32()
+        test_networks_of_any_graph_match_pytorch()
+        test_operations_between_convolutions_match_pytorch(OPERATIONS["max 2"], 11)
+        for build in (convolutions, sums):
+            test_results_do_not_depend_on_the_number_of_threads(build, 70, torch.bfloat16)
         for activation in ACTIVATIONS:
             test_activations_match_pytorch(activation)
     finally:
@@ -705,6 +711,7 @@ for operations in test_network.OPERATIONS.values():
     test_network.test_operations_between_convolutions_match_pytorch(operations, 11)
 for build in (test_network.DenseBlock, test_network.Gates, lambda: test_network.SqueezeExcitation(True)):
     test_network.test_products_and_concatenations_match_pytorch(build)
+test_network.test_networks_of_any_graph_match_pytorch()
 test_network.test_dropout_draws_the_numbers_of_pytorch()
 test_network.test_signals_match_pytorch()
 print("clean")
