@@ -24,8 +24,9 @@ Run = Callable[[Any], Any]
 def deepsparse(path: Path, threads: int, batch: int) -> Iterator[tuple[str, Run]]:
     from deepsparse import Engine
 
-    engine = Engine(str(path), batch_size=batch, num_cores=threads)
-    yield "DeepSparse f32", lambda x: engine.run([x])[0]
+    for precision, file in available(path):
+        engine = Engine(str(file), batch_size=batch, num_cores=threads)
+        yield f"DeepSparse {precision}", lambda x, e=engine: e.run([x])[0]
 
 
 def onnxruntime(path: Path, threads: int, batch: int) -> Iterator[tuple[str, Run]]:
@@ -33,12 +34,13 @@ def onnxruntime(path: Path, threads: int, batch: int) -> Iterator[tuple[str, Run
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    for precision, file in ("f32", path), ("int8", quantised(path)):
+    quantise(path)
+    for precision, file in available(path):
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         yield f"ONNX Runtime {precision}, dense", lambda x, s=session: s.run(None, {"images": x})[0]
 
 
-def quantised(path: Path) -> Path:
+def quantise(path: Path) -> None:
     """Write a copy of the network with weights and activations of 8 bits, calibrated on the images beside it."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -48,21 +50,26 @@ def quantised(path: Path) -> Path:
         def get_next(self) -> Any:
             return next(self.batches, None)
 
-    copy = path.with_suffix(".int8.onnx")
     quantize_static(
-        str(path), str(copy), Images(), quant_format=QuantFormat.QDQ, per_channel=True,
+        str(path), str(path.with_suffix(".int8.onnx")), Images(), quant_format=QuantFormat.QDQ, per_channel=True,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
     )  # fmt: skip
-    return copy
+
+
+def available(path: Path) -> list[tuple[str, Path]]:
+    """Return the network, and its copy in 8 bits if ONNX Runtime, which writes it, has been timed before."""
+    copy = path.with_suffix(".int8.onnx")
+    return [("f32", path), *([("int8", copy)] if copy.exists() else [])]
 
 
 def openvino(path: Path, threads: int, batch: int) -> Iterator[tuple[str, Run]]:
     import openvino
 
     core = openvino.Core()
-    for precision in ("f32", "bf16"):
-        hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        request = core.compile_model(str(path), "CPU", hints).create_infer_request()
+    for precision, file in [*available(path), ("bf16", path)]:
+        hint = "bf16" if precision == "bf16" else "f32"  # layers between those of 8 bits
+        hints = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        request = core.compile_model(str(file), "CPU", hints).create_infer_request()
         yield f"OpenVINO {precision}, dense", lambda x, r=request: r.infer({0: x})[0]
 
 

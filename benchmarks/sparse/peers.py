@@ -16,14 +16,13 @@ from benchmarks.hardware_limits import peak_flops
 from ersparse.export.benchmark import median_seconds
 from ersparse.export.folded import FoldedNetwork
 from ersparse.export.predictor import sparse_forward
+from ersparse.export.ranges import observe
 from ersparse.export.sparse_file import InputSpec
-from ersparse.kernels.buffers import Precision
-from ersparse.kernels.network import SparseNetwork
 from ersparse.sparse.mask import masks_of
 from ersparse.sparse.positions import positions
 
 BATCHES = (1, 16, 128)
-ENGINES = ("deepsparse", "onnxruntime", "openvino")
+ENGINES = ("onnxruntime", "deepsparse", "openvino")  # ONNX Runtime writes the networks in 8 bits
 TIMER = Path(__file__).parents[1] / "peers/time_networks.py"
 Times = dict[str, dict[int, list[float]]]  # milliseconds by engine and batch, one for each round
 
@@ -44,12 +43,15 @@ def write_onnx(network: FoldedNetwork, inputs: InputSpec, folder: Path) -> list[
 
 
 def time_ours(network: FoldedNetwork, inputs: InputSpec, times: Times) -> None:
-    """Add the times of sparse prediction in float32, and with activations in bfloat16 for more than one image."""
-    half = SparseNetwork(network, Precision(torch.float32, torch.bfloat16)).eval()
-    for name, run in (("ersparse f32", sparse_forward(network, inputs)), ("ersparse bf16", half)):
-        for batch in BATCHES[name.endswith("bf16") :]:
+    """Add the times of sparse prediction in float32, and in bfloat16 and int8 for the batches that these are for."""
+    ranges = observe(network, torch.randn(64, inputs.channels, inputs.side, inputs.side))
+    for name, storage, batches in (
+        ("f32", torch.float32, BATCHES), ("bf16", torch.bfloat16, BATCHES[2:]), ("int8", torch.int8, BATCHES[2:]),
+    ):  # fmt: skip
+        run = sparse_forward(network, inputs, storage, ranges)
+        for batch in batches:
             x = torch.randn(batch, inputs.channels, inputs.side, inputs.side)
-            times[name][batch].append(1e3 * median_seconds(run, x))
+            times[f"ersparse {name}"][batch].append(1e3 * median_seconds(run, x))
 
 
 def time_peers(peers: Path, paths: list[Path], threads: int, times: Times) -> None:
@@ -69,7 +71,7 @@ def time_peers(peers: Path, paths: list[Path], threads: int, times: Times) -> No
 
 
 def compare_with_peers(network: FoldedNetwork, inputs: InputSpec, peers: Path, threads: int, rounds: int) -> None:
-    """Print medians and ranges over the rounds, the machine's floor, and the fastest other engine's time over ours."""
+    """Print medians and ranges over the rounds, the machine's floor, and ratios to the fastest other engines."""
     uses = positions(network, inputs.channels, inputs.side)
     operations = 2 * sum(int(mask.sum()) * uses[name] for name, mask in masks_of(network).items())
     times: Times = defaultdict(lambda: defaultdict(list))
@@ -86,6 +88,8 @@ def compare_with_peers(network: FoldedNetwork, inputs: InputSpec, peers: Path, t
         print(f"  batch {batch}: operations of kept weights at the peak rate of float32: {1e3 * seconds:.2f} ms")
         medians = {name: statistics.median(v[batch]) for name, v in times.items() if v[batch]}
         others = {name: ms for name, ms in medians.items() if not name.startswith("ersparse")}
-        for ours in sorted(set(medians) - set(others)) if others else ():
-            best = min(others, key=lambda name: others[name])
-            print(f"  batch {batch}: {best} takes {others[best] / medians[ours]:.2f} times as long as {ours}")
+        for ours in sorted(set(medians) - set(others)):
+            for kind in ("", "int8", "dense"):  # of all, of those in 8 bits, and of those for dense networks
+                best = min((name for name in others if kind in name), key=others.__getitem__, default=None)
+                if best:
+                    print(f"  batch {batch}: {best} / {ours} = {others[best] / medians[ours]:.2f}")

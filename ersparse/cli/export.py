@@ -1,4 +1,4 @@
-"""The command `ersparse export <run folder> [--format sparse|onnx] [--out FILE] [--benchmark]`."""
+"""The command `ersparse export <run folder> [--format sparse|onnx] [--out FILE] [--int8] [--benchmark]`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ersparse.api import load
+from ersparse.api import load, load_images
 from ersparse.cli.arguments import CommandParser
+from ersparse.data.streamed import StreamedPart
 from ersparse.errors import UserError
 from ersparse.export import sparse_file
 from ersparse.export.folded import FoldedNetwork, fold
+from ersparse.export.predictor import MAX_BATCH_SIZE, load_sparse
+from ersparse.export.ranges import Ranges, observe
 from ersparse.kernels.nodes import NotCovered
 from ersparse.storage.atomic import write_bytes
 from ersparse.storage.run_folder import RunFolder
 
 FILE_NAMES = {"sparse": "network.sparse", "onnx": "network.onnx"}  # by format
+CALIBRATION_IMAGES = 512
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,14 +39,20 @@ def main(arguments: Sequence[str]) -> int:
         network, images = _load_for_onnx(options.run, options.trust)
     else:
         network, images = load_folded(options.run, options.trust)
-    _write(path, options.format, network, images)
+    if options.int8 and options.format != "sparse":
+        raise UserError(f"--int8: ranges of activations are written with --format sparse, not {options.format}")
+    data = load_images(options.run, trust=options.trust) if options.int8 else None
+    ranges = observe_samples(network, images, data.x_train) if data and isinstance(network, FoldedNetwork) else None
+    _write(path, options.format, network, images, ranges)
     size, dense = path.stat().st_size, dense_size(network)
     print(f"{path}: {size / 1e6:.3g} MB, {size / dense:.4f} of the dense network's {dense / 1e6:.3g} MB")
+    if data:
+        print(_int8_accuracy(path, data.x_test, data.y_test))
     if options.benchmark and isinstance(network, FoldedNetwork):
         from ersparse.export.benchmark import benchmark_table
         from ersparse.runs.console import make_console
 
-        make_console().print(benchmark_table(network, images, size, dense))
+        make_console().print(benchmark_table(network, images, size, dense, ranges))
     return 0
 
 
@@ -54,17 +64,41 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="whose code the record of the run may name"
     )
+    parser.add_argument("--int8", action="store_true", help="measure the ranges that prediction in 8 bits needs")
     parser.add_argument("--benchmark", action="store_true")
     return parser
 
 
-def _write(path: Path, file_format: str, network: nn.Module, images: sparse_file.InputSpec) -> None:
+def observe_samples(network: FoldedNetwork, inputs: sparse_file.InputSpec, images: Tensor | StreamedPart) -> Ranges:
+    """Return the ranges of a network's tensors on `CALIBRATION_IMAGES` of the images, evenly spaced."""
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES)).long()
+    return observe(network, inputs.normalize(images[chosen]))
+
+
+def _int8_accuracy(path: Path, images: Tensor | StreamedPart, labels: Tensor) -> str:
+    """Say what 8 bits cost: the test accuracy of the file in float32 and in int8."""
+    predictors = [load_sparse(path, storage) for storage in ("float32", "int8")]
+    exact, rounded = (
+        torch.cat([predict(images[n : n + MAX_BATCH_SIZE]).argmax(1) for n in range(0, len(images), MAX_BATCH_SIZE)])
+        for predict in predictors
+    )
+    accuracies = [(classes == labels).float().mean().item() for classes in (exact, rounded)]
+    differing = (exact != rounded).float().mean().item()
+    return (
+        f"test accuracy {accuracies[0]:.4f} in float32 and {accuracies[1]:.4f} in int8; "
+        f"{100 * differing:.2f} % of {len(labels)} predictions differ"
+    )
+
+
+def _write(
+    path: Path, file_format: str, network: nn.Module, images: sparse_file.InputSpec, ranges: Ranges | None
+) -> None:
     try:
         if file_format == "onnx":
             write_onnx(path, network, images)
         else:
             assert isinstance(network, FoldedNetwork)
-            sparse_file.write(path, network, images)
+            sparse_file.write(path, network, images, ranges)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 

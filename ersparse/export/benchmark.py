@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ersparse.export.folded import FoldedNetwork
 from ersparse.export.predictor import sparse_forward
+from ersparse.export.ranges import Ranges
 from ersparse.export.sparse_file import InputSpec
 
 LATENCY_BATCH, THROUGHPUT_BATCH = 1, 128  # images
@@ -20,7 +21,9 @@ MIN_REPETITIONS, MIN_SECONDS = 7, 0.5  # of each batch; both are minima
 Network = Callable[[Tensor], Tensor]
 
 
-def benchmark_table(network: FoldedNetwork, inputs: InputSpec, size: int, dense_size: int) -> Table:
+def benchmark_table(
+    network: FoldedNetwork, inputs: InputSpec, size: int, dense_size: int, ranges: Ranges | None = None
+) -> Table:
     """Time the network on the CPU by the sparse kernels and by PyTorch's dense layers, and return the medians.
 
     Args:
@@ -28,6 +31,7 @@ def benchmark_table(network: FoldedNetwork, inputs: InputSpec, size: int, dense_
         inputs: the images that it expects.
         size: the size of the sparse file in bytes.
         dense_size: the size of the dense network in float32, in bytes.
+        ranges: of the network's tensors, to time prediction in 8 bits too.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("network", "1 image, ms", f"{THROUGHPUT_BATCH} images, ms", "images/s", "file, MB"):
@@ -37,6 +41,8 @@ def benchmark_table(network: FoldedNetwork, inputs: InputSpec, size: int, dense_
         ("sparse", sparse_forward(network, inputs), x, size),
         ("sparse, bfloat16 storage", sparse_forward(network, inputs, torch.bfloat16), x, size),
     ]
+    if ranges:
+        candidates.append(("sparse, int8", sparse_forward(network, inputs, torch.int8, ranges), x, size))
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         dense = without_masks(network).to(dtype).to(memory_format=torch.channels_last)
         y = x.to(dtype, memory_format=torch.channels_last)

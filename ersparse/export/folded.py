@@ -77,6 +77,11 @@ class FoldedStep:
         """The numbers of the results whose channels are concatenated, or of the only one."""
         return [self.source, *self.more]
 
+    @property
+    def operands(self) -> list[int]:
+        """The numbers of all results that the step reads."""
+        return [*self.sources, *(n for n in (self.residual, self.factor) if n is not None)]
+
     def combine(self, y: Tensor, results: Sequence[Tensor]) -> Tensor:
         """Add, multiply or append the other operands to `y`, the output of the layer."""
         if self.residual is not None:
@@ -101,6 +106,15 @@ class FoldedNetwork(nn.Module):
         self.layers = nn.ModuleList(step.layer.build() if step.layer else nn.Identity() for step in steps)
         self.epilogues = nn.ModuleList(step.build_epilogue() for step in steps)
         self.eval().requires_grad_(False)
+
+    def borders(self) -> list[tuple[int, int]]:
+        """Return the border of the image and of each step's result: the largest padding of the layers that read it."""
+        borders = [(0, 0)] * (len(self.steps) + 1)
+        for step in self.steps:
+            if step.layer:
+                paddings = borders[step.source], step.layer.padding, step.layer.end_padding or (0, 0)
+                borders[step.source] = (max(p[0] for p in paddings), max(p[1] for p in paddings))
+        return borders
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output [B, ...] of normalised images [B, C, H, W]."""

@@ -13,14 +13,18 @@ from torch import Tensor
 from ersparse.errors import UserError
 from ersparse.export import sparse_file
 from ersparse.export.folded import FoldedNetwork
+from ersparse.export.int8 import Int8Network
+from ersparse.export.ranges import Ranges, observe
 from ersparse.export.single_image import SingleImageNetwork
 from ersparse.kernels.buffers import VECTOR_SIZE, Precision
 from ersparse.kernels.compile import KernelsUnavailable
 from ersparse.kernels.network import SparseNetwork
+from ersparse.kernels.nodes import NotCovered
 
 MAX_BATCH_SIZE = 512  # images; larger inputs are split
-STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 MAX_SINGLE_IMAGES = 4  # images up to which one image at a time is faster than blocks of sixteen
+MAX_FLOAT_IMAGES = 32  # images up to which float32 is faster than a block of 64 in 8 bits
 
 log = logging.getLogger("ersparse")
 
@@ -49,10 +53,20 @@ class Predictor:
         """
         images = torch.as_tensor(images)
         self._check(images)
-        batches = torch.split(images, MAX_BATCH_SIZE)
-        if images.dtype == torch.uint8:
-            return torch.cat([self.network(self.inputs.normalize(batch)) for batch in batches])
-        return torch.cat([self.network(batch.float()) for batch in batches])
+        return torch.cat([self.network(self._normalize(batch)) for batch in torch.split(images, MAX_BATCH_SIZE)])
+
+    def normalized(self, images: Tensor | np.ndarray) -> Tensor:
+        """Return images as the network takes them.
+
+        Raises:
+            UserError: as for a prediction.
+        """
+        images = torch.as_tensor(images)
+        self._check(images)
+        return self._normalize(images)
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        return self.inputs.normalize(images) if images.dtype == torch.uint8 else images.float()
 
     def _check(self, images: Tensor) -> None:
         side, channels = self.inputs.side, self.inputs.channels
@@ -67,50 +81,86 @@ class Predictor:
             raise UserError(f"images={images.dtype} {list(images.shape)}: must contain at least one image")
 
 
-def load_sparse(path: str | Path, storage: str = "float32") -> Predictor:
+def load_sparse(
+    path: str | Path, storage: str = "float32", calibration: Tensor | np.ndarray | None = None
+) -> Predictor:
     """Load a file that `python -m ersparse export` wrote, for inference on the CPU.
 
     Without a C++ compiler the network is computed by PyTorch's dense layers, with a warning.
 
     Args:
         path: the path of the file, by default `network.sparse` in the run folder.
-        storage: the type in which activations are stored between layers: "float32", or "bfloat16", which is faster
-            for batches of more than 16 images and rounds activations to 8 bits of precision; weights and sums are
-            float32 in either case, and so are the activations of smaller batches.
+        storage: the type in which activations are stored between layers: "float32"; "bfloat16", which is faster for
+            batches of more than 16 images and rounds activations to 8 bits of precision; or "int8", which is faster
+            still for more than 32 images, on processors with AVX-512 VNNI, and rounds activations and kept weights to
+            256 and 255 values. Otherwise weights and sums are float32, and so are the activations of smaller batches.
+        calibration: for "int8", some hundreds of training images, on which the ranges of activations are measured, as
+            `Predictor` takes them; None for the ranges that `export --int8` wrote into the file.
 
     Raises:
-        UserError: the file is missing, damaged, of another version, or not a sparse network, or there is no such
-            storage.
+        UserError: the file is missing, damaged, of another version, or not a sparse network, there is no such
+            storage, or it is "int8" and there are neither ranges nor images.
     """
     if storage not in STORAGE:
         raise UserError(f"storage={storage!r}: must be one of {', '.join(STORAGE)}")
-    network, inputs = sparse_file.read(Path(path))
+    network, inputs, ranges = sparse_file.read(Path(path))
+    dense = Predictor(network, inputs)
+    if storage == "int8" and calibration is not None:
+        ranges = observe(network, dense.normalized(calibration))
+    elif storage == "int8" and ranges is None:
+        raise UserError(
+            f"storage='int8': {path} holds no ranges of activations; write it with `ersparse export --int8`, "
+            "or pass calibration=images"
+        )
     try:
-        return Predictor(sparse_forward(network, inputs, STORAGE[storage]), inputs)
+        return Predictor(sparse_forward(network, inputs, STORAGE[storage], ranges), inputs)
     except KernelsUnavailable as reason:
-        log.warning(f"{reason}; predicting with dense layers, to the same result")
-        return Predictor(network, inputs)
+        log.warning(f"{reason}; predicting with dense layers in float32")
+        return dense
 
 
 def sparse_forward(
-    network: FoldedNetwork, inputs: sparse_file.InputSpec, storage: torch.dtype = torch.float32
+    network: FoldedNetwork,
+    inputs: sparse_file.InputSpec,
+    storage: torch.dtype = torch.float32,
+    ranges: Ranges | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Return a function that computes `network` by the sparse kernels, in the layout that suits the batch size.
 
     Args:
         network: with masks attached.
         inputs: the images that it expects.
-        storage: the type of activations in batches of more than `VECTOR_SIZE` images.
+        storage: the type of activations in batches of more than `VECTOR_SIZE` images, in int8 `MAX_FLOAT_IMAGES`.
+        ranges: of the network's tensors, for int8.
 
     Raises:
         KernelsUnavailable: the kernels cannot be compiled.
+        UserError: the sums of a channel may exceed 32 bits in int8.
     """
     single, batched = SingleImageNetwork(network, inputs.channels, inputs.side), SparseNetwork(network).eval()
-    large = batched if storage == torch.float32 else SparseNetwork(network, Precision(storage_dtype=storage)).eval()
+    large, above = _large_batches(network, inputs, storage, ranges) or (batched, VECTOR_SIZE)
 
     def forward(x: Tensor) -> Tensor:
         """Compute the logits of a batch."""
-        suited = single if len(x) <= MAX_SINGLE_IMAGES else batched if len(x) <= VECTOR_SIZE else large
+        suited = single if len(x) <= MAX_SINGLE_IMAGES else batched if len(x) <= above else large
         return suited(x)
 
     return forward
+
+
+def _large_batches(
+    network: FoldedNetwork, inputs: sparse_file.InputSpec, storage: torch.dtype, ranges: Ranges | None
+) -> tuple[Callable[[Tensor], Tensor], int] | None:
+    """Return the function for large batches unless it is that of small ones, and how many images a batch exceeds."""
+    if storage == torch.float32:
+        return None
+    if storage == torch.bfloat16:
+        return SparseNetwork(network, Precision(storage_dtype=storage)).eval(), VECTOR_SIZE
+    assert ranges is not None
+    try:
+        int8 = Int8Network(network, inputs.channels, inputs.side, ranges)
+    except NotCovered as layer:
+        raise UserError(f"storage='int8': there is no kernel for {layer}; must be float32 or bfloat16") from None
+    if not int8.is_fast:
+        log.warning("storage='int8': this processor has no AVX-512 VNNI; float32 is faster")
+    return int8, MAX_FLOAT_IMAGES

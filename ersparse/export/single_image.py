@@ -110,7 +110,7 @@ class SingleImageNetwork:
     def __init__(self, network: FoldedNetwork, channels: int, side: int) -> None:
         self._run = library("float", "float").run
         masks, weighted = masks_of(network), iter(prunable_weights(network).items())
-        borders = _borders(network)
+        borders = network.borders()
         self._results = [PlanarBuffer(ImageShape(channels, side, side), borders[0])]
         self._convolutions: list[SingleImageConvolution] = []
         ops = []
@@ -165,16 +165,6 @@ class SingleImageNetwork:
         self._results[0].interior.copy_(image)
         self._run(ctypes.byref(self._ops), len(self._ops), 1, 1, torch.get_num_threads())
         return self._results[-1].interior.flatten().clone()
-
-
-def _borders(network: FoldedNetwork) -> list[tuple[int, int]]:
-    """Return the border of the image and of each step's result: the largest padding of the layers that read it."""
-    borders = [(0, 0)] * (len(network.steps) + 1)
-    for step in network.steps:
-        if step.layer:
-            paddings = borders[step.source], step.layer.padding, step.layer.end_padding or (0, 0)
-            borders[step.source] = (max(p[0] for p in paddings), max(p[1] for p in paddings))
-    return borders
 
 
 def _planes(

@@ -4,7 +4,8 @@ Any safetensors library can read them. The metadata, all of them strings, are
 
     format    "ersparse.network"
     version   "1"
-    network   JSON: "images" (channels, side, mean and std of pixels in [0, 1]) and "parts", the steps of folded.py
+    network   JSON: "images" (channels, side, mean and std of pixels in [0, 1]), "parts", the steps of folded.py, and
+              "ranges", those of ranges.py as pairs of numbers, if they were measured for 8-bit prediction
     sha256    digest of `network` and of all tensors in the order of their names
 
 For each step n, counted from 1, whose layer has weights [n_out, n_in / groups, height, width], the file holds
@@ -22,7 +23,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from ersparse.errors import UserError
 from ersparse.export.folded import FoldedNetwork
+from ersparse.export.ranges import Range, Ranges
 from ersparse.export.step_fields import fields_of, step_from
 from ersparse.sparse.layers import prunable_weights
 from ersparse.sparse.mask import attach, masks_of
@@ -63,16 +65,31 @@ class InputSpec:
         return normalized.permute(0, 3, 1, 2)
 
 
-def write(path: Path, network: FoldedNetwork, inputs: InputSpec) -> None:
+class SparseFile(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        network: with masks attached.
+        inputs: the images that it expects.
+        ranges: of its tensors on sample images; None if they were not measured.
+    """
+
+    network: FoldedNetwork
+    inputs: InputSpec
+    ranges: Ranges | None
+
+
+def write(path: Path, network: FoldedNetwork, inputs: InputSpec, ranges: Ranges | None = None) -> None:
     """Write the file atomically."""
     arrays = _compress(network)
-    description = json.dumps({"images": asdict(inputs), "parts": [fields_of(step) for step in network.steps]})
+    fields: dict[str, Any] = {"images": asdict(inputs), "parts": [fields_of(step) for step in network.steps]}
+    description = json.dumps(fields | ({"ranges": ranges} if ranges else {}))
     metadata = {"format": FORMAT, "version": VERSION, "network": description, "sha256": _digest(description, arrays)}
     write_bytes(path, save(arrays, metadata))
 
 
-def read(path: Path) -> tuple[FoldedNetwork, InputSpec]:
-    """Read a file and return the network, with masks attached, and the images it expects.
+def read(path: Path) -> SparseFile:
+    """Read a file.
 
     Raises:
         UserError: the file is missing, damaged, or of another version.
@@ -81,7 +98,8 @@ def read(path: Path) -> tuple[FoldedNetwork, InputSpec]:
     description = json.loads(metadata["network"])
     network = FoldedNetwork([step_from(fields) for fields in description["parts"]])
     _decompress(network, arrays)
-    return network, InputSpec(**description["images"])
+    ranges = [[Range(*limits) for limits in stages] for stages in description.get("ranges", ())]
+    return SparseFile(network, InputSpec(**description["images"]), ranges or None)
 
 
 def _read_verified(path: Path) -> tuple[dict[str, str], NamedArrays]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCE, INT8_SOURCE = (Path(__file__).with_name(name) for name in ("kernels.cpp", "int8.cpp"))
 HEADERS = tuple(sorted(SOURCE.parent.glob("*.h")))
 COMPILERS = ("c++", "g++", "clang++")
 COMMON_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-shared", "-fPIC", "-Wno-psabi")
@@ -38,18 +38,32 @@ def library(real: str, stored: str) -> ctypes.CDLL:
     Raises:
         KernelsUnavailable: there is no compiler, or it fails.
     """
-    kernels = ctypes.CDLL(str(_cached_library((f"-DREAL={real}", f"-DSTORED={stored}"))))
+    kernels = ctypes.CDLL(str(_cached_library(SOURCE, (f"-DREAL={real}", f"-DSTORED={stored}"))))
     kernels.run.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4]
     kernels.run.restype = None
     kernels.size_of_op.restype = kernels.lanes.restype = ctypes.c_int64
     return kernels
 
 
-def _cached_library(defines: tuple[str, ...]) -> Path:
-    """Return the library for this source, compiler, processor and `defines`; it is compiled on a cache miss."""
+@lru_cache
+def int8_library() -> ctypes.CDLL:
+    """Load the kernels of prediction in 8 bits, and compile them if they are not in the cache.
+
+    Raises:
+        KernelsUnavailable: there is no compiler, or it fails.
+    """
+    kernels = ctypes.CDLL(str(_cached_library(INT8_SOURCE, ())))
+    kernels.run.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3]
+    kernels.run.restype = None
+    kernels.size_of_op.restype = kernels.lanes.restype = kernels.is_fast.restype = ctypes.c_int64
+    return kernels
+
+
+def _cached_library(source: Path, defines: tuple[str, ...]) -> Path:
+    """Return the library for a source, compiler, processor and `defines`; it is compiled on a cache miss."""
     compiler = _find_compiler()
     inputs = [
-        *(path.read_text("utf-8") for path in (SOURCE, *HEADERS)),
+        *(path.read_text("utf-8") for path in (source, *HEADERS)),
         _compiler_version(compiler),
         _processor(),
         *COMMON_FLAGS,
@@ -58,18 +72,18 @@ def _cached_library(defines: tuple[str, ...]) -> Path:
     ]
     path = _cache_folder() / f"kernels-{hashlib.sha256('/'.join(inputs).encode()).hexdigest()[:16]}.so"
     if not path.exists():
-        _build(compiler, defines, path)
+        _build(compiler, source, defines, path)
     return path
 
 
-def _build(compiler: str, defines: tuple[str, ...], path: Path) -> None:
+def _build(compiler: str, source: Path, defines: tuple[str, ...], path: Path) -> None:
     """Compile to a temporary file and rename it, so that processes that start together never load a partial library."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     first_error = ""
     log.info("compiling the kernels of sparse execution, once for this processor")
     try:
         for flags in TARGET_FLAGS:
-            command = [compiler, *COMMON_FLAGS, *flags, *defines, "-o", str(partial), str(SOURCE)]
+            command = [compiler, *COMMON_FLAGS, *flags, *defines, "-o", str(partial), str(source)]
             result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
             if result.returncode == 0:
                 partial.replace(path)
