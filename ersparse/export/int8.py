@@ -1,4 +1,4 @@
-"""Prediction in 8 bits, in blocks of 64 images."""
+"""Prediction in 8 bits, in the layout that suits the batch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from ersparse.export.folded import FoldedNetwork
-from ersparse.export.int8_operands import IMAGES
+from ersparse.export.int8_operands import VECTOR
 from ersparse.export.int8_program import Int8Program
 from ersparse.export.ranges import Ranges
 from ersparse.kernels.compile import int8_library
 from ersparse.kernels.int8_abi import ByteOp
+from ersparse.kernels.nodes import NotCovered
 from ersparse.kernels.shapes import ImageShape
+
+LAYOUTS = {1: 4, 16: 48}  # images side by side, and the largest batch for which they are
 
 
 class Int8Network:
@@ -32,11 +35,20 @@ class Int8Network:
 
     def __init__(self, network: FoldedNetwork, channels: int, side: int, ranges: Ranges) -> None:
         self._kernels = int8_library()
-        sizes = self._kernels.size_of_op(), self._kernels.lanes()
-        assert sizes == (ctypes.sizeof(ByteOp), IMAGES), "int8_abi.py differs from int8.cpp"
+        assert self._kernels.size_of_op() == ctypes.sizeof(ByteOp), "int8_abi.py differs from byte_operation.h"
         self._network, self._ranges = network, ranges
         self._image = ImageShape(channels, side, side)
-        self._program = Int8Program(network, self._image, ranges, 1)
+        self._programs = {VECTOR: self._build(VECTOR, 1)}
+        for images in LAYOUTS:
+            try:
+                self._programs[images] = self._build(images, 1)
+            except NotCovered:  # in this layout
+                break
+
+    @property
+    def layouts(self) -> list[int]:
+        """The numbers of images that can stand side by side."""
+        return list(self._programs)
 
     @property
     def is_fast(self) -> bool:
@@ -46,12 +58,17 @@ class Int8Network:
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the output [B, numbers] of normalised images [B, channels, side, side]."""
+        images = next((n for n, most in LAYOUTS.items() if len(x) <= most and n in self._programs), VECTOR)
         threads = torch.get_num_threads()
-        slots = min(-(-len(x) // IMAGES), threads)
-        if self._program.slots < slots:
-            self._program = Int8Program(self._network, self._image, self._ranges, slots)
-        x, outputs = x.float().contiguous(), torch.empty(len(x), self._program.output_size)
-        self._program.connect(x, outputs)
-        packed = self._program.packed
-        self._kernels.run(ctypes.byref(packed), len(packed), len(x), threads)
+        slots = min(-(-len(x) // images), threads)
+        if self._programs[images].slots < slots:
+            self._programs[images] = self._build(images, slots)
+        program = self._programs[images]
+        x, outputs = x.float().contiguous(), torch.empty(len(x), program.output_size)
+        program.connect(x, outputs)
+        packed = program.packed
+        self._kernels.run(ctypes.byref(packed), len(packed), len(x), images, threads)
         return outputs
+
+    def _build(self, images: int, slots: int) -> Int8Program:
+        return Int8Program(self._network, self._image, self._ranges, images, slots)

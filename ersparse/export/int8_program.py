@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from ersparse.export.folded import FoldedNetwork
-from ersparse.export.int8_operands import Border, ByteBuffer, ByteWeights
+from ersparse.export.int8_operands import VECTOR, Border, ByteBuffer, ByteWeights
 from ersparse.export.ranges import Range, Ranges
 from ersparse.kernels import int8_abi as abi
 from ersparse.kernels.abi import pointer
 from ersparse.kernels.activations import Activation
 from ersparse.kernels.int8_abi import ByteOp, ByteTensor
+from ersparse.kernels.nodes import NotCovered
 from ersparse.kernels.pooling import Pool, windows_of
 from ersparse.kernels.shapes import ImageShape
 from ersparse.sparse.layers import prunable_weights
@@ -33,31 +34,41 @@ NO_BORDER = (0, 0)
 class Int8Program:
     """The operations of a network, and memory for `slots` blocks of images.
 
+    Of 64 images, which stand side by side, a pixel is a vector. With 16 images or one, a vector has several pixels of a
+    channel. Convolutions are then computed with stride 1 from the first pixel of a channel to the last one, through the
+    border between its rows; all tensors have the same border, so that input, residual and result agree in it.
+
     Args:
         network: the folded network, with masks attached.
         image: the shape of an image.
         ranges: of all its tensors.
+        images: that stand side by side: 64, 16 or 1.
         slots: blocks that are computed at a time.
 
     Attributes:
         output_size: numbers that the network computes for an image.
 
     Raises:
-        NotCovered: the sums of a channel may exceed 32 bits.
+        NotCovered: the sums of a channel may exceed 32 bits, or with fewer than 64 images a convolution to which a
+            tensor is added changes the size of the image.
     """
 
-    def __init__(self, network: FoldedNetwork, image: ImageShape, ranges: Ranges, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, network: FoldedNetwork, image: ImageShape, ranges: Ranges, images: int, slots: int) -> None:
+        self.images, self.slots = images, slots
         self._steps, self._ranges, self._borders = network.steps, ranges, network.borders()
+        self._by_pixel = images == VECTOR
+        if not self._by_pixel:
+            rows, columns = zip(*self._borders, strict=True)
+            self._borders = [(max(rows), max(columns))] * len(self._borders)
         numbers = [number for number, step in enumerate(network.steps) if step.layer]
         self._weights = dict(zip(numbers, prunable_weights(network).items(), strict=True))
         self._masks = masks_of(network)
         self._free: dict[object, list[Tensor]] = defaultdict(list)
         self._alive: list[Tensor] = []  # the operations point to these
         self._ops: list[ByteOp] = []
-        images = self._buffer(image, self._borders[0], ranges[0][0])
-        self._results = [images]
-        self._add(abi.ENTER, images.shape, output=images, in_scale=1 / images.range.scale, in_bias=images.range.zero)
+        first = self._buffer(image, self._borders[0], ranges[0][0])
+        self._results = [first]
+        self._add(abi.ENTER, image, output=first, in_scale=1 / first.range.scale, in_bias=first.range.zero)
         last_reader = {n: number for number, step in enumerate(network.steps) for n in step.operands}
         for number, step in enumerate(network.steps[:-1]):
             self._results.append(self._step(number))
@@ -97,20 +108,25 @@ class Int8Program:
         target = parts.pop(0)[1] if clamps else first  # whose limits clamp
         residual = None if step.residual is None else self._results[step.residual]
         if step.layer:
-            halves = bool(parts) and step.pool is not None and parts[0][0] is step.pool and step.pool.is_2x2_maximum
+            first_part = parts[0][0] if parts else None
+            halves = isinstance(first_part, Pool) and first_part.is_2x2_maximum and self._by_pixel
             parts = parts[1:] if halves else parts
-            y = self._convolved(number, residual, target, NO_BORDER if parts else border, halves)
+            y = self._convolved(number, residual, target, self._inner_border(parts, border), halves)
         elif residual or clamps or not parts:
-            y = self._sum(source, residual, target, NO_BORDER if parts else border)
+            y = self._sum(source, residual, target, self._inner_border(parts, border))
         else:
             y = source
-        for part, target in parts:
-            before, around = y, border if part is parts[-1][0] else NO_BORDER
+        while parts:
+            before, (part, target) = y, parts.pop(0)
             add: Any = self._pooled if isinstance(part, Pool) else self._function
-            y = add(part, y, target, around)
+            y = add(part, y, target, self._inner_border(parts, border))
             if before is not source:
                 self._release(before)
         return y
+
+    def _inner_border(self, following: list[Any], border: Border) -> Border:
+        """Return the border of a tensor inside a step: that of the result, unless its borders may differ."""
+        return NO_BORDER if following and self._by_pixel else border
 
     def _convolved(
         self, number: int, residual: ByteBuffer | None, target: Range, border: Border, halves: bool
@@ -121,11 +137,23 @@ class Int8Program:
             ratio = residual.range.scale / target.scale
             bias -= ratio * residual.range.zero
             fields |= {"residual": residual, "has_residual": 1, "residual_scale": ratio}
-        shape = weights.output_shape
+        shape, source = weights.output_shape, self._results[self._steps[number].source]
         if halves:
             shape = ImageShape(shape.channels, shape.height // 2, shape.width // 2)
-        y, source = self._buffer(shape, border, target), self._results[self._steps[number].source]
-        self._add(abi.CONVOLVE, shape, input=source, output=y, bias=bias, halves=int(halves), **fields)
+        fields |= {"input": source, "bias": bias, "halves": int(halves)}
+        if self._by_pixel or shape[1:] == source.shape[1:]:
+            y = self._buffer(shape, border, target)
+            vectors = 0 if self._by_pixel else y.vectors
+            self._add(abi.CONVOLVE, shape, output=y, vectors=vectors, border=int(border != NO_BORDER), **fields)
+            return y
+        if residual:
+            raise NotCovered("a sum with a convolution that changes the size of the image")
+        wide = self._buffer(weights.stride_one_shape, NO_BORDER, target, source.columns)
+        y = self._buffer(shape, border, target)
+        self._add(abi.CONVOLVE, shape, output=wide, vectors=wide.vectors, **fields)
+        strides = {name: fields[name] for name in ("row_stride", "stride")}
+        self._add(abi.CHOOSE, shape, input=wide, output=y, **strides)
+        self._release(wide)
         return y
 
     def _layer(self, number: int, scale: float) -> tuple[ByteWeights, dict[str, Any], np.ndarray]:
@@ -139,7 +167,7 @@ class Int8Program:
         fields = {
             "groups": w.groups, "offsets": w.offsets, "weights": w.values, "scale": unit,
             "row_stride": layer.stride[0], "stride": layer.stride[1],
-            "shift": -(layer.padding[0] * source.columns + layer.padding[1]),
+            "shift": -(layer.padding[0] * source.columns + layer.padding[1]) * self.images,
         }  # fmt: skip
         return w, fields, bias
 
@@ -191,7 +219,7 @@ class Int8Program:
         windows = {"pool_rows": rows, "pool_columns": columns}
         if not pool.averages:
             y = self._buffer(shape, border, source.range)
-            self._add(abi.MAXIMUM, shape, input=source, output=y, **windows)
+            self._add(abi.MAXIMUM, shape, input=source, output=y, halves=int(pool.is_2x2_maximum), **windows)
             return y
         y = self._buffer(shape, border, target)
         ratio = source.range.scale / target.scale
@@ -200,13 +228,13 @@ class Int8Program:
         )
         return y
 
-    def _buffer(self, shape: ImageShape, border: Border, target: Range) -> ByteBuffer:
+    def _buffer(self, shape: ImageShape, border: Border, target: Range, columns: int | None = None) -> ByteBuffer:
         """Return memory for an activation: that of an earlier one of its layout which is no longer read, or more."""
-        free = self._free[shape, border, target.zero]
-        return ByteBuffer(shape, border, target, self.slots, free.pop() if free else None)
+        free = self._free[shape, border, columns or shape.width + 2 * border[1], target.zero]
+        return ByteBuffer(shape, self.images, border, target, self.slots, columns, free.pop() if free else None)
 
     def _release(self, buffer: ByteBuffer) -> None:
-        self._free[buffer.shape, buffer.border, buffer.range.zero].append(buffer.data)
+        self._free[buffer.layout].append(buffer.data)
 
     def _add(self, kind: int, shape: ImageShape, **fields: Any) -> None:
         """Add an operation: vectors become float32 and pointers, and are kept alive; buffers become structs."""

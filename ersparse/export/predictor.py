@@ -24,7 +24,6 @@ from ersparse.kernels.nodes import NotCovered
 MAX_BATCH_SIZE = 512  # images; larger inputs are split
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 MAX_SINGLE_IMAGES = 4  # images up to which one image at a time is faster than blocks of sixteen
-MAX_FLOAT_IMAGES = 32  # images up to which float32 is faster than a block of 64 in 8 bits
 
 log = logging.getLogger("ersparse")
 
@@ -130,37 +129,32 @@ def sparse_forward(
     Args:
         network: with masks attached.
         inputs: the images that it expects.
-        storage: the type of activations in batches of more than `VECTOR_SIZE` images, in int8 `MAX_FLOAT_IMAGES`.
+        storage: the type of activations; in place of bfloat16, batches of up to `VECTOR_SIZE` images use float32.
         ranges: of the network's tensors, for int8.
 
     Raises:
         KernelsUnavailable: the kernels cannot be compiled.
         UserError: the sums of a channel may exceed 32 bits in int8.
     """
+    if storage == torch.int8:
+        assert ranges is not None
+        return _int8_forward(network, inputs, ranges)
     single, batched = SingleImageNetwork(network, inputs.channels, inputs.side), SparseNetwork(network).eval()
-    large, above = _large_batches(network, inputs, storage, ranges) or (batched, VECTOR_SIZE)
+    large = batched if storage == torch.float32 else SparseNetwork(network, Precision(storage_dtype=storage)).eval()
 
     def forward(x: Tensor) -> Tensor:
         """Compute the logits of a batch."""
-        suited = single if len(x) <= MAX_SINGLE_IMAGES else batched if len(x) <= above else large
+        suited = single if len(x) <= MAX_SINGLE_IMAGES else batched if len(x) <= VECTOR_SIZE else large
         return suited(x)
 
     return forward
 
 
-def _large_batches(
-    network: FoldedNetwork, inputs: sparse_file.InputSpec, storage: torch.dtype, ranges: Ranges | None
-) -> tuple[Callable[[Tensor], Tensor], int] | None:
-    """Return the function for large batches unless it is that of small ones, and how many images a batch exceeds."""
-    if storage == torch.float32:
-        return None
-    if storage == torch.bfloat16:
-        return SparseNetwork(network, Precision(storage_dtype=storage)).eval(), VECTOR_SIZE
-    assert ranges is not None
+def _int8_forward(network: FoldedNetwork, inputs: sparse_file.InputSpec, ranges: Ranges) -> Int8Network:
     try:
         int8 = Int8Network(network, inputs.channels, inputs.side, ranges)
     except NotCovered as layer:
         raise UserError(f"storage='int8': there is no kernel for {layer}; must be float32 or bfloat16") from None
     if not int8.is_fast:
         log.warning("storage='int8': this processor has no AVX-512 VNNI; float32 is faster")
-    return int8, MAX_FLOAT_IMAGES
+    return int8

@@ -1,9 +1,9 @@
-// Sixty-four images of one pixel as bytes, and their sums of products with four kept weights at a time.
+// Sixty-four bytes of an activation, and their sums of products with four kept weights at a time.
 //
-// A processor with AVX-512 VNNI multiplies four adjacent bytes by four others and adds them up. The bytes of four pixels,
-// which four kept weights of an output channel read, are interleaved for it: that takes eight instructions and
-// permutes the images, and packing the sums to bytes again undoes the permutation. Other processors multiply one by one,
-// to the same integers.
+// A processor with AVX-512 VNNI multiplies four adjacent bytes by four others and adds them up. Four times 64 bytes, which
+// four kept weights of an output channel read, are interleaved for it: that takes eight instructions and permutes
+// the bytes, and packing the sums to bytes again undoes the permutation. Other processors multiply one by one, to the
+// same integers.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr int IMAGES = 64;
+constexpr int BYTES = 64;
 
 inline uint8_t byte(float x) { return uint8_t(std::nearbyint(x > 0 ? std::min(x, 255.0f) : 0.0f)); }
 
@@ -55,9 +55,6 @@ struct Bytes {
 
 struct Floats {
     __m512 quarters[4];
-    explicit Floats(float x) {
-        for (auto& quarter : quarters) quarter = _mm512_set1_ps(x);
-    }
     Floats(const Sums& sums, float scale, float bias) {  // sums * scale + bias
         for (int i = 0; i < 4; i++)
             quarters[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums.quarters[i]), _mm512_set1_ps(scale),
@@ -71,67 +68,55 @@ struct Floats {
         for (int i = 0; i < 4; i++)
             quarters[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(parts[i]), _mm512_set1_ps(scale), quarters[i]);
     }
-    Floats times(const Floats& other, float bias) const {  // this * other + bias
-        Floats product(0);
-        for (int i = 0; i < 4; i++)
-            product.quarters[i] = _mm512_fmadd_ps(quarters[i], other.quarters[i], _mm512_set1_ps(bias));
-        return product;
-    }
     Bytes rounded() const {  // to the nearest of 0, 1, ..., 255, ties to even
         __m512i parts[4];
         for (int i = 0; i < 4; i++) parts[i] = _mm512_cvtps_epi32(quarters[i]);
         return {_mm512_packus_epi16(_mm512_packs_epi32(parts[0], parts[1]), _mm512_packs_epi32(parts[2], parts[3]))};
     }
-    float operator[](int image) const {
-        return reinterpret_cast<const float*>(&quarters[image % 16 / 4])[image / 16 * 4 + image % 4];
+    float operator[](int i) const {
+        return reinterpret_cast<const float*>(&quarters[i % 16 / 4])[i / 16 * 4 + i % 4];
     }
 };
 
 #else
 
 struct Sums {
-    int32_t images[IMAGES] = {};
+    int32_t of[BYTES] = {};
     void add(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d, int32_t weights) {
         int8_t w[4];
         std::memcpy(w, &weights, 4);
-        for (int i = 0; i < IMAGES; i++) images[i] += w[0] * a[i] + w[1] * b[i] + w[2] * c[i] + w[3] * d[i];
+        for (int i = 0; i < BYTES; i++) of[i] += w[0] * a[i] + w[1] * b[i] + w[2] * c[i] + w[3] * d[i];
     }
 };
 
 struct Bytes {
-    uint8_t images[IMAGES];
+    uint8_t at[BYTES];
     static Bytes load(const uint8_t* p) {
         Bytes bytes;
-        std::memcpy(bytes.images, p, IMAGES);
+        std::memcpy(bytes.at, p, BYTES);
         return bytes;
     }
-    void store(uint8_t* p) const { std::memcpy(p, images, IMAGES); }
+    void store(uint8_t* p) const { std::memcpy(p, at, BYTES); }
     Bytes max(Bytes other) const {
-        for (int i = 0; i < IMAGES; i++) other.images[i] = std::max(images[i], other.images[i]);
+        for (int i = 0; i < BYTES; i++) other.at[i] = std::max(at[i], other.at[i]);
         return other;
     }
 };
 
 struct Floats {
-    float images[IMAGES];
-    explicit Floats(float x) { std::fill_n(images, IMAGES, x); }
+    float at[BYTES];
     Floats(const Sums& sums, float scale, float bias) {
-        for (int i = 0; i < IMAGES; i++) images[i] = std::fma(float(sums.images[i]), scale, bias);
+        for (int i = 0; i < BYTES; i++) at[i] = std::fma(float(sums.of[i]), scale, bias);
     }
-    void add(Bytes bytes, float scale) {
-        for (int i = 0; i < IMAGES; i++) images[i] = std::fma(float(bytes.images[i]), scale, images[i]);
-    }
-    Floats times(const Floats& other, float bias) const {
-        Floats product(0);
-        for (int i = 0; i < IMAGES; i++) product.images[i] = std::fma(images[i], other.images[i], bias);
-        return product;
+    void add(const Bytes& bytes, float scale) {
+        for (int i = 0; i < BYTES; i++) at[i] = std::fma(float(bytes.at[i]), scale, at[i]);
     }
     Bytes rounded() const {
         Bytes bytes;
-        for (int i = 0; i < IMAGES; i++) bytes.images[i] = byte(images[i]);
+        for (int i = 0; i < BYTES; i++) bytes.at[i] = byte(at[i]);
         return bytes;
     }
-    float operator[](int image) const { return images[image]; }
+    float operator[](int i) const { return at[i]; }
 };
 
 #endif

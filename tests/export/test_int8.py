@@ -77,10 +77,14 @@ def exact_weights(network):
 
 
 class Everything(nn.Module):
-    """All that 8-bit prediction computes: strides, groups, dilation, sums, products, functions and pools."""
+    """All that 8-bit prediction computes: strides, groups, dilation, sums, products, functions and pools.
 
-    def __init__(self, last=True):
+    With `strided_sum`, a tensor is added to a strided convolution, which is computed for 64 images side by side only.
+    """
+
+    def __init__(self, last=True, strided_sum=False):
         super().__init__()
+        self.strided_sum = strided_sum
         self.first, self.second = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1, groups=4)
         self.third, self.shortcut = nn.Conv2d(12, 20, 3, (2, 1), 1), nn.Conv2d(12, 20, 1, (2, 1))
         self.gate, self.wide = nn.Linear(20, 20), nn.Conv2d(20, 20, 3, padding="same", dilation=2)
@@ -89,7 +93,10 @@ class Everything(nn.Module):
     def forward(self, x):
         x = F.max_pool2d(F.relu(self.first(x)), 2)
         x = F.relu6(self.second(x) + x)
-        x = F.relu(self.third(F.avg_pool2d(x, 3, 1, 1)) + self.shortcut(x))
+        shortcut = self.shortcut(x)
+        x = self.third(F.avg_pool2d(x, 3, 1, 1))
+        x = F.relu(x + shortcut if self.strided_sum else x)
+        x = x if self.strided_sum else F.max_pool2d(x + self.wide(x), 3, 1, 1)
         x = x * torch.sigmoid(self.gate(x.mean((2, 3)))).view(x.size(0), 20, 1, 1)
         x = torch.cat([F.silu(self.wide(x)), F.max_pool2d(x, 3, 1, 1)], 1)
         x = F.adaptive_avg_pool2d(x, (2, 2))
@@ -105,6 +112,8 @@ def masked(network, level=0.5):
 NETWORKS = {
     "everything": (Everything, 13),
     "averages at the end": (lambda: Everything(last=False), 12),
+    "a strided sum": (lambda: Everything(strided_sum=True), 13),
+    "a wide border": (lambda: nn.Sequential(nn.Conv2d(3, 8, 7, 2, 3), nn.ReLU(), nn.Conv2d(8, 10, (5, 1))), 16),
     "vgg16": (lambda: models.vgg16(10, width=0.125), 32),
     "resnet20": (lambda: models.resnet20(10, width=0.5), 16),
     "linear layers": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(75, 30), nn.ReLU(), nn.Linear(30, 10)), 5),
@@ -115,15 +124,20 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_predictions_match_a_slow_reference(name):
     """Up to numbers that lie between two bytes, which float32 and float64 may round to different ones."""
+    torch.manual_seed(0)
     build, side = NETWORKS[name]
     network = masked(build())
     x = torch.randn(100, 3, side, side)
     ranges = observe(network, x[:50])
-    found = Int8Network(network, 3, side, ranges)(x)
+    predict = Int8Network(network, 3, side, ranges)
+    assert set(predict.layouts) == ({64} if name == "a strided sum" else {1, 16, 64})
+    found = predict(x)
+    for count in (1, 3, 5, 16, 17, 48, 49, 64):  # in each layout, with full blocks and others
+        assert torch.equal(predict(x[:count]), found[:count])
     wanted = reference(network, ranges, x).float()
     assert found.shape == wanted.shape
     error = (found - wanted).abs() / (wanted.max() - wanted.min())
-    assert (error > 1e-6).float().mean() < 0.03 and error.max() < 0.02
+    assert (error > 1e-6).any(1).float().mean() < 0.1 and error.max() < 0.02  # of images; few have such a number
     exact = network.float()(x).flatten(1)
     assert 1e-6 < (found - exact).norm() / exact.norm() < 0.1
 
@@ -163,10 +177,10 @@ def test_results_depend_neither_on_threads_nor_on_the_batch():
     try:
         torch.set_num_threads(1)
         wanted = predict(x)
-        for count in (2, 3, 5):
-            torch.set_num_threads(count)
-            assert torch.equal(predict(x), wanted) and torch.equal(predict(x[:70]), wanted[:70])
-            assert torch.equal(predict(x[150:]), wanted[150:])
+        for threads_now in (1, 2, 3, 5):
+            torch.set_num_threads(threads_now)
+            for part in (slice(200), slice(70), slice(150, 200), slice(32), slice(10, 20), slice(2), slice(7, 8)):
+                assert torch.equal(predict(x[part]), wanted[part])
     finally:
         torch.set_num_threads(threads)
 
@@ -242,7 +256,8 @@ def test_files_with_and_without_ranges(tmp_path):
     assert torch.equal(ersparse.load_sparse(plain, "int8", calibration=pixels)(pixels), predict(pixels))
     difference = (predict(pixels) - exact(pixels)).norm() / exact(pixels).norm()
     assert 0 < difference < 0.05
-    torch.testing.assert_close(predict(pixels[:32]), exact(pixels[:32]), rtol=1e-4, atol=1e-4)  # in float32
+    for count in (1, 5, 17):
+        assert torch.equal(predict(pixels[:count]), predict(pixels)[:count])
 
 
 def test_export_measures_ranges_and_says_what_they_cost(launch, only_run, capsys):
