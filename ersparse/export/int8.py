@@ -17,6 +17,7 @@ from ersparse.kernels.nodes import NotCovered
 from ersparse.kernels.shapes import ImageShape
 
 LAYOUTS = {1: 4, 16: 48}  # images side by side, and the largest batch for which they are
+MANY_THREADS = 4  # with more, each thread takes blocks of its own if there are enough
 
 
 class Int8Network:
@@ -60,14 +61,14 @@ class Int8Network:
         """Compute the output [B, numbers] of normalised images [B, channels, side, side]."""
         images = next((n for n, most in LAYOUTS.items() if len(x) <= most and n in self._programs), VECTOR)
         threads = torch.get_num_threads()
-        slots = min(-(-len(x) // images), threads)
-        if self._programs[images].slots < slots:
+        slots = threads if -(-len(x) // images) >= threads > MANY_THREADS else 1
+        if self._programs[images].slots != slots:
             self._programs[images] = self._build(images, slots)
         program = self._programs[images]
         x, outputs = x.float().contiguous(), torch.empty(len(x), program.output_size)
         program.connect(x, outputs)
         packed = program.packed
-        self._kernels.run(ctypes.byref(packed), len(packed), len(x), images, threads)
+        self._kernels.run(ctypes.byref(packed), len(packed), len(x), images, slots, threads)
         return outputs
 
     def _build(self, images: int, slots: int) -> Int8Program:

@@ -43,7 +43,7 @@ class Int8Program:
         image: the shape of an image.
         ranges: of all its tensors.
         images: that stand side by side: 64, 16 or 1.
-        slots: blocks that are computed at a time.
+        slots: blocks that are computed at a time: one, or one by each thread.
 
     Attributes:
         output_size: numbers that the network computes for an image.

@@ -10,7 +10,7 @@ extern "C" {
 
 struct Tensor {
     uint8_t* data;
-    int64_t block_size, channel_size, row_size, origin;  // in bytes; there is one block for each thread, or fewer
+    int64_t block_size, channel_size, row_size, origin;  // in bytes; one block, or one for each thread
     int64_t height, width;                               // without border
 };
 

@@ -53,7 +53,7 @@ def int8_library() -> ctypes.CDLL:
         KernelsUnavailable: there is no compiler, or it fails.
     """
     kernels = ctypes.CDLL(str(_cached_library(INT8_SOURCE, ())))
-    kernels.run.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4]
+    kernels.run.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 5]
     kernels.run.restype = None
     kernels.size_of_op.restype = kernels.is_fast.restype = ctypes.c_int64
     return kernels

@@ -163,8 +163,8 @@ class FusedGraph:
 
     def _elementwise_or_pooled(self, node: fx.Node, target: Any, operands: list[Node], position: int) -> FusedStep:
         """Return the fused step of a normalisation, activation or pooling."""
-        norm = type(target) in (nn.BatchNorm1d, nn.BatchNorm2d)
-        if norm and target.affine and target.track_running_stats and target.momentum:
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d, *([nn.SyncBatchNorm] if self._evaluation else []))
+        if type(target) in norms and target.affine and target.track_running_stats and target.momentum:
             if node in self._flat:
                 self._requirements.append(Requirement(node.name, operands[0], single_pixel=True))
             return self._add(FusedStep(position, operands[0], norm=target))

@@ -32,40 +32,43 @@ template <int IMAGES> void run_part(const Op& op, const Part& p) {
     }
 }
 
-// All threads share a block: the rows of a large convolution, of which each finds most of what it reads in its own cache,
-// and otherwise channels.
+// A thread's part of an operation on a block that all threads share: rows of a large convolution, of which it finds most of
+// what it reads in its own cache, and otherwise channels.
 Part share(const Op& op, int64_t block, int64_t images, int64_t me, int64_t threads) {
     const int64_t all = extent(op), enough = op.vectors ? 16 : 4;
     const bool by_row = op.kind == CONVOLVE && all >= enough * threads;
     const auto part = [&](int64_t of, int64_t number) { return of * number / threads; };
-    if (by_row) return {block, block, 0, op.channels, images, part(all, me), part(all, me + 1)};
-    return {block, block, part(op.channels, me), part(op.channels, me + 1), images, 0, all};
+    if (by_row) return {block, 0, 0, op.channels, images, part(all, me), part(all, me + 1)};
+    return {block, 0, part(op.channels, me), part(op.channels, me + 1), images, 0, all};
 }
 
-// Each thread takes its blocks of images through all operations, or all threads share every block.
-template <int IMAGES> void work(const Op* ops, int64_t count, int64_t images, int64_t me, int64_t threads) {
+// All threads take one block of images after the other through all operations, so that no more than a block is in the
+// caches. Where there is memory for a block of each thread, each takes its own blocks.
+template <int IMAGES>
+void work(const Op* ops, int64_t count, int64_t images, bool own_blocks, int64_t me, int64_t threads) {
     const int64_t blocks = (images + IMAGES - 1) / IMAGES;
-    const auto in_block = [&](int64_t b) { return std::min<int64_t>(IMAGES, images - b * IMAGES); };
-    if (blocks >= threads) {
-        for (int64_t b = blocks * me / threads; b < blocks * (me + 1) / threads; b++)
-            for (int64_t i = 0; i < count; i++)
-                run_part<IMAGES>(ops[i], {b, me, 0, ops[i].channels, in_block(b), 0, extent(ops[i])});
-        return;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        for (int64_t b = 0; b < blocks; b++) run_part<IMAGES>(ops[i], share(ops[i], b, in_block(b), me, threads));
+    const int64_t from = own_blocks ? blocks * me / threads : 0, to = own_blocks ? blocks * (me + 1) / threads : blocks;
+    for (int64_t b = from; b < to; b++) {
+        const int64_t in_block = std::min<int64_t>(IMAGES, images - b * IMAGES);
+        for (int64_t i = 0; i < count; i++) {
+            if (own_blocks) {
+                run_part<IMAGES>(ops[i], {b, me, 0, ops[i].channels, in_block, 0, extent(ops[i])});
+                continue;
+            }
+            run_part<IMAGES>(ops[i], share(ops[i], b, in_block, me, threads));
 #ifdef _OPENMP
 #pragma omp barrier
 #endif
+        }
     }
 }
 
-template <int IMAGES> void run_all(const Op* ops, int64_t count, int64_t images, int64_t threads) {
+template <int IMAGES> void run_all(const Op* ops, int64_t count, int64_t images, bool own_blocks, int64_t threads) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
-    work<IMAGES>(ops, count, images, omp_get_thread_num(), omp_get_num_threads());
+    work<IMAGES>(ops, count, images, own_blocks, omp_get_thread_num(), omp_get_num_threads());
 #else
-    work<IMAGES>(ops, count, images, 0, 1);
+    work<IMAGES>(ops, count, images, own_blocks, 0, 1);
 #endif
 }
 
@@ -82,10 +85,12 @@ int64_t is_fast() {
 #endif
 }
 
-// Runs `count` operations on `images` images, of which `abreast` (1, 16 or 64) stand side by side.
-void run(const Op* ops, int64_t count, int64_t images, int64_t abreast, int64_t threads) {
-    if (abreast == 64) run_all<64>(ops, count, images, threads);
-    else if (abreast == 16) run_all<16>(ops, count, images, threads);
-    else run_all<1>(ops, count, images, threads);
+// Runs `count` operations on `images` images, of which `abreast` (1, 16 or 64) stand side by side, with memory for `slots`
+// blocks: one, or one for each thread.
+void run(const Op* ops, int64_t count, int64_t images, int64_t abreast, int64_t slots, int64_t threads) {
+    const bool own_blocks = slots > 1;
+    if (abreast == 64) run_all<64>(ops, count, images, own_blocks, threads);
+    else if (abreast == 16) run_all<16>(ops, count, images, own_blocks, threads);
+    else run_all<1>(ops, count, images, own_blocks, threads);
 }
 }

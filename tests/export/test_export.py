@@ -131,6 +131,15 @@ def test_overlapping_pools_and_activations_are_predicted(tmp_path):
     )  # fmt: skip
 
 
+def test_normalisation_over_devices_is_predicted(tmp_path):
+    network = trained(width=0.25)
+    wanted = network(x := torch.randn(3, 3, 16, 16))
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    sparse_file.write(tmp_path / "network.sparse", fold(synchronised), input_spec(16))
+    found = ersparse.load_sparse(tmp_path / "network.sparse")(x)
+    torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
+
+
 @pytest.mark.parametrize("linear", [True, False])
 def test_products_and_concatenations_are_predicted(tmp_path, linear):
     class Network(nn.Module):

@@ -172,14 +172,23 @@ def test_ranges_contain_zero_and_all_stages():
 
 def test_results_depend_neither_on_threads_nor_on_the_batch():
     network = masked(Everything())
-    x = torch.randn(200, 3, 13, 13)
+    x = torch.randn(400, 3, 13, 13)
     predict, threads = Int8Network(network, 3, 13, observe(network, x[:20])), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         wanted = predict(x)
-        for threads_now in (1, 2, 3, 5):
+        for threads_now in (1, 2, 3, 5):  # five take blocks of their own, if there are as many
             torch.set_num_threads(threads_now)
-            for part in (slice(200), slice(70), slice(150, 200), slice(32), slice(10, 20), slice(2), slice(7, 8)):
+            for part in (
+                slice(200),
+                slice(400),
+                slice(70),
+                slice(150, 200),
+                slice(32),
+                slice(10, 20),
+                slice(2),
+                slice(7, 8),
+            ):
                 assert torch.equal(predict(x[part]), wanted[part])
     finally:
         torch.set_num_threads(threads)
