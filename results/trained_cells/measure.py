@@ -2,6 +2,7 @@
 
 python -m results.trained_cells.measure gradients RUN [BATCHES]    relative errors of gradients, of a finished run
 python -m results.trained_cells.measure decay RUN                  decay.csv, while that run is in progress
+python -m results.trained_cells.measure small RUN                  the counts of decay.csv, of a finished run
 """
 
 from __future__ import annotations
@@ -66,18 +67,27 @@ def decay(run: Path) -> None:
         for path in (run / "checkpoints").glob("*.ckpt"):
             if (epoch := int(NAME.fullmatch(path.name)[1])) % 4 == 0 and epoch not in seen:
                 seen.add(epoch)
-                write_row(epoch, unpack(torch.load(path, weights_only=True))["state_dict"])
+                write_row((epoch, *counts(unpack(torch.load(path, weights_only=True))["state_dict"])))
         time.sleep(1)
 
 
-def write_row(epoch: int, state: dict[str, Tensor]) -> None:
-    """Append the counts of one checkpoint."""
+def small(run: Path) -> None:
+    """Print the counts of a finished run."""
+    print(dict(zip(COLUMNS[1:], counts(ersparse.load(run).state_dict()), strict=True)))
+
+
+def counts(state: dict[str, Tensor]) -> tuple[int, ...]:
+    """Return the counts of a network's state: kept weights, small ones, channels, those of small variance."""
     kept = [state[name.removesuffix("_mask")][mask] for name, mask in state.items() if name.endswith("_mask")]
     variances = [variance for name, variance in state.items() if name.endswith("running_var")]
-    row = (
-        epoch, sum(map(len, kept)), sum(int((w.abs() < 1e-3).sum()) for w in kept),
+    return (
+        sum(map(len, kept)), sum(int((w.abs() < 1e-3).sum()) for w in kept),
         sum(map(len, variances)), sum(int((v < 1e-5).sum()) for v in variances),
     )  # fmt: skip
+
+
+def write_row(row: tuple[int, ...]) -> None:
+    """Append the counts of one checkpoint."""
     path = HERE / "decay.csv"
     new = not path.exists()
     with path.open("a", newline="") as file:
@@ -85,4 +95,4 @@ def write_row(epoch: int, state: dict[str, Tensor]) -> None:
 
 
 if __name__ == "__main__":
-    {"gradients": gradients, "decay": decay}[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    {"gradients": gradients, "decay": decay, "small": small}[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))
