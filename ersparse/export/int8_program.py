@@ -141,7 +141,7 @@ class Int8Program:
         if halves:
             shape = ImageShape(shape.channels, shape.height // 2, shape.width // 2)
         fields |= {"input": source, "bias": bias, "halves": int(halves)}
-        if self._by_pixel or shape[1:] == source.shape[1:]:
+        if self._by_pixel or shape[1:] == weights.stride_one_shape[1:] == source.shape[1:]:
             y = self._buffer(shape, border, target)
             vectors = 0 if self._by_pixel else y.vectors
             self._add(abi.CONVOLVE, shape, output=y, vectors=vectors, border=int(border != NO_BORDER), **fields)

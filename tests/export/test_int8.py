@@ -113,6 +113,7 @@ NETWORKS = {
     "everything": (Everything, 13),
     "averages at the end": (lambda: Everything(last=False), 12),
     "a strided sum": (lambda: Everything(strided_sum=True), 13),
+    "stride and padding that keep the size": (lambda: nn.Sequential(nn.Conv2d(3, 8, 1, 2, 2), nn.Conv2d(8, 10, 4)), 4),
     "a wide border": (lambda: nn.Sequential(nn.Conv2d(3, 8, 7, 2, 3), nn.ReLU(), nn.Conv2d(8, 10, (5, 1))), 16),
     "vgg16": (lambda: models.vgg16(10, width=0.125), 32),
     "resnet20": (lambda: models.resnet20(10, width=0.5), 16),
