@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,26 +11,28 @@ from torch import Tensor, nn
 
 from ersparse.api import load, load_images
 from ersparse.cli.arguments import CommandParser
-from ersparse.data.streamed import StreamedPart
-from ersparse.errors import UserError
+from ersparse.data.streamed import ImageData
+from ersparse.errors import RunFailed, UserError
 from ersparse.export import sparse_file
 from ersparse.export.folded import FoldedNetwork, fold
-from ersparse.export.predictor import MAX_BATCH_SIZE, load_sparse
+from ersparse.export.predictor import MAX_BATCH_SIZE, sparse_forward
 from ersparse.export.ranges import Ranges, observe
+from ersparse.kernels.compile import KernelsUnavailable
 from ersparse.kernels.nodes import NotCovered
 from ersparse.storage.atomic import write_bytes
 from ersparse.storage.run_folder import RunFolder
 
 FILE_NAMES = {"sparse": "network.sparse", "onnx": "network.onnx"}  # by format
 CALIBRATION_IMAGES = 512
+Forward = Callable[[Tensor], Tensor]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write the network of a finished run to a file, by default in its run folder, and return the exit status.
 
     Raises:
-        UserError: the folder holds no finished run, its network has a layer without a kernel, or the file cannot be
-            written.
+        UserError: the folder holds no finished run, its network has a layer without a kernel, the file cannot be
+            written, or for --int8 the data set is not available or 8 bits do not suffice.
     """
     options = _parser().parse_args(arguments)
     path: Path = options.out or options.run / FILE_NAMES[options.format]
@@ -39,15 +41,16 @@ def main(arguments: Sequence[str]) -> int:
         network, images = _load_for_onnx(options.run, options.trust)
     else:
         network, images = load_folded(options.run, options.trust)
-    if options.int8 and options.format != "sparse":
-        raise UserError(f"--int8: ranges of activations are written with --format sparse, not {options.format}")
-    data = load_images(options.run, trust=options.trust) if options.int8 else None
-    ranges = observe_samples(network, images, data.x_train) if data and isinstance(network, FoldedNetwork) else None
+    ranges, accuracy = None, ""
+    if options.int8:
+        if not isinstance(network, FoldedNetwork) or options.format != "sparse":
+            raise UserError(f"--int8: ranges of activations are written with --format sparse, not {options.format}")
+        ranges, accuracy = _measure_int8(network, images, load_images(options.run, trust=options.trust))
     _write(path, options.format, network, images, ranges)
     size, dense = path.stat().st_size, dense_size(network)
     print(f"{path}: {size / 1e6:.3g} MB, {size / dense:.4f} of the dense network's {dense / 1e6:.3g} MB")
-    if data:
-        print(_int8_accuracy(path, data.x_test, data.y_test))
+    if accuracy:
+        print(accuracy)
     if options.benchmark and isinstance(network, FoldedNetwork):
         from ersparse.export.benchmark import benchmark_table
         from ersparse.runs.console import make_console
@@ -64,25 +67,39 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE", help="whose code the record of the run may name"
     )
-    parser.add_argument("--int8", action="store_true", help="measure the ranges that prediction in 8 bits needs")
+    parser.add_argument(
+        "--int8", action="store_true", help="measure the ranges for prediction in 8 bits, and its test accuracy"
+    )
     parser.add_argument("--benchmark", action="store_true")
     return parser
 
 
-def observe_samples(network: FoldedNetwork, inputs: sparse_file.InputSpec, images: Tensor | StreamedPart) -> Ranges:
-    """Return the ranges of a network's tensors on `CALIBRATION_IMAGES` of the images, evenly spaced."""
-    chosen = torch.linspace(0, len(images) - 1, min(len(images), CALIBRATION_IMAGES)).long()
-    return observe(network, inputs.normalize(images[chosen]))
+def _measure_int8(network: FoldedNetwork, inputs: sparse_file.InputSpec, images: ImageData) -> tuple[Ranges, str]:
+    """Return the ranges of a network's tensors on training images, evenly spaced, and in words what 8 bits cost.
+
+    Raises:
+        UserError: an activation is not finite, a layer is too large for 8 bits, or an image is damaged.
+    """
+    number = len(images.x_train)
+    chosen = torch.linspace(0, number - 1, min(number, CALIBRATION_IMAGES)).long()
+    try:
+        ranges = observe(network, inputs.normalize(images.x_train[chosen]))
+        types = torch.float32, torch.int8
+        return ranges, _compared([sparse_forward(network, inputs, t, ranges) for t in types], inputs, images)
+    except KernelsUnavailable as reason:
+        return ranges, f"what 8 bits cost is not measured: {reason}"
+    except (NotCovered, RunFailed) as reason:
+        raise UserError(f"--int8: {reason}") from None
 
 
-def _int8_accuracy(path: Path, images: Tensor | StreamedPart, labels: Tensor) -> str:
-    """Say what 8 bits cost: the test accuracy of the file in float32 and in int8."""
-    predictors = [load_sparse(path, storage) for storage in ("float32", "int8")]
-    exact, rounded = (
-        torch.cat([predict(images[n : n + MAX_BATCH_SIZE]).argmax(1) for n in range(0, len(images), MAX_BATCH_SIZE)])
-        for predict in predictors
-    )
-    accuracies = [(classes == labels).float().mean().item() for classes in (exact, rounded)]
+def _compared(forwards: Sequence[Forward], inputs: sparse_file.InputSpec, images: ImageData) -> str:
+    """Say the test accuracies in float32 and in int8, and how many predictions differ."""
+    labels, classes = images.y_test, []
+    for begin in range(0, len(labels), MAX_BATCH_SIZE):
+        x = inputs.normalize(images.x_test[begin : begin + MAX_BATCH_SIZE])
+        classes.append(torch.stack([forward(x).flatten(1).argmax(1) for forward in forwards]))
+    exact, rounded = torch.cat(classes, 1)
+    accuracies = [(found == labels).float().mean().item() for found in (exact, rounded)]
     differing = (exact != rounded).float().mean().item()
     return (
         f"test accuracy {accuracies[0]:.4f} in float32 and {accuracies[1]:.4f} in int8; "

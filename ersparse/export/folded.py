@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,7 @@ class FoldedStep:
         """The numbers of all results that the step reads."""
         return [*self.sources, *(n for n in (self.residual, self.factor) if n is not None)]
 
-    def combine(self, y: Tensor, results: Sequence[Tensor]) -> Tensor:
+    def combine(self, y: Tensor, results: Sequence[Tensor] | Mapping[int, Tensor]) -> Tensor:
         """Add, multiply or append the other operands to `y`, the output of the layer."""
         if self.residual is not None:
             return y + results[self.residual]
@@ -115,6 +115,10 @@ class FoldedNetwork(nn.Module):
                 paddings = borders[step.source], step.layer.padding, step.layer.end_padding or (0, 0)
                 borders[step.source] = (max(p[0] for p in paddings), max(p[1] for p in paddings))
         return borders
+
+    def last_readers(self) -> dict[int, int]:
+        """Return for each result that is read the number of the last step that reads it."""
+        return {result: number for number, step in enumerate(self.steps, 1) for result in step.operands}
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output [B, ...] of normalised images [B, C, H, W]."""

@@ -16,7 +16,7 @@ from ersparse.kernels.int8_abi import ByteOp
 from ersparse.kernels.nodes import NotCovered
 from ersparse.kernels.shapes import ImageShape
 
-LAYOUTS = {1: 4, 16: 48}  # images side by side, and the largest batch for which they are
+LAYOUTS = {1: 4, 16: 48}  # the largest batch for which so many images stand side by side; 64 do in larger ones
 MANY_THREADS = 4  # with more, each thread takes blocks of its own if there are enough
 
 
@@ -31,7 +31,7 @@ class Int8Network:
 
     Raises:
         KernelsUnavailable: the kernels cannot be compiled.
-        NotCovered: the sums of a channel may exceed 32 bits.
+        NotCovered: a layer is too large for 32-bit sums or offsets.
     """
 
     def __init__(self, network: FoldedNetwork, channels: int, side: int, ranges: Ranges) -> None:
@@ -39,17 +39,17 @@ class Int8Network:
         assert self._kernels.size_of_op() == ctypes.sizeof(ByteOp), "int8_abi.py differs from byte_operation.h"
         self._network, self._ranges = network, ranges
         self._image = ImageShape(channels, side, side)
-        self._programs = {VECTOR: self._build(VECTOR, 1)}
+        self._programs = {(VECTOR, 1): self._build(VECTOR, 1)}  # by images side by side, and blocks at a time
         for images in LAYOUTS:
             try:
-                self._programs[images] = self._build(images, 1)
+                self._programs[images, 1] = self._build(images, 1)
             except NotCovered:  # in this layout
                 break
 
     @property
     def layouts(self) -> list[int]:
         """The numbers of images that can stand side by side."""
-        return list(self._programs)
+        return [images for images, slots in self._programs if slots == 1]
 
     @property
     def is_fast(self) -> bool:
@@ -58,17 +58,18 @@ class Int8Network:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """Compute the output [B, numbers] of normalised images [B, channels, side, side]."""
-        images = next((n for n, most in LAYOUTS.items() if len(x) <= most and n in self._programs), VECTOR)
+        """Compute the output [B, numbers] of normalised images [B, channels, side, side]; NaN for infinite ones."""
+        images = next((n for n, most in LAYOUTS.items() if len(x) <= most and (n, 1) in self._programs), VECTOR)
         threads = torch.get_num_threads()
         slots = threads if -(-len(x) // images) >= threads > MANY_THREADS else 1
-        if self._programs[images].slots != slots:
-            self._programs[images] = self._build(images, slots)
-        program = self._programs[images]
+        if (images, slots) not in self._programs:
+            self._programs[images, slots] = self._build(images, slots)
+        program = self._programs[images, slots]
         x, outputs = x.float().contiguous(), torch.empty(len(x), program.output_size)
         program.connect(x, outputs)
         packed = program.packed
         self._kernels.run(ctypes.byref(packed), len(packed), len(x), images, slots, threads)
+        outputs[~x.flatten(1).sum(1).isfinite()] = torch.nan  # bytes have none
         return outputs
 
     def _build(self, images: int, slots: int) -> Int8Program:

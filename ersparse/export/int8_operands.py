@@ -84,7 +84,7 @@ class ByteWeights:
         output_shape: the shape of the layer's result.
 
     Raises:
-        NotCovered: the sums of a channel may exceed 32 bits.
+        NotCovered: the sums of a channel may exceed 32 bits, or the source is too large.
     """
 
     def __init__(self, layer: FoldedLayer, weight: Tensor, mask: Tensor, source: ByteBuffer) -> None:
@@ -100,6 +100,8 @@ class ByteWeights:
         self.sums = np.bincount(channel, values, n_out)
         if np.bincount(channel, abs(values), n_out).max() * 255 >= 2**31:
             raise NotCovered(f"{layer.name} in 8 bits, whose sums exceed 32 bits")
+        if offsets.max(initial=0) >= 2**31:
+            raise NotCovered(f"{layer.name} in 8 bits, whose source is too large for 32-bit offsets")
         groups = np.concatenate([[0], np.cumsum(-(-np.diff(starts) // 4))])
         place = torch.from_numpy(4 * groups[channel] + np.arange(len(channel)) - starts[channel])
         self.groups = torch.from_numpy(groups.astype(np.int32))

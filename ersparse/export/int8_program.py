@@ -49,8 +49,8 @@ class Int8Program:
         output_size: numbers that the network computes for an image.
 
     Raises:
-        NotCovered: the sums of a channel may exceed 32 bits, or with fewer than 64 images a convolution to which a
-            tensor is added changes the size of the image.
+        NotCovered: a layer is too large for 32-bit sums or offsets, or with fewer than 64 images a tensor is added to a
+            convolution that changes the size of the image.
     """
 
     def __init__(self, network: FoldedNetwork, image: ImageShape, ranges: Ranges, images: int, slots: int) -> None:
@@ -69,10 +69,10 @@ class Int8Program:
         first = self._buffer(image, self._borders[0], ranges[0][0])
         self._results = [first]
         self._add(abi.ENTER, image, output=first, in_scale=1 / first.range.scale, in_bias=first.range.zero)
-        last_reader = {n: number for number, step in enumerate(network.steps) for n in step.operands}
+        last_reader = network.last_readers()
         for number, step in enumerate(network.steps[:-1]):
             self._results.append(self._step(number))
-            for read in {n for n in step.operands if last_reader[n] == number}:
+            for read in {n for n in step.operands if last_reader[n] == number + 1}:
                 self._release(self._results[read])
         self.output_size = self._output(len(network.steps) - 1)
         self.packed = (ByteOp * len(self._ops))(*self._ops)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Predictor:
 
     def __init__(self, network: Callable[[Tensor], Tensor], inputs: sparse_file.InputSpec) -> None:
         self.network, self.inputs = network, inputs
+        self._lock = threading.Lock()  # the kernels compute in buffers that calls share
 
     @torch.no_grad()
     def __call__(self, images: Tensor | np.ndarray) -> Tensor:
@@ -51,33 +53,34 @@ class Predictor:
             UserError: the images have another type or shape, or there are none.
         """
         images = torch.as_tensor(images)
-        self._check(images)
-        return torch.cat([self.network(self._normalize(batch)) for batch in torch.split(images, MAX_BATCH_SIZE)])
+        self._check("images", images)
+        with self._lock:
+            return torch.cat([self.network(self._normalize(batch)) for batch in torch.split(images, MAX_BATCH_SIZE)])
 
-    def normalized(self, images: Tensor | np.ndarray) -> Tensor:
-        """Return images as the network takes them.
+    def normalized(self, name: str, images: Tensor | np.ndarray) -> Tensor:
+        """Return images as the network takes them; errors call them `name`.
 
         Raises:
             UserError: as for a prediction.
         """
         images = torch.as_tensor(images)
-        self._check(images)
+        self._check(name, images)
         return self._normalize(images)
 
     def _normalize(self, images: Tensor) -> Tensor:
         return self.inputs.normalize(images) if images.dtype == torch.uint8 else images.float()
 
-    def _check(self, images: Tensor) -> None:
+    def _check(self, name: str, images: Tensor) -> None:
         side, channels = self.inputs.side, self.inputs.channels
         is_uint8 = images.dtype == torch.uint8
         shape = (side, side, channels) if is_uint8 else (channels, side, side)
         if images.shape[1:] != shape or not (is_uint8 or images.is_floating_point()):
             raise UserError(
-                f"images={images.dtype} {list(images.shape)}: must be uint8 [N, {side}, {side}, {channels}] "
+                f"{name}={images.dtype} {list(images.shape)}: must be uint8 [N, {side}, {side}, {channels}] "
                 f"or float [N, {channels}, {side}, {side}]"
             )
         if not len(images):
-            raise UserError(f"images={images.dtype} {list(images.shape)}: must contain at least one image")
+            raise UserError(f"{name}={images.dtype} {list(images.shape)}: must contain at least one image")
 
 
 def load_sparse(
@@ -90,22 +93,25 @@ def load_sparse(
     Args:
         path: the path of the file, by default `network.sparse` in the run folder.
         storage: the type in which activations are stored between layers: "float32"; "bfloat16", which is faster for
-            batches of more than 16 images and rounds activations to 8 bits of precision; or "int8", which is faster
-            still for more than 32 images, on processors with AVX-512 VNNI, and rounds activations and kept weights to
-            256 and 255 values. Otherwise weights and sums are float32, and so are the activations of smaller batches.
+            batches of more than 16 images and rounds their activations to 8 bits of precision; or "int8", which is
+            faster still on processors with AVX-512 VNNI, and rounds activations and kept weights to 256 and 255
+            values. In float32 and bfloat16, weights and sums are float32.
         calibration: for "int8", some hundreds of training images, on which the ranges of activations are measured, as
             `Predictor` takes them; None for the ranges that `export --int8` wrote into the file.
 
     Raises:
-        UserError: the file is missing, damaged, of another version, or not a sparse network, there is no such
-            storage, or it is "int8" and there are neither ranges nor images.
+        UserError: the file is missing, damaged, of another version, or not a sparse network; there is no such storage;
+            or for "int8" there are neither ranges nor images, images or activations are not finite, or a layer is too
+            large for 32-bit sums or offsets.
     """
     if storage not in STORAGE:
         raise UserError(f"storage={storage!r}: must be one of {', '.join(STORAGE)}")
+    if storage != "int8" and calibration is not None:
+        raise UserError(f"calibration with storage={storage!r}: must be None, or storage='int8'")
     network, inputs, ranges = sparse_file.read(Path(path))
     dense = Predictor(network, inputs)
-    if storage == "int8" and calibration is not None:
-        ranges = observe(network, dense.normalized(calibration))
+    if calibration is not None:
+        ranges = observe(network, dense.normalized("calibration", calibration))
     elif storage == "int8" and ranges is None:
         raise UserError(
             f"storage='int8': {path} holds no ranges of activations; write it with `ersparse export --int8`, "
@@ -113,6 +119,8 @@ def load_sparse(
         )
     try:
         return Predictor(sparse_forward(network, inputs, STORAGE[storage], ranges), inputs)
+    except NotCovered as layer:
+        raise UserError(f"storage={storage!r}: there is no kernel for {layer}; must be float32 or bfloat16") from None
     except KernelsUnavailable as reason:
         log.warning(f"{reason}; predicting with dense layers in float32")
         return dense
@@ -134,7 +142,7 @@ def sparse_forward(
 
     Raises:
         KernelsUnavailable: the kernels cannot be compiled.
-        UserError: the sums of a channel may exceed 32 bits in int8.
+        NotCovered: a layer is too large for 32-bit sums or offsets in int8.
     """
     if storage == torch.int8:
         assert ranges is not None
@@ -151,10 +159,7 @@ def sparse_forward(
 
 
 def _int8_forward(network: FoldedNetwork, inputs: sparse_file.InputSpec, ranges: Ranges) -> Int8Network:
-    try:
-        int8 = Int8Network(network, inputs.channels, inputs.side, ranges)
-    except NotCovered as layer:
-        raise UserError(f"storage='int8': there is no kernel for {layer}; must be float32 or bfloat16") from None
+    int8 = Int8Network(network, inputs.channels, inputs.side, ranges)
     if not int8.is_fast:
         log.warning("storage='int8': this processor has no AVX-512 VNNI; float32 is faster")
     return int8

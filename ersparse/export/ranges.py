@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ersparse.errors import UserError
 from ersparse.export.folded import FoldedNetwork
 
-BATCH_SIZE = 128
+BATCH_SIZE = 32
 
 
 class Range(NamedTuple):
@@ -21,7 +22,7 @@ class Range(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """The distance between two adjacent bytes: a byte q stands for (q - zero) * scale."""
+        """The distance between two adjacent bytes, 1 if the range is 0: a byte q stands for (q - zero) * scale."""
         return (self.high - self.low) / 255 or 1.0
 
     @property
@@ -44,23 +45,37 @@ def observe(network: FoldedNetwork, images: Tensor) -> Ranges:
     Returns:
         For the images, and then for each step, the ranges of its stages: the sum, the activation if there is one, and
         the pooling if there is one. A product or a concatenation has one stage.
+
+    Raises:
+        UserError: a number is NaN or infinite.
     """
-    lows, highs = [], []
-    for batch in torch.split(images, BATCH_SIZE):
-        stages = _stages(network, batch)
-        lows.append([tensor.min().item() for step in stages for tensor in step])
-        highs.append([tensor.max().item() for step in stages for tensor in step])
-    limits = zip(np.minimum(0, np.min(lows, 0)).tolist(), np.maximum(0, np.max(highs, 0)).tolist(), strict=True)
-    return [[Range(*next(limits)) for _ in step] for step in stages]
+    batches = [_limits(network, batch) for batch in torch.split(images, BATCH_SIZE)]
+    ranges = []
+    for number, steps in enumerate(zip(*batches, strict=True)):
+        lows, highs = np.array(steps).min(0)[:, 0], np.array(steps).max(0)[:, 1]  # of [batches, stages, 2]
+        if not np.isfinite([*lows, *highs]).all():
+            where = f"step {number} of the network, on the calibration images," if number else "calibration images:"
+            raise UserError(f"{where} has NaN or infinite numbers; must be finite to be rounded to 8 bits")
+        ranges.append([Range(min(0.0, low), max(0.0, high)) for low, high in zip(lows, highs, strict=True)])
+    return ranges
 
 
-def _stages(network: FoldedNetwork, images: Tensor) -> list[list[Tensor]]:
-    """Return the images, and for each step the tensors that it computes one after the other."""
-    results, stages = [images], [[images]]
-    for step, layer, epilogue in zip(network.steps, network.layers, network.epilogues, strict=True):
-        tensors = [step.combine(layer(results[step.source]), results)]
-        for part in epilogue.children():
-            tensors.append(part(tensors[-1]))
-        results.append(tensors[-1])
-        stages.append(tensors)
-    return stages
+def _limits(network: FoldedNetwork, images: Tensor) -> list[list[tuple[float, float]]]:
+    """Return the smallest and largest number of the images, and of the tensors that each step computes in turn."""
+    results, last_reader, limits = {0: images}, network.last_readers(), [[_ends(images)]]
+    for number, (step, layer) in enumerate(zip(network.steps, network.layers, strict=True), 1):
+        y = step.combine(layer(results[step.source]), results)
+        found = [_ends(y)]
+        for part in network.epilogues[number - 1].children():
+            y = part(y)
+            found.append(_ends(y))
+        results[number] = y
+        limits.append(found)
+        for read in {n for n in step.operands if last_reader[n] == number}:
+            del results[read]
+    return limits
+
+
+def _ends(x: Tensor) -> tuple[float, float]:
+    low, high = x.aminmax()
+    return low.item(), high.item()

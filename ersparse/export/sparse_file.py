@@ -5,7 +5,7 @@ Any safetensors library can read them. The metadata, all of them strings, are
     format    "ersparse.network"
     version   "1"
     network   JSON: "images" (channels, side, mean and std of pixels in [0, 1]), "parts", the steps of folded.py, and
-              "ranges", those of ranges.py as pairs of numbers, if they were measured for 8-bit prediction
+              "ranges", if they were measured for 8-bit prediction: for the images and for each step a list of pairs
     sha256    digest of `network` and of all tensors in the order of their names
 
 For each step n, counted from 1, whose layer has weights [n_out, n_in / groups, height, width], the file holds

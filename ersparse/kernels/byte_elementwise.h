@@ -111,7 +111,7 @@ template <int IMAGES> void average(const Op& op, const Part& p) {  // padding th
             const float counted = float(rows.counted * columns.counted);
             const float share = float((rows.end - rows.begin) * (columns.end - columns.begin)) / counted;
             for (int n = 0; n < IMAGES; n++)
-                out[n] = byte(std::fma(float(total[n]), op.in_scale / counted, op.in_bias * share + op.out_zero));
+                out[n] = byte(std::fma(float(total[n]), op.in_scale / counted, std::fma(op.in_bias, share, op.out_zero)));
         }
     });
 }

@@ -70,7 +70,8 @@ struct Floats {
     }
     Bytes rounded() const {  // to the nearest of 0, 1, ..., 255, ties to even
         __m512i parts[4];
-        for (int i = 0; i < 4; i++) parts[i] = _mm512_cvtps_epi32(quarters[i]);
+        const __m512 most = _mm512_set1_ps(255);  // beyond 2^31 the conversion returns a negative number, also for NaN
+        for (int i = 0; i < 4; i++) parts[i] = _mm512_cvtps_epi32(_mm512_min_ps(most, quarters[i]));
         return {_mm512_packus_epi16(_mm512_packs_epi32(parts[0], parts[1]), _mm512_packs_epi32(parts[2], parts[3]))};
     }
     float operator[](int i) const {

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from ersparse.export.ranges import Range, observe
 from ersparse.kernels import compile as compiling
 from ersparse.kernels.nodes import NotCovered
 from ersparse.sparse.layers import prunable_weights
+from ersparse.sparse.mask import attach
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,12 +205,61 @@ def test_an_activation_that_is_zero_on_all_samples():
     torch.testing.assert_close(Int8Network(folded, 1, 3, observe(folded, x))(x), network(x).detach())
 
 
-def test_sums_that_may_exceed_32_bits_raise():
-    network = nn.Sequential(nn.Flatten(), nn.Linear(70_000, 1)).eval()
-    network[1].weight.data.fill_(1.0)
+def test_numbers_far_beyond_the_range_become_its_limit():
+    """The range of a layer that was nearly zero on all samples: 1 is 2.5e10 steps, more than 32 bits hold."""
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Conv2d(1, 1, 1)).eval()
+    for layer in (network[0], network[2]):
+        layer.weight.data.fill_(1.0), layer.bias.data.zero_()
     sparsify(network, "uniform", 0.0)
-    with pytest.raises(NotCovered, match=r"1.weight in 8 bits, whose sums exceed 32 bits"):
-        Int8Network(fold(network), 70_000, 1, [[Range(0.0, 1.0)], [Range(0.0, 1.0)]])
+    ranges = [[Range(0.0, 1.0)], [Range(0.0, 1e-8), Range(0.0, 1e-8)], [Range(0.0, 1e-8)]]
+    found = Int8Network(fold(network), 1, 1, ranges)(torch.tensor([0.01, 0.05, 0.5, 1.0]).view(4, 1, 1, 1))
+    torch.testing.assert_close(found.flatten(), torch.full((4,), 1e-8))
+
+
+@pytest.mark.parametrize(
+    "build, ranges, message",
+    [
+        (lambda: nn.Linear(70_000, 1), 2, "1.weight in 8 bits, whose sums exceed 32 bits"),
+        (lambda: nn.Linear(40_000_000, 1), 2, "1.weight in 8 bits, whose source is too large for 32-bit offsets"),
+    ],
+)
+def test_layers_that_are_too_large_raise(build, ranges, message):
+    layer = build()
+    layer.weight.data.zero_()
+    layer.weight.data[0, -1 if "offsets" in message else slice(None)] = 1.0
+    network = nn.Sequential(nn.Flatten(), layer).eval()
+    attach(network, {"1.weight": layer.weight != 0})
+    with pytest.raises(NotCovered, match=message):
+        Int8Network(fold(network), layer.in_features, 1, [[Range(0.0, 1.0)]] * ranges)
+
+
+def test_numbers_that_are_not_finite(tmp_path):
+    network, inputs = masked(models.resnet20(10, width=0.25)), sparse_file.InputSpec(3, 16, [0.5] * 3, [0.2] * 3)
+    sparse_file.write(tmp_path / "network.sparse", network, inputs)
+    x = torch.randn(70, 3, 16, 16)
+    predict = ersparse.load_sparse(tmp_path / "network.sparse", "int8", calibration=x)
+    wanted = predict(x)
+    x[3, 0, 0, 0], x[69, 1, 2, 3] = torch.nan, torch.inf
+    with pytest.raises(ersparse.UserError, match="^calibration images: has NaN or infinite numbers; must be finite"):
+        ersparse.load_sparse(tmp_path / "network.sparse", "int8", calibration=x)
+    found = predict(x)
+    assert found.isnan().all(1).nonzero().flatten().tolist() == [3, 69]
+    assert torch.equal(found[4:69], wanted[4:69])
+    network.layers[0].weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ersparse.UserError, match="^step 1 of the network, on the calibration images, has NaN"):
+        observe(network, x[:3])
+
+
+def test_calls_from_two_threads(tmp_path):
+    network, inputs = masked(models.resnet20(10, width=0.25)), sparse_file.InputSpec(3, 16, [0.5] * 3, [0.2] * 3)
+    sparse_file.write(tmp_path / "network.sparse", network, inputs)
+    batches = [torch.randn(64, 3, 16, 16) for _ in range(20)]
+    for storage in ("float32", "int8"):
+        calibration = batches[0] if storage == "int8" else None
+        predict = ersparse.load_sparse(tmp_path / "network.sparse", storage, calibration)
+        wanted = [predict(x) for x in batches]
+        with ThreadPoolExecutor(2) as pool:
+            assert all(map(torch.equal, pool.map(predict, batches), wanted))
 
 
 @pytest.mark.slow
@@ -264,13 +315,17 @@ def test_files_with_and_without_ranges(tmp_path):
         ersparse.load_sparse(plain, "int8")
     predict, exact = ersparse.load_sparse(measured, "int8"), ersparse.load_sparse(plain)
     assert torch.equal(ersparse.load_sparse(plain, "int8", calibration=pixels)(pixels), predict(pixels))
+    with pytest.raises(ersparse.UserError, match=r"^calibration=torch.uint8 \[40, 8, 16, 3\]: must be uint8"):
+        ersparse.load_sparse(plain, "int8", calibration=pixels[:, :8])
+    with pytest.raises(ersparse.UserError, match="^calibration with storage='float32': must be None, or storage="):
+        ersparse.load_sparse(plain, calibration=pixels)
     difference = (predict(pixels) - exact(pixels)).norm() / exact(pixels).norm()
     assert 0 < difference < 0.05
     for count in (1, 5, 17):
         assert torch.equal(predict(pixels[:count]), predict(pixels)[:count])
 
 
-def test_export_measures_ranges_and_says_what_they_cost(launch, only_run, capsys):
+def test_export_measures_ranges_and_says_what_they_cost(launch, only_run, capsys, monkeypatch):
     assert launch(*TINY, "method=fixed")[0] == 0
     run = only_run()
     assert export.main([str(run), "--int8"]) == 0
@@ -282,3 +337,17 @@ def test_export_measures_ranges_and_says_what_they_cost(launch, only_run, capsys
     assert abs(accuracies[0] - accuracies[1]) < 0.1
     with pytest.raises(ersparse.UserError, match="--int8: ranges of activations are written with --format sparse"):
         export.main([str(run), "--int8", "--format", "onnx"])
+    monkeypatch.setattr(export, "sparse_forward", fails(compiling.KernelsUnavailable("there is no C++ compiler")))
+    assert export.main([str(run), "--int8", "--out", str(run / "x.sparse")]) == 0
+    assert capsys.readouterr().out.endswith("what 8 bits cost is not measured: there is no C++ compiler\n")
+    monkeypatch.setattr(export, "sparse_forward", fails(NotCovered("a.weight in 8 bits, whose sums exceed 32 bits")))
+    with pytest.raises(ersparse.UserError, match="^--int8: a.weight in 8 bits, whose sums exceed 32 bits"):
+        export.main([str(run), "--int8", "--out", str(run / "y.sparse")])
+    assert (run / "x.sparse").exists() and not (run / "y.sparse").exists()
+
+
+def fails(error):
+    def call(*arguments):
+        raise error
+
+    return call
