@@ -43,7 +43,7 @@ class Int8Network:
         for images in LAYOUTS:
             try:
                 self._programs[images, 1] = self._build(images, 1)
-            except NotCovered:  # in this layout
+            except NotCovered:  # in this layout; small batches are then computed as 64 images
                 break
 
     @property
@@ -58,7 +58,7 @@ class Int8Network:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """Compute the output [B, numbers] of normalised images [B, channels, side, side]; NaN for infinite ones."""
+        """Compute the output [B, numbers] of normalised images [B, channels, side, side], NaN if one is not finite."""
         images = next((n for n, most in LAYOUTS.items() if len(x) <= most and (n, 1) in self._programs), VECTOR)
         threads = torch.get_num_threads()
         slots = threads if -(-len(x) // images) >= threads > MANY_THREADS else 1
